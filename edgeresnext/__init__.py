@@ -1,0 +1,56 @@
+"""Export, quantise, run and benchmark ResNeXt image classifiers on edge devices.
+
+`build` makes a bundle of a checkpoint, `load` runs it, `verify` proves it, `bench` compares it with PyTorch.
+Importing this package loads no framework; each function imports what it needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgeresnext.bundle import Bundle as Bundle
+    from edgeresnext.errors import EdgeResNeXtError as EdgeResNeXtError
+    from edgeresnext.measure.bench import bench as bench
+    from edgeresnext.model.training import train as train
+    from edgeresnext.pipeline import build as build
+    from edgeresnext.runtime.classifier import Classifier as Classifier
+    from edgeresnext.runtime.classifier import Prediction as Prediction
+    from edgeresnext.runtime.classifier import load as load
+    from edgeresnext.runtime.verify import verify as verify
+    from edgeresnext.spec import Preprocess as Preprocess
+    from edgeresnext.spec import Report as Report
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Bundle": "edgeresnext.bundle",
+    "Classifier": "edgeresnext.runtime.classifier",
+    "EdgeResNeXtError": "edgeresnext.errors",
+    "Prediction": "edgeresnext.runtime.classifier",
+    "Preprocess": "edgeresnext.spec",
+    "Report": "edgeresnext.spec",
+    "bench": "edgeresnext.measure.bench",
+    "build": "edgeresnext.pipeline",
+    "load": "edgeresnext.runtime.classifier",
+    "train": "edgeresnext.model.training",
+    "verify": "edgeresnext.runtime.verify",
+}
+
+__all__ = ["__version__", *_HOME]  # noqa: PLE0604 - the keys are strings
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used."""
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    message = f"module 'edgeresnext' has no attribute '{name}'"
+    raise AttributeError(message)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)

@@ -1,0 +1,5 @@
+"""`python -m edgeresnext` is the command line."""
+
+from edgeresnext.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Runtimes, one file each, behind the two interfaces of `base`."""

@@ -1,0 +1,433 @@
+"""The command line: parse, call, print. Nothing is decided here.
+
+Progress and messages go to stderr; results to stdout, as JSON alone with `--json`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import edgeresnext
+from edgeresnext.errors import EdgeResNeXtError, InputError, RequestError, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from edgeresnext.bundle import Bundle
+    from edgeresnext.pipeline import Progress
+    from edgeresnext.spec import Check, Preprocess
+
+_INTERRUPTED = 130
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout.")
+backend_option = click.option("--backend", metavar="NAME", help="Use this backend: openvino, onnxruntime, torch.")
+precision_option = click.option("--precision", metavar="NAME", help="Use this precision: fp32, bf16, int8.")
+threads_option = click.option("--threads", type=int, metavar="N", help="CPU threads. Default: the runtime's choice.")
+bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+
+
+class _Root(click.Group):
+    """A group that suggests the nearest command for a mistyped one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            error = unknown_name("command", args[0], self.list_commands(ctx))
+            raise click.UsageError(str(error), ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(edgeresnext.__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    r"""Export, quantise, run and benchmark ResNeXt image classifiers on edge devices.
+
+    \b
+    A first look:      edgeresnext demo
+    Your own network:  edgeresnext build resnext50_32x4d --weights w.safetensors --labels labels.txt
+                           --calibration photos/ --output build/mine
+                       edgeresnext bench build/mine --data val/
+    """
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="Directory of the bundle.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint: .safetensors, .pth or .pt.")
+@click.option("--random-weights", is_flag=True, help="Seeded random weights, for latency work without a checkpoint.")
+@click.option("--labels", type=click.Path(path_type=Path), help="Text file, one label a line.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Folder of training images, for INT8.")
+@click.option("--target", "targets", multiple=True, default=("cpu",), show_default=True, help="Repeatable.")
+@click.option(
+    "--precision", "precisions", multiple=True, default=("fp32", "fp16", "int8"), show_default=True, help="Repeatable."
+)
+@click.option("--preprocess", metavar="NAME|FILE", help="Preprocessing of the weights; `models` lists the names.")
+@click.option("--method", metavar="METHOD", help="Calibration: max, percentile, percentile:P. [percentile:99.999]")
+@click.option("--samples", type=int, metavar="N", help="Calibration images to draw, at most. [512]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the sample and of random weights.")
+@json_option
+def build(output: Path, preprocess: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
+    """Build a bundle: MODEL and its weights as ONNX in every precision, checked and measured."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if preprocess is not None:
+        given["preprocess"] = _preprocess(preprocess)
+    with _progress() as progress:
+        bundle = edgeresnext.build(output=output, progress=progress, **given)
+    if as_json:
+        _print_json(_inspect(bundle.path))
+        return
+    _print_bundle(bundle)
+    name = bundle.path
+    _hint(
+        "Next:",
+        f"edgeresnext bench {name} --data VALIDATION_FOLDER",
+        f"edgeresnext predict {name} IMAGE",
+        f"edgeresnext verify {name}          (there, after copying it to a device)",
+    )
+
+
+@cli.command()
+@bundle_argument
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of images; one folder a class for accuracy.")
+@backend_option
+@precision_option
+@click.option("--batch", type=int, default=1, show_default=True, help="Images a run.")
+@click.option("--seconds", type=float, default=20.0, show_default=True, help="Time to spend on latency.")
+@click.option("--rounds", type=int, help="Run exactly this many interleaved rounds instead.")
+@threads_option
+@click.option("--save", "files", multiple=True, type=click.Path(path_type=Path), help="Write the report (.json).")
+@json_option
+def bench(bundle: Path, files: tuple[Path, ...], as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
+    """Benchmark every artefact of BUNDLE against PyTorch: latency, accuracy, size, memory."""
+    from edgeresnext.measure import report as reports
+
+    for file in files:
+        reports.check_save(file)
+    with _progress() as progress:
+        report = edgeresnext.bench(bundle, progress=progress, **options)
+    for file in files:
+        reports.save(report, file)
+    if as_json:
+        click.echo(reports.to_json(report), nl=False)
+    else:
+        _console().print(reports.render(report))
+    for file in files:
+        click.echo(f"saved {file}", err=True)
+    if all(row.status != "ok" for row in report.rows):
+        raise EdgeResNeXtError("no variant could be benchmarked", "The table says why, variant by variant.")
+
+
+@cli.command()
+@bundle_argument
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@backend_option
+@precision_option
+@threads_option
+@click.option("--top", type=int, default=5, show_default=True, help="Classes to print for each image.")
+@json_option
+def predict(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
+    """Classify IMAGES (files or folders) with the fastest artefact of BUNDLE."""
+    from edgeresnext.data.folder import scan
+
+    paths = [path for given in images for path in (scan(given).images if given.is_dir() else [given])]
+    with edgeresnext.load(bundle, **options) as classifier:
+        click.echo(f"{classifier.artifact.name} ({classifier.artifact.file})", err=True)
+        results: dict[str, Any] = {}
+        for path in paths:
+            predictions = classifier.predict(path, top)
+            results[str(path)] = predictions
+            if not as_json:
+                click.echo(path if len(paths) > 1 else "", nl=len(paths) > 1)
+                for prediction in results[str(path)]:
+                    click.echo(f"{prediction.probability:8.2%}  {prediction.label}")
+    if as_json:
+        _print_json({"artifact": classifier.artifact.name, "images": results})
+
+
+@cli.command()
+@bundle_argument
+@json_option
+def verify(bundle: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Check every file of BUNDLE, then replay the golden images on every artefact that runs here."""
+    checks = edgeresnext.verify(bundle)
+    if as_json:
+        _print_json(checks)
+    else:
+        _print_checks(checks)
+    failed = [check.artifact for check in checks if check.status == "failed"]
+    if failed:
+        raise EdgeResNeXtError(f"{', '.join(failed)} failed", "Rebuild the bundle, or use another backend.")
+    if all(check.status == "skipped" for check in checks):
+        raise EdgeResNeXtError("nothing of this bundle runs here", "pip install 'edgeresnext[cpu]'")
+
+
+@cli.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--layers", is_flag=True, help="Print the precision of every layer.")
+@json_option
+def inspect(path: Path, layers: bool, as_json: bool) -> None:  # noqa: FBT001
+    """Show what a bundle or an ONNX file holds: shapes, precision by layer, sizes."""
+    found = _inspect(path)
+    if as_json:
+        _print_json(found)
+    elif found["kind"] == "onnx":
+        _print_onnx(found, layers=layers)
+    else:
+        from edgeresnext.bundle import read
+
+        _print_bundle(read(path), layers=layers)
+
+
+@cli.command()
+@json_option
+def models(as_json: bool) -> None:  # noqa: FBT001
+    """List the networks that `build` knows, and the names of preprocessings."""
+    from edgeresnext.model.catalogue import CATALOGUE, PREPROCESS
+
+    if as_json:
+        _print_json({"models": CATALOGUE, "preprocess": PREPROCESS})
+        return
+    rows = [
+        (name, f"{entry.parameters:,}", f"{entry.gmacs:.2f}", str(entry.spec.preprocess.crop_px), entry.about)
+        for name, entry in CATALOGUE.items()
+    ]
+    _print_table(("model", "parameters", "GMACs", "px", ""), rows, left=(0, 4))
+    sizes = [(name, str(p.resize_px), str(p.crop_px), p.interpolation) for name, p in PREPROCESS.items()]
+    _print_table(("--preprocess", "resize px", "crop px", "filter"), sizes, left=(0, 3))
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder with one folder a class.")
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help=".safetensors file to write.")
+@click.option("--validation", type=click.Path(path_type=Path), help="Labelled folder to report top-1 on.")
+@click.option("--epochs", type=int, default=30, show_default=True, help="Passes over the data.")
+@click.option("--batch", type=int, default=64, show_default=True, help="Images a step.")
+@click.option("--learning-rate", type=float, default=0.1, show_default=True, help="Its maximum.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, order and augmentation.")
+@json_option
+def train(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
+    """Train a small network on an image folder; for large ones bring your own weights."""
+    with _progress() as progress:
+        top1 = edgeresnext.train(progress=progress, **options)
+    if as_json:
+        _print_json({"output": str(options["output"]), "top1": top1})
+        return
+    click.echo(f"wrote {options['output']}" + ("" if top1 is None else f": top-1 {top1:.2%}"))
+
+
+@cli.command()
+@click.option("--output", "-o", default="edgeresnext-demo", show_default=True, type=click.Path(path_type=Path))
+@json_option
+def demo(output: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Build, verify and benchmark a small ResNeXt on real handwritten digits."""
+    from edgeresnext.data.digits import prepare
+    from edgeresnext.demo import demo as run
+    from edgeresnext.measure import report as reports
+
+    with _progress() as progress:
+        checks, report = run(output, progress)
+    if as_json:
+        click.echo(reports.to_json(report), nl=False)
+        return
+    _print_checks(checks)
+    click.echo()
+    _console().print(reports.render(report))
+    image = min(prepare(output / "digits")["validation"].glob("7/*.png"))
+    _hint(
+        "Try next:",
+        f"edgeresnext predict {output / 'bundle'} {image}",
+        f"edgeresnext inspect {output / 'bundle'} --layers",
+        f"edgeresnext bench {output / 'bundle'} --data {output / 'digits' / 'validation'} --batch 8 --save report.json",
+        "edgeresnext build resnext50_32x4d --random-weights --output build/speed",
+    )
+
+
+def _preprocess(text: str) -> Preprocess:
+    """Return a named preprocessing, or one read from a JSON file."""
+    import msgspec
+
+    from edgeresnext.model.catalogue import PREPROCESS
+    from edgeresnext.spec import Preprocess
+
+    if text in PREPROCESS:
+        return PREPROCESS[text]
+    path = Path(text)
+    if path.suffix != ".json":
+        raise unknown_name("preprocessing", text, PREPROCESS)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Preprocess)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise InputError(
+            f"cannot read preprocessing from '{path}': {error}",
+            'Write it as {"resize_px": 256, "crop_px": 224, "interpolation": "bilinear"}, with mean and std if needed.',
+        ) from None
+
+
+def _inspect(path: Path) -> dict[str, Any]:
+    from edgeresnext.inspection import inspect as inspect_path
+
+    return inspect_path(path)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Show a bar a stage on stderr, where that is a terminal; otherwise a line a stage."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        seen: set[str] = set()
+
+        def line(stage: str, done: int, total: int) -> None:
+            del done
+            if stage not in seen:
+                seen.add(stage)
+                click.echo(f"{stage} ({total}) ...", err=True)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description:>15}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def bar(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield bar
+
+
+def _console() -> Any:  # noqa: ANN401 - rich is imported late
+    """Return a console that never cuts a table's columns where the output is not a terminal."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
+
+
+def _print_json(value: object) -> None:
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index in left else "right", no_wrap=index not in left[-1:])
+    for row in rows:
+        table.add_row(*row)
+    console = _console()
+    console.print(table)
+    console.print()
+
+
+def _print_checks(checks: Sequence[Check]) -> None:
+    """Print the result of `verify`, one artefact a line."""
+    for check in checks:
+        figures = ""
+        if check.fidelity is not None and check.fidelity.max_error is not None:
+            snr = check.fidelity.snr_db
+            figures = f"{'exact' if snr is None else f'{snr:5.1f} dB'}, largest error {check.fidelity.max_error:.1e}"
+        click.echo(f"{check.status:8} {check.artifact:18} {' '.join(filter(None, (figures, check.reason)))}")
+
+
+def _print_bundle(bundle: Bundle, *, layers: bool = False) -> None:
+    """Print what a bundle holds."""
+    manifest = bundle.manifest
+    model = manifest.model
+    size = sum(entry.bytes for entry in manifest.files.values())
+    click.echo(f"{bundle.path}: {model.name}, {model.classes} classes, {size / 1e6:.1f} MB")
+    weights = "trained" if manifest.trained else "random (untrained: no accuracy is reported)"
+    edge = model.preprocess.crop_px
+    click.echo(f"  weights      {weights}, {manifest.parameters:,} parameters, {manifest.macs / 1e9:.2f} GMACs")
+    click.echo(f"  images       uint8 (N, {edge}, {edge}, 3) RGB -> logits float32 (N, {model.classes})")
+    click.echo(
+        f"  preprocess   shorter edge to {model.preprocess.resize_px} px ({model.preprocess.interpolation}), "
+        f"centre {edge} px"
+    )
+    click.echo(f"  calibration  {manifest.calibration or 'none'}")
+    click.echo(f"  golden       {manifest.golden}\n")
+    files = []
+    for file in manifest.onnx:
+        counts = {p: list(file.plan.layers.values()).count(p) for p in ("int8", "fp16", "fp32")}
+        snr = file.fidelity.snr_db
+        files.append((
+            file.file,
+            str(file.opset),
+            ", ".join(f"{count} {precision}" for precision, count in counts.items() if count),
+            f"{manifest.files[file.file].bytes / 1e6:.1f}",
+            "exact" if snr is None else f"{snr:.1f}",
+        ))  # fmt: skip
+    _print_table(("file", "opset", "layers", "MB", "SNR dB"), files, left=(0, 2))
+    timings = {timing.artifact: timing for timing in manifest.selection.timings}
+    ranked = [
+        (a.name, f"{timings[a.name].latency_s * 1e3:.2f}" if a.name in timings else "n/a", a.target, a.file)
+        for a in bundle.artifacts()
+    ]
+    _print_table((f"artefact, on {manifest.selection.machine}", "ms", "target", "file"), ranked, left=(0, 2, 3))
+    if layers:
+        names = list(dict.fromkeys(name for file in manifest.onnx for name in file.plan.layers))
+        plans = [file.plan for file in manifest.onnx]
+        rows = [(name, *(str(plan.layers.get(name, "")) for plan in plans)) for name in names]
+        _print_table(("layer", *(plan.name for plan in plans)), rows, left=range(len(plans) + 1))
+        for plan in plans:
+            for name, reason in plan.reasons.items():
+                click.echo(f"{plan.name}: {name} is {plan.layers[name]}: {reason}")
+
+
+def _print_onnx(found: dict[str, Any], *, layers: bool) -> None:
+    """Print what an ONNX file holds."""
+    click.echo(f"{found['path']}: opset {found['opset']}, {found['bytes'] / 1e6:.1f} MB")
+    for kind in ("inputs", "outputs"):
+        for tensor in found[kind]:
+            shape = ", ".join("N" if size is None else str(size) for size in tensor["shape"])
+            click.echo(f"  {kind[:-1]:9} {tensor['name']}: {tensor['dtype']} ({shape})")
+    click.echo("  operators " + ", ".join(f"{count} {name}" for name, count in found["operators"].items()))
+    kinds = list(found["layers"].values())
+    click.echo("  layers    " + ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) + "\n")
+    if layers:
+        _print_table(("layer", "weights"), list(found["layers"].items()), left=(0, 1))
+
+
+def _hint(title: str, *commands: str) -> None:
+    """Print commands to try, on stderr so that stdout holds results alone."""
+    click.echo(title, err=True)
+    for command in commands:
+        click.echo(f"  {command}", err=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code; no error of ours becomes a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        cli.main(args=None if arguments is None else list(arguments), prog_name="edgeresnext", standalone_mode=False)
+    except EdgeResNeXtError as error:
+        _fail(str(error), error.exit_code)
+    except click.UsageError as error:
+        usage = f"\n  {error.ctx.command_path} --help shows the options" if error.ctx else ""
+        _fail(error.format_message() + usage, RequestError.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted; nothing was left half-written", _INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)

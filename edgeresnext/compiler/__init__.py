@@ -1,0 +1,1 @@
+"""From a PyTorch module to ONNX files: trace and fold, calibrate, plan, emit."""

@@ -1,0 +1,221 @@
+"""Trace a network and fold its BatchNorm: the one graph that every later stage reads.
+
+A tensor has the name of the layer that produces it; the network's normalised input is called `input`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.passes.shape_prop import ShapeProp
+
+from edgeresnext.errors import CheckpointError, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+INPUT = "input"
+"""Name of the normalised image tensor, the input of the first convolution."""
+
+_CONVOLUTIONS = ("Conv", "Gemm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One operation of the folded graph, named after the module that it came from.
+
+    Args:
+        name: The module's own name, such as `layer1.0.conv2`; also the name of the output tensor.
+        op: The ONNX operator that the layer becomes.
+        inputs: Names of the tensors that it reads.
+        shape: Output shape without the batch.
+        attributes: ONNX attributes.
+        weight: Conv `(out, in / groups, h, w)` or Gemm `(out, in)`, float32; None for other operators.
+        bias: `(out,)`, float32.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    weight: NDArray[np.float32] | None = None
+    bias: NDArray[np.float32] | None = None
+
+    @property
+    def computes(self) -> bool:
+        """Whether the layer multiplies by weights."""
+        return self.op in _CONVOLUTIONS
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image."""
+        if self.weight is None:
+            return 0
+        return int(self.weight.size) * math.prod(self.shape[1:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """A traced network without BatchNorm: the layers in execution order, and the module that runs them.
+
+    Args:
+        layers: Every operation, producers before consumers; the last one returns the logits.
+        module: The same graph as an executable module: normalised float32 NCHW in, logits out.
+        names: Name of the layer that each node of `module` became.
+    """
+
+    layers: tuple[Layer, ...]
+    module: fx.GraphModule
+    names: Mapping[str, str]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates for one image."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def non_negative(self) -> frozenset[str]:
+        """Names of the tensors that cannot be negative: a ReLU's output, pooled or not."""
+        found: set[str] = set()
+        for layer in self.layers:
+            if layer.op == "Relu" or (layer.op in ("MaxPool", "GlobalAveragePool") and layer.inputs[0] in found):
+                found.add(layer.name)
+        return frozenset(found)
+
+
+def trace(model: nn.Module, size_px: int) -> Graph:
+    """Trace `model` in evaluation mode, fold every BatchNorm into its convolution, and read the layers.
+
+    Args:
+        model: The network; it is left as it was.
+        size_px: Edge of the square input.
+
+    Raises:
+        CheckpointError: Folded weights are NaN or infinite.
+    """
+    module = fx.symbolic_trace(model.eval())
+    _fold_batch_norm(module)
+    device = next(module.parameters()).device
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        image = torch.empty(1, 3, size_px, size_px, device=device)
+    ShapeProp(module, fake_mode=mode).propagate(image)
+    names: dict[str, str] = {}
+    layers: list[Layer] = []
+    for node in module.graph.nodes:
+        if node.op == "placeholder":
+            names[node.name] = INPUT
+        elif node.op != "output":
+            layer = _layer(module, node, names)
+            names[node.name] = layer.name
+            layers.append(layer)
+    bad = [layer.name for layer in layers if not _finite(layer)]
+    if bad:
+        raise CheckpointError(
+            f"weights become NaN or infinite when BatchNorm is folded, in {shortened(bad)}",
+            "The checkpoint is damaged, or its training diverged; use an earlier one.",
+        )
+    return Graph(layers=tuple(layers), module=module, names=names)
+
+
+def _fold_batch_norm(module: fx.GraphModule) -> None:
+    """Merge each BatchNorm into the convolution before it, in float64.
+
+    With g, b, m, v, e the BatchNorm's weight, bias, mean, variance and epsilon: w' = w g / sqrt(v + e) and
+    b' = b - m g / sqrt(v + e) (Jacob et al. 2018, arXiv:1712.05877, equation 14). float64 keeps the folded network
+    within float32 rounding of the original.
+    """
+    modules = dict(module.named_modules())
+    for node in list(module.graph.nodes):
+        norm = modules.get(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(norm, nn.BatchNorm2d):
+            continue
+        source = node.args[0]
+        conv = modules[source.target]
+        assert isinstance(conv, nn.Conv2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+        bias = norm.bias.double() - norm.running_mean.double() * gain
+        if conv.bias is not None:
+            bias += conv.bias.double() * gain
+        folded = nn.Conv2d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            groups=conv.groups,
+            device="meta",
+        )
+        weight = (conv.weight.double() * gain.view(-1, 1, 1, 1)).float()
+        folded.weight = nn.Parameter(weight, requires_grad=False)
+        folded.bias = nn.Parameter(bias.float(), requires_grad=False)
+        module.set_submodule(source.target, folded)
+        modules[source.target] = folded
+        node.replace_all_uses_with(source)
+        module.graph.erase_node(node)
+    module.graph.lint()
+    module.recompile()
+    module.delete_all_unused_submodules()
+
+
+def _layer(module: fx.GraphModule, node: fx.Node, names: Mapping[str, str]) -> Layer:
+    """Read one node of the folded graph."""
+    inputs = tuple(names[source.name] for source in node.all_input_nodes)
+    shape = tuple(node.meta["tensor_meta"].shape[1:])
+    if node.op == "call_module":
+        name = str(node.target)
+        child = module.get_submodule(name)
+    else:
+        scope = list(node.meta.get("nn_module_stack", {}))
+        name = ".".join([*scope[-1:], getattr(node.target, "__name__", str(node.target))])
+        child = None
+    op, attributes = _operator(name, child, node)
+    weight = bias = None
+    if isinstance(child, nn.Conv2d | nn.Linear):
+        weight = child.weight.detach().cpu().numpy()
+        bias = child.bias.detach().cpu().numpy() if child.bias is not None else None
+    return Layer(name=name, op=op, inputs=inputs, shape=shape, attributes=attributes, weight=weight, bias=bias)
+
+
+def _operator(name: str, child: nn.Module | None, node: fx.Node) -> tuple[str, dict[str, Any]]:  # noqa: PLR0911 - a table
+    """Return the ONNX operator of a node, with its attributes."""
+    match child:
+        case nn.Conv2d():
+            pads = [*child.padding, *child.padding]
+            return "Conv", {
+                "kernel_shape": list(child.kernel_size),
+                "strides": list(child.stride),
+                "pads": pads,
+                "group": child.groups,
+            }
+        case nn.Linear():
+            return "Gemm", {"transB": 1}
+        case nn.ReLU():
+            return "Relu", {}
+        case nn.MaxPool2d(kernel_size=int(k), stride=int(s), padding=int(p)):
+            return "MaxPool", {"kernel_shape": [k, k], "strides": [s, s], "pads": [p, p, p, p]}
+        case nn.AdaptiveAvgPool2d(output_size=1):
+            return "GlobalAveragePool", {}
+    if node.target is torch.add:
+        return "Add", {}
+    if node.target is torch.flatten:
+        return "Flatten", {"axis": 1}
+    message = f"layer '{name}' ({type(child).__name__ if child else node.target}) has no ONNX form here"
+    raise NotImplementedError(message)
+
+
+def _finite(layer: Layer) -> bool:
+    """Whether all parameters of a layer are finite numbers."""
+    import numpy as np
+
+    return all(array is None or bool(np.isfinite(array).all()) for array in (layer.weight, layer.bias))

@@ -1,0 +1,172 @@
+"""Decode an image and cut it to the network's size, exactly as the weights were trained for.
+
+Resize and crop follow torchvision's `Resize` and `CenterCrop` on PIL images (Pillow filters, antialiased).
+Normalisation is not here: it is inside every graph.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from edgeresnext.errors import DataError, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edgeresnext.spec import Preprocess
+
+ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8] | IO[bytes]"
+"""A path, a PIL image, a uint8 RGB array (H, W, 3), or a binary file object."""
+
+MAX_SKIPPED = 0.05
+"""Share of unreadable images above which a folder is refused."""
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_log = logging.getLogger("edgeresnext")
+
+
+def load_image(source: ImageSource, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """Return an image as the network takes it: uint8 RGB `(crop_px, crop_px, 3)`.
+
+    Raises:
+        DataError: It cannot be decoded, is far too large, or is an array of another shape or type.
+    """
+    return crop(decode(source), preprocess)
+
+
+def decode(source: ImageSource) -> Image.Image:
+    """Return an image in RGB, upright, whatever mode and EXIF rotation it was stored with.
+
+    Alpha is dropped; 16-bit grey is scaled to 8 bits.
+
+    Raises:
+        DataError: It cannot be decoded, is far too large, or is an array of another shape or type.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    name = getattr(source, "filename", None) or getattr(source, "name", None) or str(source)
+    try:
+        image = source if isinstance(source, Image.Image) else Image.open(source)
+        _check_pixels(image)
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(f"image '{name}' is too large to decode safely: {error}", "Scale it down first.") from None
+    except FileNotFoundError:
+        raise DataError(f"image '{name}' does not exist", "Check the path.") from None
+    except UnidentifiedImageError:
+        raise DataError(
+            f"'{name}' is not an image that can be read", "Use JPEG, PNG or another common format."
+        ) from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        # Pillow raises SyntaxError for broken PNG chunks and ValueError for broken headers.
+        raise DataError(f"image '{name}' is damaged: {error}", "Replace it.") from None
+
+
+def _check_pixels(image: Image.Image) -> None:
+    """Refuse what Pillow only warns of: an image so large that it may have been made to exhaust memory."""
+    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+
+
+def _from_array(array: NDArray[np.uint8]) -> Image.Image:
+    """Return an RGB array as a PIL image."""
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:  # noqa: PLR2004
+        raise DataError(
+            f"expected a uint8 RGB array (height, width, 3), got {array.dtype} {array.shape}",
+            "Scale float images to 0..255 and cast them; put the channels last.",
+        )
+    return Image.fromarray(array)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB; Pillow clips 16-bit grey instead of scaling it, so that is done here."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "I":
+        values = np.asarray(image)
+        return Image.fromarray((values >> 8 if values.max(initial=0) > 255 else values).astype(np.uint8)).convert("RGB")  # noqa: PLR2004
+    if image.mode in ("P", "PA", "LA", "La"):
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def crop(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
+    """Resize the shorter edge to `resize_px` and return the centre `crop_px` square, uint8 HWC."""
+    width, height = image.size
+    short = preprocess.resize_px
+    size = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    if size != image.size:
+        image = image.resize(size, _FILTERS[preprocess.interpolation])
+    edge = preprocess.crop_px
+    left = round((image.width - edge) / 2)
+    top = round((image.height - edge) / 2)
+    return np.asarray(image.crop((left, top, left + edge, top + edge)))
+
+
+@dataclass
+class Skipped:
+    """The images of a folder that could not be decoded."""
+
+    paths: list[Path] = field(default_factory=list)
+
+
+def batches(
+    paths: Sequence[Path], preprocess: Preprocess, size: int, skipped: Skipped | None = None
+) -> Iterator[tuple[NDArray[np.uint8], list[int]]]:
+    """Decode images in order, a batch at a time, two batches ahead.
+
+    Args:
+        paths: Image files.
+        preprocess: Resize and crop.
+        size: Images a batch.
+        skipped: Collects unreadable images, each logged by name; without it the first one raises.
+
+    Yields:
+        uint8 `(n, crop_px, crop_px, 3)`, and the positions in `paths` of its images. Never empty.
+
+    Raises:
+        DataError: An image is unreadable and `skipped` is None, or more than 5 % are.
+    """
+    allowed = int(MAX_SKIPPED * len(paths))
+
+    def attempt(path: Path) -> NDArray[np.uint8] | DataError:
+        try:
+            return load_image(path, preprocess)
+        except DataError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        chunks = [range(start, min(start + size, len(paths))) for start in range(0, len(paths), size)]
+        ahead = [[pool.submit(attempt, paths[i]) for i in chunk] for chunk in chunks[:2]]
+        for number, chunk in enumerate(chunks):
+            results = [future.result() for future in ahead.pop(0)]
+            if number + 2 < len(chunks):
+                ahead.append([pool.submit(attempt, paths[i]) for i in chunks[number + 2]])
+            good: list[NDArray[np.uint8]] = []
+            positions: list[int] = []
+            for index, result in zip(chunk, results, strict=True):
+                if not isinstance(result, DataError):
+                    good.append(result)
+                    positions.append(index)
+                    continue
+                if skipped is None:
+                    raise result
+                skipped.paths.append(paths[index])
+                _log.warning("skipped: %s", result.what)
+                if len(skipped.paths) > allowed:
+                    raise DataError(
+                        f"{len(skipped.paths)} of {len(paths)} images cannot be read, more than "
+                        f"{MAX_SKIPPED:.0%}: {shortened(str(p) for p in skipped.paths)}",
+                        "Remove or replace them.",
+                    )
+            if good:
+                yield np.stack(good), positions

@@ -1,0 +1,50 @@
+"""The demo: real handwritten digits, from folders of images to a verified and benchmarked bundle."""
+
+from __future__ import annotations
+
+import contextlib
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeresnext.data.digits import prepare
+from edgeresnext.measure.bench import bench
+from edgeresnext.pipeline import build, silent
+from edgeresnext.runtime.verify import verify
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from edgeresnext.pipeline import Progress
+    from edgeresnext.spec import Check, Report
+
+MODEL = "resnext20_8x4d"
+_SECONDS = 10.0
+
+
+@contextlib.contextmanager
+def weights() -> Iterator[Path]:
+    """Yield the path of the weights that the demo ships; `calibration/digits/train.py` trained them."""
+    with as_file(files("edgeresnext") / "data" / "digits.safetensors") as path:
+        yield path
+
+
+def demo(output: str | Path, progress: Progress = silent) -> tuple[tuple[Check, ...], Report]:
+    """Prepare the digits in `output/digits`, build `output/bundle`, verify and benchmark it.
+
+    Returns:
+        The checks of every artefact, and the benchmark on the 600 validation images.
+
+    Raises:
+        NotInstalledError: A package of the `demo`, `build` or `cpu` extra is missing.
+        DataError: `output` holds something else.
+    """
+    output = Path(output)
+    folders = prepare(output / "digits")
+    with weights() as path:
+        bundle = build(
+            MODEL, weights=path, calibration=folders["calibration"], output=output / "bundle", progress=progress
+        )
+    checks = verify(bundle.path)
+    report = bench(bundle.path, data=folders["validation"], seconds=_SECONDS, progress=progress)
+    return checks, report

@@ -1,0 +1,1 @@
+"""Honest measurements: latency, accuracy, memory, and the machine they were taken on."""

@@ -1,0 +1,292 @@
+"""Benchmark a bundle: every artefact against PyTorch on the same images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from edgeresnext import bundle as bundles
+from edgeresnext.backends import base
+from edgeresnext.data import folder
+from edgeresnext.data.images import load_image
+from edgeresnext.errors import DataError, EdgeResNeXtError, RequestError
+from edgeresnext.measure.accuracy import Classified, best_classes, classify
+from edgeresnext.measure.environment import environment
+from edgeresnext.measure.latency import interleave, speedup, summarise
+from edgeresnext.measure.memory import peak_memory
+from edgeresnext.runtime.classifier import open_artifact
+from edgeresnext.spec import Report, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from edgeresnext.backends.base import Session
+    from edgeresnext.bundle import Bundle
+    from edgeresnext.data.folder import ImageFolder
+    from edgeresnext.spec import Artifact
+
+RECORDED = "recorded logits"
+"""Name of the baseline where PyTorch is not installed: its logits for the golden images, from the bundle."""
+
+_TIMED_IMAGES = 64
+_MIN_ROUNDS, _MAX_ROUNDS = 64, 700
+"""64 rounds are enough for p90, 662 for p99."""
+DEFAULT_SECONDS = 20.0
+
+
+@dataclass(kw_only=True)
+class _Variant:
+    """An artefact under test, and what became of it."""
+
+    artifact: Artifact
+    session: Session | None = None
+    status: str = "ok"
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.artifact.name
+
+    def fail(self, reason: str) -> None:
+        """Take note that this variant broke; the others go on."""
+        self.status = "failed"
+        self.reasons = [reason]
+
+
+def bench(
+    path: str | Path,
+    *,
+    data: str | Path | None = None,
+    backend: str | None = None,
+    precision: str | None = None,
+    batch: int = 1,
+    seconds: float = DEFAULT_SECONDS,
+    rounds: int | None = None,
+    threads: int | None = None,
+    progress: Callable[[str, int, int], None] = lambda _stage, _done, _total: None,
+) -> Report:
+    """Compare every artefact of a bundle with PyTorch eager FP32: latency, accuracy, size and memory.
+
+    Latency: one process, rounds in which every variant runs in turn on the same images, the scope being uint8 images in
+    memory to logits in memory. A variant that fails is reported as such and does not end the run.
+
+    Args:
+        path: The bundle.
+        data: Folder of images that were used neither for training nor for calibration; with one folder a class,
+            accuracy is measured too. Without it the golden images of the bundle serve for latency and agreement.
+        backend: Benchmark this backend only (beside the baseline).
+        precision: Benchmark this precision only (beside the baseline).
+        batch: Images a run.
+        seconds: Time to spend on latency; 64 rounds are run in any case.
+        rounds: Run exactly this many rounds instead.
+        threads: CPU threads of every variant; None leaves the choice to each runtime.
+        progress: Told how far each stage is.
+
+    Raises:
+        BundleError: The path is no bundle, or a file of it is missing or altered.
+        DataError: The image folder cannot be used, or its classes are not the model's.
+        RequestError: A number is out of range, or the bundle has no such artefact.
+    """
+    _check_request(batch, seconds, rounds, threads)
+    bundle = bundles.read(path)
+    asked = bundle.artifacts(backend, precision)
+    labels = bundle.labels()
+    images = None if data is None else folder.scan(data)
+    targets = _targets(images, labels)
+    variants = _open(bundle, asked, threads)
+    try:
+        timed = _timed_images(bundle, images)
+        sessions = {v.name: v.session for v in variants if v.session}
+        samples, failures = interleave(
+            sessions,
+            timed,
+            batch,
+            min_rounds=rounds or _MIN_ROUNDS,
+            max_rounds=rounds or _MAX_ROUNDS,
+            budget_s=seconds,
+            progress=lambda done, total: progress("latency", done, total),
+        )
+        for variant in variants:
+            if variant.name in failures:
+                variant.fail(failures[variant.name])
+        sessions = {v.name: v.session for v in variants if v.session and v.status == "ok"}
+        classified = _classify(bundle, sessions, images, targets, progress)
+        for variant in variants:
+            if variant.name in classified.failures:
+                variant.fail(classified.failures[variant.name])
+        rows = []
+        for done, variant in enumerate(variants):
+            progress("memory", done, len(variants))
+            rows.append(_row(bundle, variant, batch, samples, classified))
+        progress("memory", len(variants), len(variants))
+    finally:
+        for variant in variants:
+            if variant.session:
+                variant.session.close()
+    versions: dict[str, str] = {}
+    for name in {variant.artifact.backend for variant in variants if variant.session}:
+        versions |= base.get(name).versions()
+    return Report(
+        bundle={
+            "path": str(bundle.path),
+            "model": bundle.manifest.model.name,
+            "weights": "trained" if bundle.manifest.trained else "random",
+            "weights_sha256": bundle.manifest.files[bundles.WEIGHTS].sha256,
+            "calibration": bundle.manifest.calibration,
+        },
+        environment=environment() | versions | ({"threads": str(threads)} if threads else {}),
+        baseline=_baseline(variants),
+        data=_about(images, classified),
+        rows=tuple(rows),
+    )
+
+
+def _check_request(batch: int, seconds: float, rounds: int | None, threads: int | None) -> None:
+    """Refuse numbers that cannot be meant."""
+    if batch < 1:
+        raise RequestError(f"batch is {batch}", "Give one image or more.")
+    if seconds <= 0:
+        raise RequestError(f"seconds is {seconds:g}", "Give a positive time.")
+    if rounds is not None and rounds < 1:
+        raise RequestError(f"rounds is {rounds}", "Give one round or more.")
+    if threads is not None and threads < 1:
+        raise RequestError(f"threads is {threads}", "Give one thread or more, or leave it out.")
+
+
+def _targets(images: ImageFolder | None, labels: tuple[str, ...]) -> list[int] | None:
+    """Return the right class of every image, or None where the folder has no classes."""
+    if images is None or not images.classes:
+        return None
+    mapping = folder.match_classes(images.classes, labels, images.root)
+    return [mapping[target] for target in images.targets]
+
+
+def _open(bundle: Bundle, asked: tuple[Artifact, ...], threads: int | None) -> list[_Variant]:
+    """Open the baseline and what was asked for; what cannot be opened is kept with its reason."""
+    baseline = [a for a in bundle.manifest.artifacts if a.backend == base.BASELINE]
+    variants = [_Variant(artifact=artifact) for artifact in dict.fromkeys([*baseline, *asked])]
+    for variant in variants:
+        artifact = variant.artifact
+        reason = base.get(artifact.backend).unavailable(artifact.precision)
+        if reason is not None:
+            variant.status, variant.reasons = "skipped", [reason]
+            continue
+        try:
+            variant.session = open_artifact(bundle, artifact, threads)
+        except EdgeResNeXtError as error:
+            variant.fail(error.what)
+    return variants
+
+
+def _baseline(variants: list[_Variant]) -> str:
+    """Return the name of what everything is compared with."""
+    usable = [v for v in variants if v.artifact.backend == base.BASELINE and v.status == "ok" and v.session]
+    if not usable:
+        return RECORDED
+    session = usable[0].session
+    return f"{usable[0].name}, eager, {session.detail}" if session else RECORDED
+
+
+def _timed_images(bundle: Bundle, images: ImageFolder | None) -> NDArray[np.uint8]:
+    """Return the images that latency is measured on."""
+    if images is None:
+        return bundle.golden().images
+    readable = []
+    for path in images.sample(_TIMED_IMAGES, seed=0).images:
+        try:
+            readable.append(load_image(path, bundle.manifest.model.preprocess))
+        except DataError:  # the accuracy pass reports it by name
+            continue
+    if not readable:
+        raise DataError(f"no image of '{images.root}' can be read", "Replace them, or give another folder.")
+    return np.stack(readable)
+
+
+def _classify(
+    bundle: Bundle,
+    sessions: dict[str, Session],
+    images: ImageFolder | None,
+    targets: list[int] | None,
+    progress: Callable[[str, int, int], None],
+) -> Classified:
+    """Classify the folder's images, or the golden ones, with every session."""
+    if images is not None:
+        preprocess = bundle.manifest.model.preprocess
+        return classify(
+            sessions, images.images, targets, preprocess, lambda done, total: progress("accuracy", done, total)
+        )
+    golden = bundle.golden()
+    found = Classified(best={RECORDED: best_classes(golden.logits)})
+    for name, session in sessions.items():
+        try:
+            found.best[name] = best_classes(session.run(golden.images))
+        except EdgeResNeXtError as error:
+            found.failures[name] = error.what
+    return found
+
+
+def _row(bundle: Bundle, variant: _Variant, batch: int, samples: dict[str, list[float]], classified: Classified) -> Row:
+    """Put together what was measured of one variant."""
+    own = samples.get(variant.name, [])
+    artifact = variant.artifact
+    row = Row(
+        backend=artifact.backend,
+        precision=artifact.precision,
+        device="cpu",
+        batch=batch,
+        scenario="single-stream" if batch == 1 else "multi-stream",
+        size_bytes=bundle.manifest.files[artifact.file].bytes,
+    )
+    if variant.status != "ok" or not own:
+        return msgspec.structs.replace(row, status=variant.status, reason="; ".join(variant.reasons))
+    latency, lacking = summarise(own)
+    reasons = [lacking]
+    torch_name = f"{base.BASELINE}-fp32"
+    ratio = error = None
+    if samples.get(torch_name):
+        ratio, error = speedup(samples[torch_name], own)
+    else:
+        reasons.append("speed-up and drop: PyTorch is not installed here")
+    reference = torch_name if torch_name in classified.best else RECORDED
+    top1 = top5 = drop = None
+    if not bundle.manifest.trained:
+        reasons.append("accuracy: random weights")
+    elif classified.targets is None:
+        reasons.append("accuracy: no labelled images")
+    else:
+        top1, top5 = classified.top(variant.name, 1), classified.top(variant.name, 5)
+        if reference in classified.best and top1 is not None:
+            drop = (classified.top(reference, 1) or 0.0) - top1
+    agreement = classified.agreement(variant.name, reference) if reference in classified.best else None
+    peak, why = peak_memory(bundle.path, artifact, batch)
+    reasons.append(why)
+    return msgspec.structs.replace(
+        row,
+        latency_s=latency,
+        latency_n=len(own),
+        samples_s=tuple(own),
+        images_per_s=batch / latency.mean,
+        speedup=ratio,
+        speedup_error=error,
+        top1=top1,
+        top5=top5,
+        images=len(classified.best[variant.name]),
+        top1_drop=drop,
+        agreement=agreement,
+        peak_memory_bytes=peak,
+        reason="; ".join(reason for reason in reasons if reason),
+    )
+
+
+def _about(images: ImageFolder | None, classified: Classified) -> str:
+    """Say which images were used."""
+    if images is None:
+        return "the bundle's golden images"
+    skipped = f", {len(classified.skipped)} unreadable" if classified.skipped else ""
+    return f"{len(images.images)} images of '{images.root}'{skipped}"

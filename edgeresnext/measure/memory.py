@@ -1,0 +1,68 @@
+"""Peak memory of one artefact: a fresh process that loads it and runs it.
+
+    python -m edgeresnext.measure.memory BUNDLE BACKEND PRECISION BATCH
+
+prints the process's peak resident memory in bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgeresnext.spec import Artifact
+
+_RUNS = 3
+_TIMEOUT_S = 120
+
+
+def peak_memory(bundle: Path, artifact: Artifact, batch: int) -> tuple[int | None, str]:
+    """Return the peak resident memory in bytes of a process that runs the artefact, or None and why not."""
+    if sys.platform == "win32":
+        return None, "peak memory is not measured on Windows"
+    command = [sys.executable, "-m", __name__, str(bundle), artifact.backend, artifact.precision, str(batch)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)  # noqa: S603
+        return int(done.stdout), ""
+    except subprocess.TimeoutExpired:
+        return None, f"peak memory: no answer within {_TIMEOUT_S} s"
+    except (subprocess.CalledProcessError, ValueError, OSError) as error:
+        stderr = getattr(error, "stderr", None) or str(error)
+        return None, f"peak memory: {stderr.strip().splitlines()[-1]}"
+
+
+def own_peak() -> int:
+    """Return this process's peak resident memory in bytes.
+
+    Linux: VmHWM, because `getrusage` counts what the parent had resident when it started the process.
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def _main(path: str, backend: str, precision: str, batch: str) -> None:
+    """Load and run the artefact in this process and print its peak memory."""
+    import numpy as np
+
+    from edgeresnext.bundle import read
+    from edgeresnext.runtime.classifier import open_artifact
+
+    bundle = read(path)
+    session = open_artifact(bundle, bundle.artifacts(backend, precision)[0])
+    edge = bundle.manifest.model.preprocess.crop_px
+    for _ in range(_RUNS):
+        session.run(np.zeros((int(batch), edge, edge, 3), np.uint8))
+    sys.stdout.write(f"{own_peak()}\n")
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

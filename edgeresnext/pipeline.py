@@ -1,0 +1,361 @@
+"""From a checkpoint to a bundle: the stages in order. Read this first.
+
+checkpoint -> network -> graph -> ranges -> plans -> ONNX files, checked -> bundle, measured
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import logging
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+import numpy as np
+
+from edgeresnext import bundle as bundles
+from edgeresnext.backends import base
+from edgeresnext.bundle import Bundle, Golden
+from edgeresnext.data import calibration_set, folder
+from edgeresnext.errors import AccuracyError, BackendError, DataError, NotInstalledError, RequestError, unknown_name
+from edgeresnext.measure.environment import machine
+from edgeresnext.measure.latency import interleave
+from edgeresnext.runtime.classifier import open_artifact
+from edgeresnext.runtime.verify import check_artifact
+from edgeresnext.spec import Artifact, Manifest, OnnxFile, Ranges, Selection, Timing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from edgeresnext.compiler.calibrate import Method
+    from edgeresnext.compiler.graph import Graph
+    from edgeresnext.data.calibration_set import CalibrationSet
+    from edgeresnext.model.resnext import ResNeXt
+    from edgeresnext.spec import ModelSpec, Precision, Preprocess
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+DEFAULT_METHOD = "percentile:99.999"
+DEFAULT_SAMPLES = 512
+_NO_RANGES = Ranges(method="", images=0, thresholds={}, digests={})
+_TIMED_ROUNDS = 15
+_TIMED_BUDGET_S = 5.0
+_log = logging.getLogger("edgeresnext")
+
+
+class Progress(Protocol):
+    """Told how far a stage is; `total` may change while it runs."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take note that `done` of `total` steps of `stage` are over."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """Ignore progress."""
+    del stage, done, total
+
+
+def build(
+    model: str,
+    *,
+    output: str | Path,
+    weights: str | Path | None = None,
+    random_weights: bool = False,
+    labels: str | Path | None = None,
+    calibration: str | Path | None = None,
+    targets: Iterable[str] = ("cpu",),
+    precisions: Iterable[str] = PRECISIONS,
+    preprocess: Preprocess | None = None,
+    method: str = DEFAULT_METHOD,
+    samples: int = DEFAULT_SAMPLES,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Bundle:
+    """Build a bundle: emit, check and measure every requested precision of a network.
+
+    Args:
+        model: A name from the catalogue, such as `resnext50_32x4d`.
+        output: Directory of the bundle. An existing bundle is replaced when the build succeeds, and only then.
+        weights: Checkpoint, `.safetensors`, `.pth` or `.pt`; the class count is read from its `fc`.
+        random_weights: Use seeded random weights instead, for latency work; accuracy is then never reported.
+        labels: Text file, one label a line in the order of the logits; without it the labels are 0, 1, 2, ...
+        calibration: Folder of images (or one folder a class) like those that the network was trained on.
+        targets: Where the bundle will run: any of `backends.base.TARGETS`.
+        precisions: Any of fp32, fp16 and int8.
+        preprocess: Resize, crop and normalisation of the weights, where they differ from the catalogue's.
+        method: Calibration method: max, percentile, or percentile:P.
+        samples: Calibration images to draw, at most.
+        seed: Of the sample and of random weights.
+        progress: Told how far each stage is.
+
+    Raises:
+        RequestError: A name does not exist, or options contradict each other.
+        InputError: Weights, labels, images or the output directory cannot be used.
+        NotInstalledError: A package of the `build` extra is missing.
+        AccuracyError: A file is too far from PyTorch to be published.
+    """
+    # Whatever can be wrong with the request is found before anything slow is done.
+    chosen = _check_precisions(precisions)
+    targets = base.check_targets(targets)
+    if (weights is None) is not random_weights:
+        raise RequestError(
+            "give either weights or random weights" + (", not both" if random_weights else ""),
+            "--weights FILE for a trained network, --random-weights for latency work.",
+        )
+    if weights is not None and calibration is None and "int8" in chosen:
+        raise RequestError(
+            "INT8 needs calibration images",
+            "Give --calibration DIR with 100 or more training images, or leave INT8 out: "
+            "--precision fp32 --precision fp16.",
+        )
+    if samples < calibration_set.MINIMUM:
+        raise RequestError(f"{samples} calibration samples are too few", f"Use {calibration_set.MINIMUM} or more.")
+    output = Path(output)
+    bundles.check_output(output)
+    _check_installed()
+
+    from edgeresnext.compiler.calibrate import Method
+    from edgeresnext.compiler.graph import trace
+    from edgeresnext.model import checkpoints
+    from edgeresnext.model.catalogue import specify
+
+    threshold_method = Method.parse(method)
+    spec = specify(model, preprocess=preprocess)
+    names = folder.read_labels(labels) if labels is not None else None
+    network, spec = _network(spec, weights, names, seed)
+    images = _images(calibration, spec, samples, seed, progress)
+
+    with bundles.replacing(output, _log.warning) as staging:
+        checkpoints.save_state(network, staging / bundles.WEIGHTS)
+        graph = trace(network, spec.preprocess.crop_px)
+        golden = _golden(network, spec, images)
+        np.savez(staging / bundles.REFERENCE, images=golden.images, logits=golden.logits)
+        names = names or tuple(str(index) for index in range(spec.classes))
+        (staging / bundles.LABELS).write_text("\n".join(names) + "\n", encoding="utf-8")
+        ranges = _NO_RANGES
+        if "int8" in chosen:
+            weights_digest = folder.file_digest(staging / bundles.WEIGHTS)
+            ranges = _calibrate(graph, spec, images, threshold_method, weights_digest=weights_digest, progress=progress)
+            bundles.write_json(staging / bundles.RANGES, ranges)
+        onnx_files = _emit(graph, spec, ranges, precisions=chosen, golden=golden, staging=staging, progress=progress)
+        manifest = Manifest(
+            model=spec,
+            trained=not random_weights,
+            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            macs=graph.macs,
+            calibration=f"{ranges.method}, {images.about}" if ranges is not _NO_RANGES else "",
+            golden=f"{len(golden.images)} of {images.about}",
+            artifacts=_artifacts(targets, chosen),
+            onnx=onnx_files,
+            selection=Selection(machine=machine(), timings=()),
+            files=bundles.list_files(staging),
+            created_with=_versions(),
+        )
+        timings = _measure(Bundle(path=staging, manifest=manifest), golden, progress)
+        selection = Selection(machine=machine(), timings=timings)
+        bundles.write_json(staging / bundles.MANIFEST, msgspec.structs.replace(manifest, selection=selection))
+    return bundles.read(output)
+
+
+def _check_precisions(precisions: Iterable[str]) -> tuple[Precision, ...]:
+    """Return the precisions, each once, in the catalogue's order."""
+    asked = list(precisions)
+    for name in asked:
+        if name == "bf16":
+            raise RequestError("bf16 has no file of its own", "It is run from fp32: ask for --precision fp32.")
+        if name not in PRECISIONS:
+            raise unknown_name("precision", name, PRECISIONS)
+    if not asked:
+        raise RequestError("no precision given", f"Known: {', '.join(PRECISIONS)}.")
+    return tuple(name for name in PRECISIONS if name in asked)
+
+
+def _check_installed() -> None:
+    """Refuse to start without the packages of the `build` extra."""
+    needed = ("torch", "onnx", "onnxruntime", "safetensors", "filelock")
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        raise NotInstalledError(
+            f"building needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
+            "pip install 'edgeresnext[build]'",
+        )
+
+
+def _network(
+    spec: ModelSpec, weights: str | Path | None, labels: tuple[str, ...] | None, seed: int
+) -> tuple[ResNeXt, ModelSpec]:
+    """Return the network, and its specification with the class count of its weights."""
+    from edgeresnext.model import checkpoints
+
+    if weights is None:
+        spec = msgspec.structs.replace(spec, classes=len(labels) if labels else spec.classes)
+        return checkpoints.random_network(spec, seed), spec
+    state = checkpoints.read_state(weights)
+    classes = checkpoints.count_classes(state, weights)
+    if labels is not None and len(labels) != classes:
+        raise DataError(
+            f"{len(labels)} labels for a checkpoint of {classes} classes ('{weights}')",
+            "Give one label a line, in the order of the logits.",
+        )
+    spec = msgspec.structs.replace(spec, classes=classes)
+    return checkpoints.load_network(spec, weights, state), spec
+
+
+def _images(
+    calibration: str | Path | None, spec: ModelSpec, samples: int, seed: int, progress: Progress
+) -> CalibrationSet:
+    """Return the images that the build will see."""
+    if calibration is None:
+        return calibration_set.generated(spec.preprocess, seed)
+    return calibration_set.from_folder(
+        calibration, spec.preprocess, samples, seed, lambda done, total: progress("read images", done, total)
+    )
+
+
+def _golden(network: ResNeXt, spec: ModelSpec, images: CalibrationSet) -> Golden:
+    """Return the golden images with PyTorch's logits, one image at a time: batches round differently."""
+    import torch
+
+    from edgeresnext.model.resnext import normalise
+
+    with torch.inference_mode():
+        logits = [network(normalise(torch.from_numpy(image[None]), spec)).numpy() for image in images.golden]
+    return Golden(images=images.golden, logits=np.concatenate(logits))
+
+
+def _calibrate(
+    graph: Graph, spec: ModelSpec, images: CalibrationSet, method: Method, *, weights_digest: str, progress: Progress
+) -> Ranges:
+    """Find the threshold of every tensor that an INT8 file quantises."""
+    import torch
+
+    from edgeresnext.compiler.calibrate import calibrate
+    from edgeresnext.compiler.plan import plan_for, quantised_tensors
+    from edgeresnext.model.resnext import normalise
+
+    thresholds = calibrate(
+        graph,
+        (normalise(torch.from_numpy(batch), spec) for batch in images.batches()),
+        quantised_tensors(graph, plan_for(graph, "int8")),
+        method,
+        lambda done: progress("calibrate", done, images.count),
+    )
+    digests = {
+        "weights": weights_digest,
+        "images": images.digest,
+        "preprocess": hashlib.sha256(msgspec.json.encode(spec.preprocess)).hexdigest(),
+    }
+    return Ranges(method=str(method), images=images.count, thresholds=thresholds, digests=digests)
+
+
+def _emit(
+    graph: Graph,
+    spec: ModelSpec,
+    ranges: Ranges,
+    *,
+    precisions: tuple[Precision, ...],
+    golden: Golden,
+    staging: Path,
+    progress: Progress,
+) -> tuple[OnnxFile, ...]:
+    """Write the ONNX files, each checked by ONNX and against PyTorch before the next."""
+    import onnx
+
+    from edgeresnext.backends.onnxruntime import open_reference
+    from edgeresnext.compiler.emit import emit
+    from edgeresnext.compiler.plan import ONNX_FILES, plan_for
+
+    (staging / "onnx").mkdir()
+    wanted = [(precision, name) for precision in precisions for name in ONNX_FILES[precision]]
+    files = []
+    for done, (precision, name) in enumerate(wanted):
+        progress("emit and check", done, len(wanted))
+        plan = plan_for(graph, name)
+        proto = emit(graph, plan, spec, ranges.thresholds)
+        path = staging / "onnx" / f"{name}.onnx"
+        onnx.save(proto, path)
+        try:
+            onnx.checker.check_model(path, full_check=True)
+        except onnx.checker.ValidationError as error:
+            raise BackendError(f"the ONNX checker refuses {path.name}: {error}", "This is a bug; report it.") from error
+        session = open_reference(path, spec)
+        fidelity = golden.compare(np.concatenate([session.run(image[None]) for image in golden.images]))
+        session.close()
+        _accept(f"onnx/{path.name}", precision, fidelity.shortfall(precision))
+        opset = proto.opset_import[0].version
+        files.append(OnnxFile(file=f"onnx/{path.name}", opset=opset, plan=plan, fidelity=fidelity))
+    progress("emit and check", len(wanted), len(wanted))
+    return tuple(files)
+
+
+def _accept(name: str, precision: Precision, shortfall: str) -> None:
+    """Refuse to publish what is too far from PyTorch."""
+    if not shortfall:
+        return
+    hints = {
+        "fp32": "This is a bug; report it with the checkpoint.",
+        "fp16": "The network overflows float16: leave it out with --precision fp32 --precision int8.",
+        "int8": "Try --method max or --method percentile:99.9, or more calibration images; "
+        "or leave INT8 out: --precision fp32 --precision fp16.",
+    }
+    raise AccuracyError(
+        f"{name} is too far from PyTorch on the golden images: {shortfall}. Nothing was published.",
+        hints.get(precision, ""),
+    )
+
+
+def _artifacts(targets: tuple[str, ...], precisions: tuple[Precision, ...]) -> tuple[Artifact, ...]:
+    """Return everything that the bundle offers, the PyTorch baseline last."""
+    found = []
+    for target in targets:
+        for backend, files in base.TARGETS[target].items():
+            for precision, name in files.items():
+                needed: Precision = "fp32" if precision == "bf16" else precision
+                if needed in precisions:
+                    file = f"onnx/{name}.onnx"
+                    found.append(Artifact(backend=backend, precision=precision, target=target, file=file))
+    found.append(Artifact(backend=base.BASELINE, precision="fp32", target="cpu", file=bundles.WEIGHTS))
+    return tuple(found)
+
+
+def _measure(bundle: Bundle, golden: Golden, progress: Progress) -> tuple[Timing, ...]:
+    """Check every artefact that this machine runs, and time them in turn at batch 1, fastest first."""
+    sessions = {}
+    try:
+        for artifact in bundle.manifest.artifacts:
+            check = check_artifact(bundle, artifact, golden)
+            if check.status == "skipped":
+                _log.info("not measured: %s: %s", artifact.name, check.reason)
+                continue
+            if check.fidelity is None:
+                raise BackendError(f"{artifact.name}: {check.reason}")
+            _accept(artifact.name, artifact.precision, check.reason)
+            sessions[artifact.name] = open_artifact(bundle, artifact)
+        samples, _ = interleave(
+            sessions,
+            golden.images,
+            1,
+            min_rounds=5,
+            max_rounds=_TIMED_ROUNDS,
+            budget_s=_TIMED_BUDGET_S,
+            progress=lambda done, total: progress("measure", done, total),
+        )
+    finally:
+        for session in sessions.values():
+            session.close()
+    timings = [Timing(artifact=name, latency_s=median(s), samples=len(s)) for name, s in samples.items() if s]
+    return tuple(sorted(timings, key=lambda timing: timing.latency_s))
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of the packages that decide the bundle's content."""
+    packages = ("edgeresnext", "torch", "onnx", "onnxruntime", "openvino", "numpy", "pillow")
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""Inference: run an artefact of a bundle, return predictions, verify."""

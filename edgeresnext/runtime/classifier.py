@@ -1,0 +1,179 @@
+"""Load a bundle and classify images with the fastest artefact that this machine runs."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from typing_extensions import Self
+
+from edgeresnext import bundle as bundles
+from edgeresnext.backends import base
+from edgeresnext.data.images import load_image
+from edgeresnext.errors import NotInstalledError, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from edgeresnext.backends.base import Session
+    from edgeresnext.bundle import Bundle
+    from edgeresnext.data.images import ImageSource
+    from edgeresnext.spec import Artifact, Preprocess
+
+_BATCH = 16
+_SINGLE_NDIM, _BATCH_NDIM = 3, 4
+_log = logging.getLogger("edgeresnext")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class that an image may show: its label, its index among the logits, and its softmax probability."""
+
+    label: str
+    index: int
+    probability: float
+
+
+class Classifier:
+    """An artefact of a bundle, ready to classify. Safe to use from several threads; a context manager.
+
+    Args:
+        session: The loaded artefact.
+        artifact: What it is.
+        labels: The label of each logit.
+        preprocess: Resize and crop that the weights need.
+    """
+
+    def __init__(self, session: Session, artifact: Artifact, labels: tuple[str, ...], preprocess: Preprocess) -> None:
+        self.artifact = artifact
+        self.labels = labels
+        self.preprocess = preprocess
+        self._session: Session | None = session
+
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the logits `(N, classes)`, float32, of uint8 RGB images `(N, crop_px, crop_px, 3)`.
+
+        Raises:
+            DataError: The images have another shape or type.
+            BackendError: The runtime failed.
+        """
+        if self._session is None:
+            raise RequestError("this classifier is closed", "Call edgeresnext.load again.")
+        return self._session.run(images)
+
+    def predict(
+        self, images: ImageSource | NDArray[np.uint8] | Sequence[ImageSource], top: int = 5
+    ) -> list[Prediction] | list[list[Prediction]]:
+        """Return the `top` most probable classes, most probable first.
+
+        Args:
+            images: One image (path, PIL image, uint8 RGB array `(H, W, 3)`, binary file object), or several: a list
+                of images, or an array `(N, H, W, 3)`. Any size; resized and cropped as the weights need.
+            top: How many classes, at most as many as there are.
+
+        Returns:
+            A list of predictions for one image; a list of such lists for several.
+
+        Raises:
+            DataError: An image cannot be decoded.
+            RequestError: `top` is not positive.
+        """
+        if top < 1:
+            raise RequestError(f"top is {top}", "Ask for one class or more.")
+        several = isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == _BATCH_NDIM)
+        sources: Sequence[ImageSource] = images if several else [images]  # type: ignore[assignment,list-item]
+        results = []
+        for start in range(0, len(sources), _BATCH):
+            batch = [load_image(source, self.preprocess) for source in sources[start : start + _BATCH]]
+            results += [self._ranked(row, top) for row in self.logits(np.stack(batch))]
+        return results if several else results[0]
+
+    def _ranked(self, logits: NDArray[np.float32], top: int) -> list[Prediction]:
+        """Return the best classes of one image by softmax."""
+        exponentials = np.exp(logits.astype(np.float64) - logits.max())
+        probabilities = exponentials / exponentials.sum()
+        best = np.argsort(-logits, kind="stable")[:top]
+        return [Prediction(self.labels[i], int(i), float(probabilities[i])) for i in best]
+
+    def close(self) -> None:
+        """Free the runtime; further calls raise."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Classifier {self.artifact.name}, {len(self.labels)} classes, {self.artifact.file}>"
+
+
+def load(
+    path: str | Path, *, backend: str | None = None, precision: str | None = None, threads: int | None = None
+) -> Classifier:
+    """Load the fastest artefact of a bundle that this machine runs.
+
+    "Fastest" is what `edgeresnext build` measured and wrote into the manifest. The choice is logged at INFO on the
+    logger `edgeresnext`, and is the classifier's `artifact`.
+
+    Args:
+        path: The bundle.
+        backend: Take this backend's artefacts only.
+        precision: Take this precision only.
+        threads: CPU threads; None leaves the choice to the runtime.
+
+    Raises:
+        BundleError: The path is no bundle, or a file of it is missing or altered.
+        RequestError: The bundle has no such artefact.
+        NotInstalledError: This machine can run none of the artefacts; each reason is given.
+        BackendError: The runtime refuses the artefact.
+    """
+    bundle = bundles.read(path)
+    artifact = choose(bundle, backend, precision)
+    session = open_artifact(bundle, artifact, threads)
+    _log.info("%s: running %s (%s)", bundle.path, artifact.name, artifact.file)
+    return Classifier(session, artifact, bundle.labels(), bundle.manifest.model.preprocess)
+
+
+def choose(bundle: Bundle, backend: str | None = None, precision: str | None = None) -> Artifact:
+    """Return the first artefact, fastest first, that this machine runs.
+
+    Raises:
+        RequestError: The bundle has no such artefact.
+        NotInstalledError: This machine can run none of them.
+    """
+    reasons = []
+    for artifact in bundle.artifacts(backend, precision):
+        reason = base.get(artifact.backend).unavailable(artifact.precision)
+        if reason is None:
+            return artifact
+        reasons.append(reason)
+    raise NotInstalledError(
+        f"this machine can run nothing that was asked for from bundle '{bundle.path}'",
+        "\n  ".join(dict.fromkeys(reasons)),
+    )
+
+
+def open_artifact(bundle: Bundle, artifact: Artifact, threads: int | None = None) -> Session:
+    """Open an artefact after checking its digest.
+
+    Raises:
+        RequestError: `threads` is not positive.
+        BundleError: The file is missing or altered.
+        BackendError: The runtime refuses it.
+    """
+    if threads is not None and threads < 1:
+        raise RequestError(f"threads is {threads}", "Give one thread or more, or leave it out.")
+    file = bundle.file(artifact.file)
+    return base.get(artifact.backend).open(file, bundle.manifest.model, artifact.precision, threads)

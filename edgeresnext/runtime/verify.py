@@ -1,0 +1,51 @@
+"""Replay the golden images on every artefact and compare with PyTorch's recorded logits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeresnext import bundle as bundles
+from edgeresnext.backends import base
+from edgeresnext.errors import EdgeResNeXtError
+from edgeresnext.runtime.classifier import open_artifact
+from edgeresnext.spec import Check
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgeresnext.bundle import Bundle, Golden
+    from edgeresnext.spec import Artifact
+
+
+def verify(path: str | Path) -> tuple[Check, ...]:
+    """Check every file's digest, then every artefact that this machine runs against the golden logits.
+
+    Returns:
+        One check an artefact; those that this machine cannot run are skipped with the reason.
+
+    Raises:
+        BundleError: The path is no bundle, or a file of it is missing or altered.
+    """
+    bundle = bundles.read(path)
+    for name in bundle.manifest.files:
+        bundle.file(name)
+    golden = bundle.golden()
+    bundle.labels()
+    return tuple(check_artifact(bundle, artifact, golden) for artifact in bundle.artifacts())
+
+
+def check_artifact(bundle: Bundle, artifact: Artifact, golden: Golden) -> Check:
+    """Replay the golden images on one artefact."""
+    reason = base.get(artifact.backend).unavailable(artifact.precision)
+    if reason is not None:
+        return Check(artifact=artifact.name, status="skipped", reason=reason)
+    try:
+        session = open_artifact(bundle, artifact)
+        try:
+            fidelity = golden.compare(session.run(golden.images))
+        finally:
+            session.close()
+    except EdgeResNeXtError as error:
+        return Check(artifact=artifact.name, status="failed", reason=error.what)
+    shortfall = fidelity.shortfall(artifact.precision)
+    return Check(artifact=artifact.name, status="failed" if shortfall else "ok", fidelity=fidelity, reason=shortfall)

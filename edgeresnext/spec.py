@@ -1,0 +1,266 @@
+"""The frozen values that pass between stages, and their JSON form.
+
+Sizes end in `_px` or `_bytes`, times in `_s`; anything that was not measured is None.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Interpolation = Literal["bilinear", "bicubic"]
+
+MANIFEST_SCHEMA = 1
+REPORT_SCHEMA = 1
+
+
+class Value(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all stored values: immutable, keyword-only, strict when decoded."""
+
+
+class TensorSpec(Value, frozen=True):
+    """A tensor at the edge of a graph; None in `shape` is the free batch dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+class Preprocess(Value, frozen=True):
+    """How an image becomes the network's input; it belongs to the weights, not to the architecture.
+
+    The shorter edge is resized to `resize_px` and the centre square of `crop_px` cut out on the host;
+    scaling to [0, 1] and normalising with `mean` and `std` (RGB) happen inside every graph.
+    """
+
+    resize_px: int
+    crop_px: int
+    interpolation: Interpolation = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be cropped and deviations that cannot be divided by."""
+        if not 0 < self.crop_px <= self.resize_px:
+            msg = f"crop_px {self.crop_px} must lie between 1 and resize_px {self.resize_px}"
+            raise ValueError(msg)
+        if min(self.std) <= 0:
+            msg = f"std {self.std} must be positive"
+            raise ValueError(msg)
+
+
+class ModelSpec(Value, frozen=True):
+    """A network of the ResNet/ResNeXt bottleneck family (Xie et al. 2017, table 1).
+
+    Stage s (from 0) has `depths[s]` blocks; its 3x3 convolutions have `cardinality` groups of
+    `width_per_group * 2**s` channels, and its blocks return `base_channels * 4 * 2**s` channels.
+    """
+
+    name: str
+    depths: tuple[int, ...]
+    cardinality: int
+    width_per_group: int
+    preprocess: Preprocess
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    base_channels: int = 64
+    classes: int = 1000
+    source: str = ""
+
+    @property
+    def input(self) -> TensorSpec:
+        """The images that every artefact takes: uint8 RGB, NHWC."""
+        size = self.preprocess.crop_px
+        return TensorSpec(name="images", dtype="uint8", shape=(None, size, size, 3))
+
+    @property
+    def output(self) -> TensorSpec:
+        """The logits that every artefact returns: float32."""
+        return TensorSpec(name="logits", dtype="float32", shape=(None, self.classes))
+
+
+class Ranges(Value, frozen=True):
+    """Activation thresholds found by calibration: |x| of tensor `name` is clipped at `thresholds[name]`.
+
+    `images` counts the images seen; `digests` names what the thresholds belong to
+    (`weights`, `images`, `preprocess`), so that stale ranges can be refused.
+    """
+
+    method: str
+    images: int
+    thresholds: dict[str, float]
+    digests: dict[str, str]
+
+
+class Plan(Value, frozen=True):
+    """The precision of every layer of one ONNX file, decided before anything is emitted.
+
+    `layers` maps each layer that computes to its precision; `activations` says how quantised tensors are
+    stored: "signed" (TensorRT) or "unsigned" (uint8 wherever a tensor cannot be negative, for CPUs).
+    `reasons` explains each layer that was left out of INT8.
+    """
+
+    name: str
+    layers: dict[str, Precision]
+    activations: Literal["signed", "unsigned"] = "signed"
+    reasons: dict[str, str] = {}
+
+
+class FileEntry(Value, frozen=True):
+    """A file of a bundle: its size and SHA-256."""
+
+    bytes: int
+    sha256: str
+
+
+class Artifact(Value, frozen=True):
+    """Something that a backend can run: one file of the bundle, in one precision."""
+
+    backend: str
+    precision: Precision
+    target: str
+    file: str
+
+    @property
+    def name(self) -> str:
+        """The short name used in tables and messages, such as `openvino-int8`."""
+        return f"{self.backend}-{self.precision}"
+
+
+class Timing(Value, frozen=True):
+    """A quick latency measurement of one artefact at build time: the median at batch 1."""
+
+    artifact: str
+    latency_s: float
+    samples: int
+
+
+class Fidelity(Value, frozen=True):
+    """How far logits are from PyTorch's on the same images.
+
+    `snr_db` is 10 log10(sum of squared reference / sum of squared difference), None where they are equal;
+    `max_error` is the largest absolute difference over the largest absolute reference logit, None where a logit is not
+    a finite number.
+    """
+
+    snr_db: float | None
+    max_error: float | None
+
+    def shortfall(self, precision: Precision) -> str:
+        """Return by how much this misses what `precision` must reach, or nothing."""
+        if self.max_error is None:
+            return "its logits are NaN or infinite"
+        if precision == "fp32":
+            return "" if self.max_error <= FP32_MAX_ERROR else f"logits differ by {self.max_error:.1e} of the largest"
+        floor = MIN_SNR_DB[precision]
+        if self.snr_db is None or self.snr_db >= floor:
+            return ""
+        return f"signal-to-noise of the logits is {self.snr_db:.1f} dB, below {floor:g} dB"
+
+
+FP32_MAX_ERROR = 1e-4
+"""Largest logit difference of an FP32 artefact, over the largest logit: float32 rounding in another order."""
+
+MIN_SNR_DB: dict[Precision, float] = {"fp16": 35.0, "bf16": 20.0, "int8": 15.0}
+"""Signal-to-noise ratio under which an artefact is taken for broken rather than quantised."""
+
+
+class OnnxFile(Value, frozen=True):
+    """What one ONNX file is, and how far it is from PyTorch on the golden images."""
+
+    file: str
+    opset: int
+    plan: Plan
+    fidelity: Fidelity
+
+
+class Selection(Value, frozen=True):
+    """The measurement by which `load` ranks artefacts: where it was taken, fastest first."""
+
+    machine: str
+    timings: tuple[Timing, ...]
+
+
+class Manifest(Value, frozen=True):
+    """The table of contents of a bundle, and everything needed to trust it."""
+
+    model: ModelSpec
+    trained: bool
+    golden: str
+    parameters: int
+    macs: int
+    artifacts: tuple[Artifact, ...]
+    onnx: tuple[OnnxFile, ...]
+    selection: Selection
+    files: dict[str, FileEntry]
+    created_with: dict[str, str]
+    calibration: str = ""
+    schema: int = MANIFEST_SCHEMA
+
+
+class Latency(Value, frozen=True):
+    """Percentiles of one variant's latency; None where too few samples were taken (see `measure.latency`)."""
+
+    p50: float | None
+    p90: float | None
+    p99: float | None
+    mean: float
+    min: float
+    max: float
+
+
+class Row(Value, frozen=True):
+    """One variant of a benchmark. What was not measured is None, and `reason` says why.
+
+    `speedup` is the baseline's median latency over this one's, `speedup_error` its standard error. `top1`, `top5` and
+    `agreement` (same first class as the baseline, image by image) are shares of `images`; `top1_drop` is the baseline's
+    `top1` minus this one's.
+    """
+
+    backend: str
+    precision: Precision
+    device: str
+    batch: int
+    scenario: str
+    latency_s: Latency | None = None
+    latency_n: int = 0
+    samples_s: tuple[float, ...] = ()
+    images_per_s: float | None = None
+    speedup: float | None = None
+    speedup_error: float | None = None
+    top1: float | None = None
+    top5: float | None = None
+    images: int = 0
+    top1_drop: float | None = None
+    agreement: float | None = None
+    size_bytes: int | None = None
+    peak_memory_bytes: int | None = None
+    energy_j_per_image: float | None = None
+    status: Literal["ok", "skipped", "failed"] = "ok"
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """The short name used in tables and messages, such as `openvino-int8`."""
+        return f"{self.backend}-{self.precision}"
+
+
+class Report(Value, frozen=True):
+    """The result of a benchmark: a row a variant, beside where and on what it was measured."""
+
+    bundle: dict[str, str]
+    environment: dict[str, str]
+    baseline: str
+    data: str
+    rows: tuple[Row, ...]
+    schema: int = REPORT_SCHEMA
+
+
+class Check(Value, frozen=True):
+    """The result of replaying the golden images on one artefact."""
+
+    artifact: str
+    status: Literal["ok", "skipped", "failed"]
+    fidelity: Fidelity | None = None
+    reason: str = ""
