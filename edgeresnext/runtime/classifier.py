@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
-from typing_extensions import Self
 
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import base
@@ -18,8 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
     from types import TracebackType
+    from typing import IO
 
     from numpy.typing import NDArray
+    from PIL import Image
 
     from edgeresnext.backends.base import Session
     from edgeresnext.bundle import Bundle
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from edgeresnext.spec import Artifact, Preprocess
 
 _BATCH = 16
-_SINGLE_NDIM, _BATCH_NDIM = 3, 4
+_BATCH_NDIM = 4
 _log = logging.getLogger("edgeresnext")
 
 
@@ -67,6 +68,12 @@ class Classifier:
             raise RequestError("this classifier is closed", "Call edgeresnext.load again.")
         return self._session.run(images)
 
+    @overload
+    def predict(self, images: str | Path | Image.Image | IO[bytes], top: int = 5) -> list[Prediction]: ...
+    @overload
+    def predict(self, images: list[ImageSource] | tuple[ImageSource, ...], top: int = 5) -> list[list[Prediction]]: ...
+    @overload
+    def predict(self, images: NDArray[np.uint8], top: int = 5) -> list[Prediction] | list[list[Prediction]]: ...
     def predict(
         self, images: ImageSource | NDArray[np.uint8] | Sequence[ImageSource], top: int = 5
     ) -> list[Prediction] | list[list[Prediction]]:
@@ -107,7 +114,7 @@ class Classifier:
         if session is not None:
             session.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Classifier:  # noqa: PYI034 - typing.Self is of Python 3.11
         return self
 
     def __exit__(

@@ -1,0 +1,43 @@
+# make demo    a virtual environment, the package, and `edgeresnext demo`
+# make test    the same for the tests: lint, types, import contracts, tests
+# make figures measures everything that the README quotes (about 15 minutes on two cores)
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint figures clean
+
+demo: $(VENV)/.all
+	$(BIN)/edgeresnext demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+figures: $(VENV)/.dev
+	$(BIN)/python benchmarks/cpu.py
+	$(BIN)/python benchmarks/fidelity.py
+	$(BIN)/python benchmarks/build.py
+	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python benchmarks/render.py
+
+clean:
+	rm -rf $(VENV) edgeresnext-demo
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.all: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) -e '.[all]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) -e '.[dev]'
+	touch $@

@@ -1,0 +1,27 @@
+"""Train the demo's weights on the prepared digits: python calibration/digits/train.py DIR [OUTPUT.safetensors]."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import edgeresnext
+from edgeresnext.data.digits import prepare
+
+EPOCHS, SEED = 30, 0
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
+    folders = prepare(sys.argv[1])
+    output = Path(sys.argv[2] if len(sys.argv) > 2 else Path(sys.argv[1]) / "digits.safetensors")  # noqa: PLR2004
+    top1 = edgeresnext.train(
+        "resnext20_8x4d",
+        data=folders["train"],
+        validation=folders["validation"],
+        output=output,
+        epochs=EPOCHS,
+        seed=SEED,
+        progress=lambda _stage, done, total: print(f"epoch {done} of {total}", flush=True),
+    )
+    print(f"{output}: top-1 {top1:.2%} on {folders['validation']}")
