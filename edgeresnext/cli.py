@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgeresnext.spec import Check, Preprocess
 
 _INTERRUPTED = 130
+_TABLE_WIDTH = 120
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout.")
 backend_option = click.option("--backend", metavar="NAME", help="Use this backend: openvino, onnxruntime, torch.")
@@ -308,11 +309,11 @@ def _progress() -> Iterator[Progress]:
 
 
 def _console() -> Any:  # noqa: ANN401 - rich is imported late
-    """Return a console that never cuts a table's columns where the output is not a terminal."""
+    """Return a console wide enough for every table: a narrow terminal wraps lines, but no figure is cut."""
     from rich.console import Console
 
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=160)
+    return Console(highlight=False, width=max(console.width, _TABLE_WIDTH))
 
 
 def _print_json(value: object) -> None:

@@ -99,6 +99,8 @@ class Histogram:
         self.maximum = max(self.maximum, maximum)
         if self.limit:
             self.counts += torch.histc(magnitudes, BINS, 0, self.limit).cpu()
+        else:
+            self.counts[0] += magnitudes.numel()  # zeros stay in the first bin, whatever the range becomes
 
     def _grow(self, maximum: float) -> None:
         """Double the range until `maximum` lies inside it."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 RECORDED = "recorded logits"
 """Name of the baseline where PyTorch is not installed: its logits for the golden images, from the bundle."""
 
+_BASELINE = f"{base.BASELINE}-fp32"
 _TIMED_IMAGES = 64
 _MIN_ROUNDS, _MAX_ROUNDS = 64, 700
 """64 rounds are enough for p90, 662 for p99."""
@@ -120,10 +121,12 @@ def bench(
         for variant in variants:
             if variant.name in classified.failures:
                 variant.fail(classified.failures[variant.name])
+        against = classified if _BASELINE in classified.best else _classify_golden(bundle, sessions)
         rows = []
         for done, variant in enumerate(variants):
             progress("memory", done, len(variants))
-            rows.append(_row(bundle, variant, batch, samples, classified))
+            row = _row(bundle, variant, batch=batch, samples=samples, classified=classified, against=against)
+            rows.append(row)
         progress("memory", len(variants), len(variants))
     finally:
         for variant in variants:
@@ -216,11 +219,14 @@ def _classify(
     progress: Callable[[str, int, int], None],
 ) -> Classified:
     """Classify the folder's images, or the golden ones, with every session."""
-    if images is not None:
-        preprocess = bundle.manifest.model.preprocess
-        return classify(
-            sessions, images.images, targets, preprocess, lambda done, total: progress("accuracy", done, total)
-        )
+    if images is None:
+        return _classify_golden(bundle, sessions)
+    preprocess = bundle.manifest.model.preprocess
+    return classify(sessions, images.images, targets, preprocess, lambda done, total: progress("accuracy", done, total))
+
+
+def _classify_golden(bundle: Bundle, sessions: dict[str, Session]) -> Classified:
+    """Classify the golden images with every session, beside PyTorch's recorded logits."""
     golden = bundle.golden()
     found = Classified(best={RECORDED: best_classes(golden.logits)})
     for name, session in sessions.items():
@@ -231,9 +237,25 @@ def _classify(
     return found
 
 
-def _row(bundle: Bundle, variant: _Variant, batch: int, samples: dict[str, list[float]], classified: Classified) -> Row:
-    """Put together what was measured of one variant."""
-    own = samples.get(variant.name, [])
+def _row(
+    bundle: Bundle,
+    variant: _Variant,
+    *,
+    batch: int,
+    samples: dict[str, list[float]],
+    classified: Classified,
+    against: Classified,
+) -> Row:
+    """Put together what was measured of one variant.
+
+    Args:
+        bundle: The bundle.
+        variant: The artefact under test.
+        batch: Images a run.
+        samples: Seconds a run, by variant.
+        classified: Classes found on the images of the benchmark.
+        against: The same, or that of the golden images where PyTorch did not run: what agreement is taken from.
+    """
     artifact = variant.artifact
     row = Row(
         backend=artifact.backend,
@@ -243,17 +265,17 @@ def _row(bundle: Bundle, variant: _Variant, batch: int, samples: dict[str, list[
         scenario="single-stream" if batch == 1 else "multi-stream",
         size_bytes=bundle.manifest.files[artifact.file].bytes,
     )
+    own = samples.get(variant.name)
     if variant.status != "ok" or not own:
         return msgspec.structs.replace(row, status=variant.status, reason="; ".join(variant.reasons))
     latency, lacking = summarise(own)
-    reasons = [lacking]
-    torch_name = f"{base.BASELINE}-fp32"
+    peak, no_peak = peak_memory(bundle.path, artifact, batch)
+    reasons = [lacking, no_peak]
     ratio = error = None
-    if samples.get(torch_name):
-        ratio, error = speedup(samples[torch_name], own)
+    if samples.get(_BASELINE):
+        ratio, error = speedup(samples[_BASELINE], own)
     else:
-        reasons.append("speed-up and drop: PyTorch is not installed here")
-    reference = torch_name if torch_name in classified.best else RECORDED
+        reasons.append("speed-up and drop: the PyTorch baseline did not run here")
     top1 = top5 = drop = None
     if not bundle.manifest.trained:
         reasons.append("accuracy: random weights")
@@ -261,11 +283,11 @@ def _row(bundle: Bundle, variant: _Variant, batch: int, samples: dict[str, list[
         reasons.append("accuracy: no labelled images")
     else:
         top1, top5 = classified.top(variant.name, 1), classified.top(variant.name, 5)
-        if reference in classified.best and top1 is not None:
-            drop = (classified.top(reference, 1) or 0.0) - top1
-    agreement = classified.agreement(variant.name, reference) if reference in classified.best else None
-    peak, why = peak_memory(bundle.path, artifact, batch)
-    reasons.append(why)
+        right = classified.top(_BASELINE, 1) if _BASELINE in classified.best else None
+        drop = None if right is None or top1 is None else right - top1
+    reference = _BASELINE if _BASELINE in against.best else RECORDED
+    if reference == RECORDED:
+        reasons.append(f"agreement: with PyTorch's recorded logits of the {len(against.best[RECORDED])} golden images")
     return msgspec.structs.replace(
         row,
         latency_s=latency,
@@ -278,7 +300,7 @@ def _row(bundle: Bundle, variant: _Variant, batch: int, samples: dict[str, list[
         top5=top5,
         images=len(classified.best[variant.name]),
         top1_drop=drop,
-        agreement=agreement,
+        agreement=against.agreement(variant.name, reference),
         peak_memory_bytes=peak,
         reason="; ".join(reason for reason in reasons if reason),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".json",)
 _MIB = 1 << 20
+_NOT_MEASURED = "n/a"
+_HEADINGS = (
+    "p50 ms", "p90 ms", "p99 ms", "images/s", "speed-up", "top-1 %", "top-5 %", "drop", "agree %", "MiB",
+    "peak MiB",
+)  # fmt: skip
 
 
 def check_save(path: Path) -> None:
@@ -54,28 +60,30 @@ def to_json(report: Report) -> bytes:
 
 def render(report: Report) -> RenderableType:
     """Return a report as a table for a terminal, with what is missing explained beneath."""
-    table = Table(title=f"{report.bundle['model']} on {report.data}", title_justify="left")
+    title = f"{report.bundle['model']} on {report.data}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("variant", no_wrap=True)
-    for heading in (
-        "p50 ms", "p90 ms", "p99 ms", "images/s", "speed-up", "top-1 %", "top-5 %", "drop", "agree %",
-        "MiB", "peak MiB",
-    ):  # fmt: skip
-        table.add_column(heading, justify="right", no_wrap=True)
-    for row in report.rows:
-        table.add_row(row.name, *_cells(row), style="" if row.status == "ok" else "dim")
+    cells = [_cells(row) for row in report.rows]
+    # A column without a single figure says nothing; the reasons beneath the table do.
+    shown = [index for index in range(len(_HEADINGS)) if any(row[index] not in ("", _NOT_MEASURED) for row in cells)]
+    for index in shown:
+        table.add_column(_HEADINGS[index], justify="right", no_wrap=True)
+    for row, texts in zip(report.rows, cells, strict=True):
+        figures = [texts[index] for index in shown] if row.status == "ok" else [row.status]
+        table.add_row(row.name, *figures, style="" if row.status == "ok" else "dim")
     environment = report.environment
     where = f"{environment['cpu']}, {environment['cores']} cores; batch {report.rows[0].batch}"
     notes = [Text(f"baseline: {report.baseline}; {where}; images in memory to logits", style="dim")]
-    notes += [Text(f"n/a, {names}: {reason}", style="dim") for reason, names in _reasons(report).items()]
+    notes += [Text(f"{names}: {reason}", style="dim") for reason, names in _reasons(report).items()]
     return Group(table, *notes)
 
 
 def _cells(row: Row) -> list[str]:
     """Format the figures of one row."""
     if row.status != "ok" or row.latency_s is None:
-        return [row.status, *[""] * 10]
+        return [""] * len(_HEADINGS)
     latency = row.latency_s
-    ratio = "n/a" if row.speedup is None else f"{row.speedup:.2f} ± {row.speedup_error:.2f}"
+    ratio = _NOT_MEASURED if row.speedup is None else f"{row.speedup:.2f} ± {row.speedup_error:.2f}"
     return [
         *(_scaled(value, 1e3, 2) for value in (latency.p50, latency.p90, latency.p99)),
         _scaled(row.images_per_s, 1, 0 if (row.images_per_s or 0) >= 100 else 1),  # noqa: PLR2004 - three digits
@@ -91,7 +99,7 @@ def _cells(row: Row) -> list[str]:
 
 def _scaled(value: float | None, factor: float, digits: int, sign: str = "") -> str:
     """Return a figure in the table's unit, or n/a."""
-    return "n/a" if value is None else f"{value * factor:{sign}.{digits}f}"
+    return _NOT_MEASURED if value is None else f"{value * factor:{sign}.{digits}f}"
 
 
 def _reasons(report: Report) -> dict[str, str]:
@@ -100,5 +108,5 @@ def _reasons(report: Report) -> dict[str, str]:
     for row in report.rows:
         for reason in filter(None, row.reason.split("; ")):
             found.setdefault(reason, []).append(row.name)
-    everyone = len(report.rows)
-    return {reason: "all variants" if len(names) == everyone else ", ".join(names) for reason, names in found.items()}
+    measured = [row.name for row in report.rows if row.status == "ok"]
+    return {reason: "all" if names == measured else ", ".join(names) for reason, names in found.items()}

@@ -1,0 +1,52 @@
+"""What the scripts share: scratch space, photographs made by a seed, and results with the machine's name."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from edgeresnext.measure.environment import environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def save(name: str, figures: dict[str, Any], **versions: str) -> None:
+    """Write figures with where they were measured to `results/NAME.json`."""
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"environment": environment() | versions, **figures}, indent=2) + "\n", encoding="utf-8")
+    print(f"wrote {path}")
+
+
+def load(name: str) -> dict[str, Any]:
+    """Return the figures of `results/NAME.json`."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return found
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Yield a folder that is removed afterwards."""
+    with tempfile.TemporaryDirectory(prefix="edgeresnext-") as name:
+        yield Path(name)
+
+
+def make_photos(folder: Path, count: int, seed: int = 0) -> Path:
+    """Write JPEG files of 320 x 240 smooth colour patterns with noise; no photograph is shipped with the project."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    for index in range(count):
+        cells = int(generator.integers(2, 14))
+        coarse = generator.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+        image = np.asarray(Image.fromarray(coarse).resize((320, 240), Image.Resampling.BICUBIC), np.int16)
+        noisy = np.clip(image + generator.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(noisy).save(folder / f"{index:04}.jpg", quality=92)
+    return folder

@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from edgeresnext.compiler.calibrate import BINS, Histogram, Method, calibrate
+from edgeresnext.compiler.graph import trace
+from edgeresnext.compiler.plan import plan_for, quantised_tensors
+from edgeresnext.errors import DataError, RequestError
+from edgeresnext.model.catalogue import specify
+from edgeresnext.model.checkpoints import random_network
+
+SPEC = specify("resnext20_8x4d")
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return trace(random_network(SPEC, 0), 32)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(24, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def thresholds(graph, batches, method="max"):
+    return calibrate(graph, batches, quantised_tensors(graph, plan_for(graph, "int8")), Method.parse(method))
+
+
+def test_max_is_the_largest_absolute_value_of_every_tensor(graph, images):
+    found = thresholds(graph, images.split(8))
+    assert found["input"] == pytest.approx(float(images.abs().max()))
+    assert all(value > 0 for value in found.values())
+
+
+@pytest.mark.parametrize("method", ["max", "percentile:99.9"])
+def test_order_and_batch_size_do_not_matter(graph, images, method):
+    one = thresholds(graph, images.split(8), method)
+    other = thresholds(graph, images.flip(0).split(5), method)
+    for name, value in one.items():
+        # Convolutions round differently for other batch sizes; a percentile may fall into the next bin.
+        assert other[name] == pytest.approx(value, rel=2e-3), name
+
+
+def test_a_percentile_lies_under_the_maximum_and_cuts_outliers(graph, images):
+    largest, cut = thresholds(graph, images.split(8)), thresholds(graph, images.split(8), "percentile:99")
+    assert all(cut[name] <= largest[name] for name in cut)
+    assert cut["input"] == pytest.approx(2.576, rel=0.02)  # 99 % of |x| of a standard normal distribution
+
+
+def test_activations_that_are_not_finite_name_the_layer(images):
+    network = random_network(SPEC, 0)
+    with torch.no_grad():
+        network.layer2[0].bn1.bias.fill_(0)
+        network.layer2[0].bn1.weight.fill_(1e37)
+    with pytest.raises(DataError, match=r"layer2\.0\.relu1"):
+        thresholds(trace(network, 32), [images[:2] * 1e3])
+
+
+def test_a_tensor_of_zeros_gets_a_usable_threshold():
+    histogram = Histogram()
+    histogram.add(torch.zeros(100))
+    assert Method.parse("max").threshold(histogram) == 1.0
+    assert Method.parse("percentile").threshold(histogram) == 1.0
+
+
+def test_growing_loses_no_count():
+    histogram = Histogram()
+    for scale in (1e-6, 1.0, 1e-3, 300.0):
+        histogram.add(torch.rand(1000) * scale)
+    assert float(histogram.counts.sum()) == 4000
+    assert histogram.maximum < histogram.limit <= 2 * histogram.maximum
+    assert len(histogram.counts) == BINS
+
+
+@pytest.mark.parametrize(
+    ("text", "back"),
+    [
+        ("max", "max"),
+        ("percentile", "percentile:99.99"),
+        ("percentile:99.9", "percentile:99.9"),
+        ("percentile:100", None),
+    ],
+)
+def test_methods_are_read_and_written(text, back):
+    assert str(Method.parse(text)) == (back or text)
+
+
+@pytest.mark.parametrize(
+    "text", ["min", "percentile:", "percentile:0.5", "percentile:101", "percentile:x", "max:3", ""]
+)
+def test_other_methods_are_refused(text):
+    if text == "percentile:":
+        assert str(Method.parse(text)) == "percentile:99.99"
+        return
+    with pytest.raises(RequestError, match="unknown calibration method"):
+        Method.parse(text)
