@@ -55,9 +55,10 @@ def decode(source: ImageSource) -> Image.Image:
         return _from_array(source)
     name = getattr(source, "filename", None) or getattr(source, "name", None) or str(source)
     try:
-        image = source if isinstance(source, Image.Image) else Image.open(source)
-        _check_pixels(image)
-        return _to_rgb(ImageOps.exif_transpose(image))
+        if isinstance(source, Image.Image):
+            return _upright_rgb(source)
+        with Image.open(source) as image:
+            return _upright_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"image '{name}' is too large to decode safely: {error}", "Scale it down first.") from None
     except FileNotFoundError:
@@ -71,10 +72,14 @@ def decode(source: ImageSource) -> Image.Image:
         raise DataError(f"image '{name}' is damaged: {error}", "Replace it.") from None
 
 
-def _check_pixels(image: Image.Image) -> None:
-    """Refuse what Pillow only warns of: an image so large that it may have been made to exhaust memory."""
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    """Return an opened image as it is meant to be seen.
+
+    What Pillow only warns of is refused: an image so large that it may have been made to exhaust memory.
+    """
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+    return _to_rgb(ImageOps.exif_transpose(image))
 
 
 def _from_array(array: NDArray[np.uint8]) -> Image.Image:

@@ -75,7 +75,7 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
             f"weights file '{path}' holds Python objects, not only tensors; it is not executed",
             "Save the tensors alone, where you trust the file: torch.save(model.state_dict(), 'weights.pth').",
         ) from None
-    except Exception as error:  # a damaged pickle raises whatever its first wrong byte leads to
+    except Exception as error:  # noqa: BLE001 - a damaged pickle raises whatever its first wrong byte leads to
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CheckpointError(f"weights file '{path}' is damaged: {reason}", "Copy or download it again.") from None
     if not isinstance(loaded, dict):

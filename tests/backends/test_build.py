@@ -1,0 +1,227 @@
+import shutil
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import edgeresnext
+from edgeresnext import bundle as bundles
+from edgeresnext.backends import base
+from edgeresnext.errors import AccuracyError, BundleError, CheckpointError, DataError, NotInstalledError, RequestError
+from edgeresnext.model.catalogue import PREPROCESS
+from edgeresnext.spec import Preprocess
+
+MODEL = "resnext20_8x4d"
+
+
+@pytest.fixture
+def build(digit_folders, digit_weights, tmp_path):
+    """A build of the digits network, with changes."""
+
+    def call(**changes):
+        options = {
+            "model": MODEL, "weights": digit_weights, "calibration": digit_folders["calibration"], "samples": 16,
+            "output": tmp_path / "out",
+        } | changes  # fmt: skip
+        return edgeresnext.build(options.pop("model"), **options)
+
+    return call
+
+
+def test_every_file_is_checked_against_pytorch(built):
+    found = {file.file: file for file in built.manifest.onnx}
+    assert list(found) == [f"onnx/{name}.onnx" for name in ("fp32", "fp16", "int8", "int8-fp16", "int8-cpu")]
+    assert found["onnx/fp32.onnx"].fidelity.max_error <= 1e-5
+    assert found["onnx/fp16.onnx"].fidelity.snr_db >= 55
+    assert min(found[f"onnx/{name}.onnx"].fidelity.snr_db for name in ("int8", "int8-fp16", "int8-cpu")) >= 30
+    for file in found.values():
+        assert onnx.load(built.file(file.file)).opset_import[0].version == file.opset
+
+
+def test_the_golden_logits_are_pytorch_s_on_the_bundle_s_own_weights(built):
+    golden = built.golden()
+    session = base.get("torch").open(built.file("weights.safetensors"), built.manifest.model, "fp32", None)
+    assert golden.images.shape == (16, 32, 32, 3)
+    logits = np.concatenate([session.run(image[None]) for image in golden.images])
+    assert golden.compare(logits).max_error < 1e-6
+
+
+def test_ranges_are_keyed_by_weights_images_and_preprocessing(built):
+    ranges = msgspec.json.decode((built.path / "ranges.json").read_bytes())
+    assert (ranges["method"], ranges["images"]) == ("percentile:99.999", 197)
+    assert set(ranges["digests"]) == {"weights", "images", "preprocess"}
+    assert ranges["digests"]["weights"] == built.manifest.files["weights.safetensors"].sha256
+    assert all(value > 0 for value in ranges["thresholds"].values())
+
+
+def test_the_selection_names_the_machine_and_covers_what_runs_here(built):
+    timed = {timing.artifact for timing in built.manifest.selection.timings}
+    runnable = {a.name for a in built.manifest.artifacts if base.get(a.backend).unavailable(a.precision) is None}
+    assert timed == runnable
+    assert "core" in built.manifest.selection.machine
+
+
+def test_the_same_input_gives_the_same_files(build, tmp_path):
+    one, two = build(), build(output=tmp_path / "two")
+    assert one.manifest.files == two.manifest.files
+
+
+@pytest.mark.usefixtures("no_memory_run")
+def test_random_weights_need_no_images_and_mark_the_bundle_untrained(tmp_path):
+    bundle = edgeresnext.build(MODEL, random_weights=True, output=tmp_path / "out", precisions=["int8", "fp32"])
+    assert not bundle.manifest.trained
+    assert bundle.manifest.onnx[0].file == "onnx/fp32.onnx"
+    assert "generated" in bundle.manifest.calibration
+    report = edgeresnext.bench(bundle.path, rounds=8)
+    assert all(row.top1 is None and "random weights" in row.reason for row in report.rows if row.status == "ok")
+
+
+def test_only_what_was_asked_for_is_built(build):
+    bundle = build(precisions=["fp16"], calibration=None)
+    assert [file.file for file in bundle.manifest.onnx] == ["onnx/fp16.onnx"]
+    assert [artifact.name for artifact in bundle.manifest.artifacts] == ["torch-fp32"]
+    assert "ranges.json" not in bundle.manifest.files
+
+
+def test_the_class_count_is_inferred_from_fc(tmp_path, digit_weights, digit_folders):
+    state = load_file(digit_weights)
+    state["fc.weight"], state["fc.bias"] = state["fc.weight"][:7].clone(), state["fc.bias"][:7].clone()
+    save_file(state, tmp_path / "seven.safetensors")
+    bundle = edgeresnext.build(
+        MODEL, weights=tmp_path / "seven.safetensors", calibration=digit_folders["calibration"], samples=16,
+        output=tmp_path / "out",
+    )  # fmt: skip
+    assert bundle.manifest.model.classes == 7
+    assert bundle.labels() == tuple("0123456")
+
+
+def test_other_preprocessing_travels_with_the_bundle(build):
+    bundle = build(preprocess=Preprocess(resize_px=40, crop_px=36, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
+    assert bundle.golden().images.shape[1:] == (36, 36, 3)
+    with edgeresnext.load(bundle.path) as classifier:
+        assert classifier.preprocess.crop_px == 36
+
+
+def test_a_failed_build_leaves_the_old_bundle_as_it_was(build, tmp_path, digit_weights):
+    old = build()
+    before = (old.path / "manifest.json").read_bytes()
+    state = load_file(digit_weights)
+    state["layer1.0.bn1.weight"] = torch.full_like(state["layer1.0.bn1.weight"], 1e6)  # does not fit float16
+    save_file(state, tmp_path / "huge.safetensors")
+    with pytest.raises(AccuracyError, match="float16"):
+        build(weights=tmp_path / "huge.safetensors")
+    assert (old.path / "manifest.json").read_bytes() == before
+    assert not list(tmp_path.glob(".out.partial-*"))
+
+
+def test_a_file_too_far_from_pytorch_is_not_published(build, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("edgeresnext.spec", fromlist=["x"]).MIN_SNR_DB, "int8", 99.0)
+    with pytest.raises(AccuracyError, match=r"onnx/int8\.onnx is too far .* below 99 dB"):
+        build()
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interrupted_build_leaves_nothing(build, tmp_path):
+    def interrupt(stage, done, total):
+        if stage == "calibrate":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(progress=interrupt)
+    assert [path.name for path in tmp_path.iterdir()] == [".out.lock"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"model": "resnext20-8x4d"}, RequestError, "Did you mean 'resnext20_8x4d'"),
+        ({"precisions": ["int4"]}, RequestError, "unknown precision 'int4'"),
+        ({"precisions": ["bf16"]}, RequestError, "run from fp32"),
+        ({"precisions": []}, RequestError, "no precision"),
+        ({"targets": ["gpu"]}, RequestError, "unknown target 'gpu'"),
+        ({"targets": ["rtx40"]}, RequestError, "planned"),
+        ({"targets": []}, RequestError, "no target"),
+        ({"calibration": None}, RequestError, "INT8 needs calibration images"),
+        ({"weights": None}, RequestError, "either weights or random weights"),
+        ({"random_weights": True}, RequestError, "not both"),
+        ({"samples": 3}, RequestError, "3 calibration samples are too few"),
+        ({"method": "entropyy"}, RequestError, "unknown calibration method"),
+        ({"calibration": "nowhere"}, DataError, "does not exist"),
+        ({"weights": "none.pth"}, CheckpointError, "does not exist"),
+        ({"model": "resnet50"}, CheckpointError, "These are weights of resnext20_8x4d"),
+        ({"labels": "none.txt"}, DataError, "cannot read labels"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_requests_are_refused_before_anything_is_written(build, tmp_path, changes, error, message):
+    with pytest.raises(error) as caught:
+        build(**changes)
+    assert message in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_of_another_count_are_refused(build, tmp_path):
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    with pytest.raises(DataError, match="2 labels for a checkpoint of 10 classes"):
+        build(labels=tmp_path / "labels.txt")
+
+
+def test_too_few_readable_images_are_refused(build, tmp_path, digit_folders):
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(digit_folders["calibration"].glob("3/*.png"))[:7]:
+        shutil.copy(path, few)
+    with pytest.raises(DataError, match="7 readable images"):
+        build(calibration=few)
+
+
+def test_bad_calibration_images_are_skipped_by_name(build, tmp_path, digit_folders, caplog):
+    folder = tmp_path / "images"
+    shutil.copytree(digit_folders["calibration"], folder)
+    (folder / "4" / "broken.png").write_bytes(b"x")
+    bundle = build(calibration=folder, samples=999)
+    assert "broken.png" in caplog.text
+    assert bundle.manifest.calibration.endswith("197 images of 'images', seed 0")
+
+
+def test_an_output_that_is_something_else_is_refused(build, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("x")
+    with pytest.raises(BundleError, match="left alone"):
+        build()
+
+
+def test_building_without_torch_names_the_extra(build, monkeypatch):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch" else find(name, *a))
+    with pytest.raises(NotInstalledError, match="building needs torch") as caught:
+        build()
+    assert "edgeresnext[build]" in caught.value.hint
+
+
+def test_verify_replays_every_artefact(built):
+    checks = edgeresnext.verify(built.path)
+    assert {check.artifact for check in checks} == {artifact.name for artifact in built.manifest.artifacts}
+    assert all(check.status in ("ok", "skipped") for check in checks)
+
+
+def test_verify_catches_logits_that_are_not_the_recorded_ones(bundle_copy):
+    golden = bundles.read(bundle_copy).golden()
+    np.savez(bundle_copy / "reference.npz", images=golden.images, logits=golden.logits[::-1])
+    manifest = bundles.read(bundle_copy).manifest
+    bundles.write_json(
+        bundle_copy / "manifest.json", msgspec.structs.replace(manifest, files=bundles.list_files(bundle_copy))
+    )
+    checks = edgeresnext.verify(bundle_copy)
+    assert {check.status for check in checks} <= {"failed", "skipped"}
+    assert all(check.reason for check in checks)
+
+
+@pytest.mark.parametrize("name", ["cifar", "torchvision-v2"])
+def test_named_preprocessings_are_values(name):
+    assert PREPROCESS[name].crop_px <= PREPROCESS[name].resize_px

@@ -1,0 +1,203 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+import edgeresnext
+from edgeresnext.cli import main
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line in this process and return its exit code, stdout and stderr."""
+
+    def call(*arguments):
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def a_digit(digit_folders):
+    return min((digit_folders["validation"] / "7").iterdir())
+
+
+def test_version_and_help(run):
+    assert run("--version")[1] == f"edgeresnext {edgeresnext.__version__}\n"
+    code, out, _ = run("--help")
+    assert code == 0
+    assert all(command in out for command in ("build", "bench", "predict", "verify", "inspect", "models", "demo"))
+
+
+def test_predict_names_the_artefact_and_the_digit(run, built, a_digit):
+    code, out, err = run("predict", built.path, a_digit, "--top", 2)
+    assert (code, len(out.splitlines())) == (0, 2)
+    assert out.split()[1] == "7"
+    assert built.artifacts()[0].name in err
+
+
+def test_predict_takes_folders_and_prints_json_alone(run, built, a_digit):
+    code, out, _ = run(
+        "predict", built.path, a_digit.parent, "--json", "--backend", "onnxruntime", "--precision", "fp32"
+    )
+    found = json.loads(out)
+    assert (code, found["artifact"], len(found["images"])) == (0, "onnxruntime-fp32", 61)
+    assert found["images"][str(a_digit)][0]["label"] == "7"
+
+
+def test_verify_reports_every_artefact(run, built):
+    code, out, _ = run("verify", built.path)
+    assert code == 0
+    assert len(out.splitlines()) == len(built.manifest.artifacts)
+    assert {check["status"] for check in json.loads(run("verify", built.path, "--json")[1])} <= {"ok", "skipped"}
+
+
+def test_inspect_shows_a_bundle_and_its_layers(run, built):
+    code, out, _ = run("inspect", built.path, "--layers")
+    assert code == 0
+    assert "uint8 (N, 32, 32, 3)" in out
+    assert "layer2.0.conv2" in out
+    found = json.loads(run("inspect", built.path, "--json")[1])
+    assert found["onnx"][2]["plan"]["layers"]["layer2.0.conv2"] == "int8"
+    assert found["input"]["shape"] == [None, 32, 32, 3]
+
+
+def test_inspect_shows_an_onnx_file(run, built):
+    code, out, _ = run("inspect", built.path / "onnx" / "int8-fp16.onnx", "--layers")
+    assert code == 0
+    assert "opset 19" in out
+    assert "uint8 (N, 32, 32, 3)" in out
+    found = json.loads(run("inspect", built.path / "onnx" / "fp16.onnx", "--json")[1])
+    assert set(found["layers"].values()) == {"fp16"}
+    assert found["operators"]["Conv"] == 22
+
+
+def test_models_lists_the_catalogue(run):
+    assert "resnext101_64x4d" in run("models")[1]
+    assert json.loads(run("models", "--json")[1])["models"]["resnet50"]["parameters"] == 25_557_032
+
+
+def test_build_prints_json_alone(run, tmp_path, digit_weights, digit_folders):
+    code, out, err = run(
+        "build", "resnext20_8x4d", "--weights", digit_weights, "--calibration", digit_folders["calibration"],
+        "--samples", 16, "--precision", "int8", "--method", "max", "-o", tmp_path / "b", "--json",
+    )  # fmt: skip
+    assert code == 0
+    assert json.loads(out)["calibration"].startswith("max, 16 images")
+    assert "calibrate" in err
+
+
+def test_build_reads_preprocessing_from_a_file(run, tmp_path):
+    (tmp_path / "p.json").write_text('{"resize_px": 40, "crop_px": 36}')
+    arguments = ("build", "resnext20_8x4d", "--random-weights", "--precision", "fp32", "-o", tmp_path / "b")
+    code, out, _ = run(*arguments, "--preprocess", tmp_path / "p.json")
+    assert code == 0
+    assert "shorter edge to 40 px" in out
+    (tmp_path / "p.json").write_text('{"resize_px": 30, "crop_px": 36}')
+    code, _, err = run(*arguments, "--preprocess", tmp_path / "p.json")
+    assert (code, "crop_px 36 must lie between" in err) == (5, True)
+    code, _, err = run(*arguments, "--preprocess", "torchvision-v3")
+    assert (code, "Did you mean 'torchvision-v" in err) == (2, True)
+
+
+@pytest.mark.usefixtures("no_memory_run")
+def test_bench_saves_what_it_prints(run, built, tmp_path):
+    arguments = ("bench", built.path, "--rounds", 8, "--precision", "int8", "--save", tmp_path / "r.json")
+    code, out, err = run(*arguments, "--json")
+    assert code == 0
+    assert json.loads(out) == json.loads((tmp_path / "r.json").read_text())
+    assert "saved" in err
+    code, out, _ = run(*arguments)
+    assert "openvino-int8" in out
+
+
+def test_train_writes_weights_that_build_takes(run, tmp_path, photos):
+    code, out, _ = run("train", "resnext20_8x4d", "--data", photos, "--epochs", 1, "-o", tmp_path / "w.safetensors")
+    assert (code, "wrote" in out) == (0, True)
+    assert (tmp_path / "w.labels.txt").read_text() == "cat\ndog\n"
+    code, _, _ = run(
+        "build", "resnext20_8x4d", "--weights", tmp_path / "w.safetensors", "--labels", tmp_path / "w.labels.txt",
+        "--precision", "fp32", "-o", tmp_path / "b",
+    )  # fmt: skip
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("biuld",), 2, "Did you mean 'build'"),
+        (("build", "resnext50_32x4d"), 2, "Missing option '--output'"),
+        (("build", "resnext50", "-o", "x", "--random-weights"), 2, "Did you mean 'resne"),
+        (("build", "resnet50", "-o", "x"), 2, "--random-weights"),
+        (
+            ("build", "resnet50", "-o", "x", "--weights", "none.pth", "--calibration", "y"),
+            5,
+            "'none.pth' does not exist",
+        ),
+        (("build", "resnet50", "-o", "x", "--random-weights", "--target", "jetson-orin"), 2, "trtexec"),
+        (("bench", "none"), 5, "'none' does not exist"),
+        (("bench", "none", "--save", "r.doc"), 2, "Known suffixes: .json"),
+        (("bench", "{bundle}", "--backend", "tensorrt"), 2, "unknown backend of this bundle"),
+        (("bench", "{bundle}", "--data", "none"), 5, "does not exist"),
+        (("predict", "{bundle}", "none.jpg"), 5, "'none.jpg' does not exist"),
+        (("predict", "{bundle}"), 2, "Missing argument"),
+        (("predict", "{bundle}", "{image}", "--top", "0"), 2, "top is 0"),
+        (("predict", "{bundle}", "{image}", "--precision", "fp16"), 2, "unknown precision"),
+        (("verify", "pyproject.toml"), 5, "is a file, not a bundle"),
+        (("inspect", "none.onnx"), 5, "does not exist"),
+        (("train", "resnet50", "--data", "none", "-o", "w.safetensors"), 5, "does not exist"),
+        (("train", "resnet50", "--data", "none", "-o", "w.pth"), 2, ".safetensors"),
+    ],
+)
+def test_bad_input_ends_with_its_exit_code_and_what_to_do(run, built, arguments, code, message):
+    filled = [a.format(bundle=built.path, image="x.png") for a in arguments]
+    found, out, err = run(*filled)
+    assert (found, message in err) == (code, True), err
+    assert err.splitlines()[-1].startswith(("  ", "error: "))
+    assert out == ""
+
+
+def test_a_damaged_bundle_fails_verification_with_bad_input(run, bundle_copy):
+    (bundle_copy / "onnx" / "int8.onnx").write_bytes(b"x")
+    code, _, err = run("verify", bundle_copy)
+    assert (code, "int8.onnx' has 1 bytes" in err) == (5, True)
+
+
+def test_damaged_onnx_files_are_refused(run, built, tmp_path):
+    raw = (built.path / "onnx" / "fp32.onnx").read_bytes()
+    (tmp_path / "half.onnx").write_bytes(raw[: len(raw) // 2])
+    (tmp_path / "text.onnx").write_bytes(b"rubbish" * 10)
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    for name in ("half", "text", "empty"):
+        code, _, err = run("inspect", tmp_path / f"{name}.onnx")
+        assert (code, f"{name}.onnx" in err) == (5, True)
+
+
+def test_ctrl_c_leaves_with_130_and_nothing_half_written(tmp_path):
+    import signal
+    import time
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgeresnext", "build", "resnext50_32x4d", "--random-weights", "-o", tmp_path / "b"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for line in process.stderr:
+        if line.startswith("calibrate"):
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(20) == 130
+    assert "Traceback" not in rest
+    assert "interrupted" in rest
+    assert [path.name for path in tmp_path.iterdir()] == [".b.lock"]
+    process.stderr.close()

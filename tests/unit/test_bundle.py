@@ -1,0 +1,214 @@
+import errno
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import msgspec
+import pytest
+
+from edgeresnext import bundle as bundles
+from edgeresnext.errors import BundleError, DataError, RequestError
+
+
+def files_of(path):
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def edit_manifest(path, change):
+    manifest = json.loads((path / "manifest.json").read_text())
+    change(manifest)
+    (path / "manifest.json").write_text(json.dumps(manifest))
+
+
+def test_the_manifest_lists_every_other_file_with_its_digest(built):
+    on_disk = set(files_of(built.path)) - {"manifest.json"}
+    assert set(built.manifest.files) == on_disk
+    for name in on_disk:
+        assert built.file(name).is_file()
+    assert {"labels.txt", "weights.safetensors", "reference.npz", "ranges.json", "onnx/int8-cpu.onnx"} <= on_disk
+
+
+def test_the_manifest_survives_a_round_trip(built):
+    raw = msgspec.json.encode(built.manifest)
+    assert msgspec.json.decode(raw, type=type(built.manifest)) == built.manifest
+
+
+def test_an_altered_file_is_refused_before_it_is_used(bundle_copy):
+    target = bundle_copy / "onnx" / "fp32.onnx"
+    raw = bytearray(target.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    target.write_bytes(raw)
+    with pytest.raises(BundleError, match="altered"):
+        bundles.read(bundle_copy).file("onnx/fp32.onnx")
+
+
+def test_a_truncated_or_missing_file_is_named(bundle_copy):
+    target = bundle_copy / "onnx" / "fp32.onnx"
+    target.write_bytes(target.read_bytes()[:-10])
+    with pytest.raises(BundleError, match=r"fp32\.onnx' has [\d,]+ bytes; the manifest says"):
+        bundles.read(bundle_copy).file("onnx/fp32.onnx")
+    target.unlink()
+    with pytest.raises(BundleError, match=r"fp32\.onnx' of the bundle is missing"):
+        bundles.read(bundle_copy).file("onnx/fp32.onnx")
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b", "..\\x", "C:x", ""])
+def test_names_that_leave_the_bundle_are_refused(bundle_copy, name):
+    edit_manifest(bundle_copy, lambda m: m["files"].update({name: {"bytes": 1, "sha256": "0"}}))
+    with pytest.raises(BundleError, match="outside the bundle"):
+        bundles.read(bundle_copy)
+
+
+def test_an_artefact_that_the_manifest_does_not_list_is_refused(bundle_copy):
+    edit_manifest(bundle_copy, lambda m: m["artifacts"][0].update(file="../../evil.onnx"))
+    bundle = bundles.read(bundle_copy)
+    with pytest.raises(BundleError, match="does not list"):
+        bundle.file(bundle.manifest.artifacts[0].file)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "damaged"),
+        (b"{}", "damaged"),
+        (b'{"schema": 1}', "damaged"),
+        (b'{"schema": 99}', "schema 99"),
+        (b"\xff", "damaged"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read_says_why(bundle_copy, raw, message):
+    (bundle_copy / "manifest.json").write_bytes(raw)
+    with pytest.raises(BundleError, match=message):
+        bundles.read(bundle_copy)
+
+
+def test_paths_that_are_no_bundle_are_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for path, message in ((tmp_path, "no manifest"), (tmp_path / "file", "is a file"), (tmp_path / "x", "not exist")):
+        with pytest.raises(BundleError, match=message):
+            bundles.read(path)
+
+
+def test_labels_of_another_count_are_refused(bundle_copy):
+    (bundle_copy / "labels.txt").write_text("a\nb\n")
+    edit_manifest(bundle_copy, lambda m: m.update(files=msgspec.to_builtins(bundles.list_files(bundle_copy))))
+    with pytest.raises(BundleError, match="2 labels for 10 classes"):
+        bundles.read(bundle_copy).labels()
+
+
+def test_artefacts_are_ranked_by_the_recorded_measurement(built):
+    timings = {timing.artifact: timing.latency_s for timing in built.manifest.selection.timings}
+    ranked = [timings[artifact.name] for artifact in built.artifacts()]
+    assert ranked == sorted(ranked)
+    assert [a.name for a in built.artifacts(backend="torch")] == ["torch-fp32"]
+    with pytest.raises(RequestError, match="openvno"):
+        built.artifacts(backend="openvno")
+    with pytest.raises(RequestError, match="has no int8 artefact for torch"):
+        built.artifacts(backend="torch", precision="int8")
+
+
+def write_one(staging, text="new"):
+    (staging / "manifest.json").write_text('{"schema": 1}')
+    (staging / "content").write_text(text)
+
+
+def test_a_block_that_fails_leaves_what_was_there(tmp_path):
+    output = tmp_path / "out"
+    with bundles.replacing(output, print) as staging:
+        write_one(staging, "old")
+
+    def broken():
+        with bundles.replacing(output, print) as staging:
+            write_one(staging)
+            raise DataError("broken")
+
+    with pytest.raises(DataError):
+        broken()
+    assert (output / "content").read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "out"]
+    with bundles.replacing(output, print) as staging:
+        write_one(staging)
+    assert (output / "content").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "out"]
+
+
+def test_without_renameat2_the_bundle_is_replaced_as_well(tmp_path, monkeypatch):
+    monkeypatch.setattr(bundles.ctypes, "CDLL", lambda *_, **__: object())
+    for text in ("old", "new"):
+        with bundles.replacing(tmp_path / "out", print) as staging:
+            write_one(staging, text)
+    assert (tmp_path / "out" / "content").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "out"]
+
+
+def test_a_full_disk_is_said_so_and_leaves_what_was_there(tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    with bundles.replacing(output, print) as staging:
+        write_one(staging, "old")
+
+    def full(_descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(bundles.os, "fsync", full)
+    with pytest.raises(BundleError, match="disk is full"), bundles.replacing(output, print) as staging:
+        write_one(staging)
+    assert (output / "content").read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "out"]
+
+
+def test_a_file_a_link_and_another_program_s_folder_are_not_replaced(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "mine.txt").write_text("x")
+    (tmp_path / "node").mkdir()
+    (tmp_path / "node" / "manifest.json").write_text('{"name": "a web app"}')
+    (tmp_path / "link").symlink_to(tmp_path / "other")
+    for name in ("file", "other", "node", "link"):
+        with pytest.raises(BundleError, match=name):
+            bundles.check_output(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    bundles.check_output(tmp_path / "empty")
+    bundles.check_output(tmp_path / "deep" / "new")
+
+
+def test_builds_of_one_output_take_turns(tmp_path):
+    output, order, messages = tmp_path / "out", [], []
+    entered = threading.Event()
+
+    def first():
+        with bundles.replacing(output, messages.append) as staging:
+            entered.set()
+            time.sleep(0.3)
+            write_one(staging, "first")
+            order.append("first")
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    entered.wait()
+    with bundles.replacing(output, messages.append) as staging:
+        order.append("second")
+        write_one(staging, "second")
+    thread.join()
+    assert order == ["first", "second"]
+    assert (output / "content").read_text() == "second"
+    assert len(messages) == 1
+    assert "waiting" in messages[0]
+
+
+def test_what_a_killed_build_left_is_swept_up_by_the_next(tmp_path):
+    script = (
+        "import os, signal, sys, pathlib\n"
+        "from edgeresnext import bundle\n"
+        "with bundle.replacing(pathlib.Path(sys.argv[1]), print) as staging:\n"
+        "    (staging / 'half').write_text('x')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, tmp_path / "out"], check=False)
+    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.glob(".out.partial-*"))
+    with bundles.replacing(tmp_path / "out", print) as staging:
+        write_one(staging)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "out"]

@@ -1,0 +1,124 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgeresnext.data.images import Skipped, batches, crop, decode, load_image
+from edgeresnext.errors import DataError
+from edgeresnext.spec import Preprocess
+
+SMALL = Preprocess(resize_px=16, crop_px=12)
+RED = (200, 30, 40)
+
+
+def stored(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    file.seek(0)
+    return file
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1", "CMYK", "I;16", "I", "F"])
+def test_every_mode_becomes_rgb(mode):
+    if mode == "I;16":
+        image = Image.fromarray(np.full((20, 24), 0x8000, np.uint16))
+    elif mode == "I":
+        image = Image.fromarray(np.full((20, 24), 0x8000, np.int32))
+    else:
+        image = Image.new("RGB", (24, 20), (128, 128, 128)).convert(mode, palette=Image.Palette.ADAPTIVE)
+    decoded = decode(image)
+    assert (decoded.mode, decoded.size) == ("RGB", (24, 20))
+    if mode not in ("1", "CMYK"):
+        assert np.abs(np.asarray(decoded, np.int16) - 128).max() <= 1
+
+
+def test_transparency_is_dropped_not_blended():
+    image = Image.new("RGBA", (8, 8), (*RED, 0))
+    assert decode(image).getpixel((0, 0)) == RED
+
+
+def test_exif_rotation_is_applied():
+    image = Image.new("RGB", (20, 10), (0, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(stored(image, "JPEG", exif=exif)).size == (10, 20)
+
+
+def test_paths_files_images_and_arrays_give_the_same(tmp_path):
+    array = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    expected = load_image(array, SMALL)
+    assert expected.shape == (12, 12, 3)
+    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.fromarray(array), stored(Image.fromarray(array))):
+        assert np.array_equal(load_image(source, SMALL), expected)
+
+
+def test_the_shorter_edge_is_resized_and_the_centre_cut_out():
+    image = Image.new("RGB", (64, 32), (0, 0, 0))
+    image.paste(RED, (16, 0, 48, 32))  # the middle half
+    cut = crop(image, Preprocess(resize_px=32, crop_px=32))
+    assert cut.shape == (32, 32, 3)
+    assert (cut == RED).all()
+
+
+def test_an_odd_margin_is_split_as_torchvision_splits_it():
+    # torchvision: top = int(round((height - crop) / 2.0)), and Python rounds halves to even.
+    column = np.repeat(np.arange(15, dtype=np.uint8)[:, None, None], 15, 1).repeat(3, 2)
+    assert crop(Image.fromarray(column), Preprocess(resize_px=15, crop_px=12))[0, 0, 0] == 2
+    column = np.repeat(np.arange(13, dtype=np.uint8)[:, None, None], 13, 1).repeat(3, 2)
+    assert crop(Image.fromarray(column), Preprocess(resize_px=13, crop_px=12))[0, 0, 0] == 0
+
+
+@pytest.mark.parametrize(
+    ("array", "found"),
+    [
+        (np.zeros((4, 4, 3), np.float32), "float32"),
+        (np.zeros((3, 4, 4), np.uint8), r"\(3, 4, 4\)"),
+        (np.zeros((4, 4), np.uint8), r"\(4, 4\)"),
+        (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
+    ],
+)
+def test_arrays_of_another_kind_are_refused(array, found):
+    with pytest.raises(DataError, match=found):
+        load_image(array, SMALL)
+
+
+def test_files_that_are_no_images_are_refused_by_name(tmp_path):
+    (tmp_path / "text.jpg").write_text("not an image")
+    whole = stored(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)), "JPEG")
+    (tmp_path / "half.jpg").write_bytes(whole.getvalue()[:900])
+    for name in ("text.jpg", "half.jpg", "none.jpg"):
+        with pytest.raises(DataError, match=name):
+            decode(tmp_path / name)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    Image.new("RGB", (100, 100)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
+    with pytest.raises(DataError, match="too large"):
+        decode(tmp_path / "bomb.png")
+
+
+def test_batches_skip_unreadable_images_by_name_and_keep_positions(tmp_path, caplog):
+    paths = [tmp_path / f"{index:02}.png" for index in range(41)]
+    for index, path in enumerate(paths):
+        Image.new("RGB", (20, 20), (index, 0, 0)).save(path)
+    paths[7].write_bytes(b"broken")
+    skipped = Skipped()
+    found = [(images, positions) for images, positions in batches(paths, SMALL, 8, skipped)]
+    assert [position for _, positions in found for position in positions] == [i for i in range(41) if i != 7]
+    assert all((images[k] == (positions[k], 0, 0)).all() for images, positions in found for k in range(len(positions)))
+    assert skipped.paths == [paths[7]]
+    assert "07.png" in caplog.text
+
+
+def test_too_many_unreadable_images_end_it(tmp_path):
+    paths = [tmp_path / f"{index}.png" for index in range(10)]
+    for path in paths:
+        Image.new("RGB", (20, 20)).save(path)
+    paths[3].write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"1 of 10 images cannot be read, more than 5%: .*3\.png"):
+        list(batches(paths, SMALL, 4, Skipped()))
+    with pytest.raises(DataError, match=r"3\.png"):
+        list(batches(paths, SMALL, 4))
