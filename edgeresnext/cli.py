@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import logging
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 import edgeresnext
+from edgeresnext import console
 from edgeresnext.errors import EdgeResNeXtError, InputError, RequestError, unknown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from edgeresnext.bundle import Bundle
-    from edgeresnext.pipeline import Progress
-    from edgeresnext.spec import Check, Preprocess
+    from edgeresnext.spec import Preprocess
 
 _INTERRUPTED = 130
-_TABLE_WIDTH = 120
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout.")
 backend_option = click.option("--backend", metavar="NAME", help="Use this backend: openvino, onnxruntime, torch.")
@@ -79,14 +76,14 @@ def build(output: Path, preprocess: str | None, as_json: bool, **options: Any) -
     given = {name: value for name, value in options.items() if value is not None}
     if preprocess is not None:
         given["preprocess"] = _preprocess(preprocess)
-    with _progress() as progress:
+    with console.progress() as progress:
         bundle = edgeresnext.build(output=output, progress=progress, **given)
     if as_json:
-        _print_json(_inspect(bundle.path))
+        console.print_json(_inspect(bundle.path))
         return
-    _print_bundle(bundle)
+    console.print_bundle(bundle)
     name = bundle.path
-    _hint(
+    console.hint(
         "Next:",
         f"edgeresnext bench {name} --data VALIDATION_FOLDER",
         f"edgeresnext predict {name} IMAGE",
@@ -111,14 +108,14 @@ def bench(bundle: Path, files: tuple[Path, ...], as_json: bool, **options: Any) 
 
     for file in files:
         reports.check_save(file)
-    with _progress() as progress:
+    with console.progress() as progress:
         report = edgeresnext.bench(bundle, progress=progress, **options)
     for file in files:
         reports.save(report, file)
     if as_json:
         click.echo(reports.to_json(report), nl=False)
     else:
-        _console().print(reports.render(report))
+        console.wide_console().print(reports.render(report))
     for file in files:
         click.echo(f"saved {file}", err=True)
     if all(row.status != "ok" for row in report.rows):
@@ -149,7 +146,7 @@ def predict(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool, **o
                 for prediction in results[str(path)]:
                     click.echo(f"{prediction.probability:8.2%}  {prediction.label}")
     if as_json:
-        _print_json({"artifact": classifier.artifact.name, "images": results})
+        console.print_json({"artifact": classifier.artifact.name, "images": results})
 
 
 @cli.command()
@@ -159,9 +156,9 @@ def verify(bundle: Path, as_json: bool) -> None:  # noqa: FBT001
     """Check every file of BUNDLE, then replay the golden images on every artefact that runs here."""
     checks = edgeresnext.verify(bundle)
     if as_json:
-        _print_json(checks)
+        console.print_json(checks)
     else:
-        _print_checks(checks)
+        console.print_checks(checks)
     failed = [check.artifact for check in checks if check.status == "failed"]
     if failed:
         raise EdgeResNeXtError(f"{', '.join(failed)} failed", "Rebuild the bundle, or use another backend.")
@@ -177,13 +174,13 @@ def inspect(path: Path, layers: bool, as_json: bool) -> None:  # noqa: FBT001
     """Show what a bundle or an ONNX file holds: shapes, precision by layer, sizes."""
     found = _inspect(path)
     if as_json:
-        _print_json(found)
+        console.print_json(found)
     elif found["kind"] == "onnx":
-        _print_onnx(found, layers=layers)
+        console.print_onnx(found, layers=layers)
     else:
         from edgeresnext.bundle import read
 
-        _print_bundle(read(path), layers=layers)
+        console.print_bundle(read(path), layers=layers)
 
 
 @cli.command()
@@ -193,15 +190,15 @@ def models(as_json: bool) -> None:  # noqa: FBT001
     from edgeresnext.model.catalogue import CATALOGUE, PREPROCESS
 
     if as_json:
-        _print_json({"models": CATALOGUE, "preprocess": PREPROCESS})
+        console.print_json({"models": CATALOGUE, "preprocess": PREPROCESS})
         return
     rows = [
         (name, f"{entry.parameters:,}", f"{entry.gmacs:.2f}", str(entry.spec.preprocess.crop_px), entry.about)
         for name, entry in CATALOGUE.items()
     ]
-    _print_table(("model", "parameters", "GMACs", "px", ""), rows, left=(0, 4))
+    console.print_table(("model", "parameters", "GMACs", "px", ""), rows, left=(0, 4))
     sizes = [(name, str(p.resize_px), str(p.crop_px), p.interpolation) for name, p in PREPROCESS.items()]
-    _print_table(("--preprocess", "resize px", "crop px", "filter"), sizes, left=(0, 3))
+    console.print_table(("--preprocess", "resize px", "crop px", "filter"), sizes, left=(0, 3))
 
 
 @cli.command()
@@ -216,10 +213,10 @@ def models(as_json: bool) -> None:  # noqa: FBT001
 @json_option
 def train(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     """Train a small network on an image folder; for large ones bring your own weights."""
-    with _progress() as progress:
+    with console.progress() as progress:
         top1 = edgeresnext.train(progress=progress, **options)
     if as_json:
-        _print_json({"output": str(options["output"]), "top1": top1})
+        console.print_json({"output": str(options["output"]), "top1": top1})
         return
     click.echo(f"wrote {options['output']}" + ("" if top1 is None else f": top-1 {top1:.2%}"))
 
@@ -233,16 +230,16 @@ def demo(output: Path, as_json: bool) -> None:  # noqa: FBT001
     from edgeresnext.demo import demo as run
     from edgeresnext.measure import report as reports
 
-    with _progress() as progress:
+    with console.progress() as progress:
         checks, report = run(output, progress)
     if as_json:
         click.echo(reports.to_json(report), nl=False)
         return
-    _print_checks(checks)
+    console.print_checks(checks)
     click.echo()
-    _console().print(reports.render(report))
+    console.wide_console().print(reports.render(report))
     image = min(prepare(output / "digits")["validation"].glob("7/*.png"))
-    _hint(
+    console.hint(
         "Try next:",
         f"edgeresnext predict {output / 'bundle'} {image}",
         f"edgeresnext inspect {output / 'bundle'} --layers",
@@ -276,138 +273,6 @@ def _inspect(path: Path) -> dict[str, Any]:
     from edgeresnext.inspection import inspect as inspect_path
 
     return inspect_path(path)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Show a bar a stage on stderr, where that is a terminal; otherwise a line a stage."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        seen: set[str] = set()
-
-        def line(stage: str, done: int, total: int) -> None:
-            del done
-            if stage not in seen:
-                seen.add(stage)
-                click.echo(f"{stage} ({total}) ...", err=True)
-
-        yield line
-        return
-    columns = (TextColumn("{task.description:>15}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bars:
-        tasks: dict[str, Any] = {}
-
-        def bar(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield bar
-
-
-def _console() -> Any:  # noqa: ANN401 - rich is imported late
-    """Return a console wide enough for every table: a narrow terminal wraps lines, but no figure is cut."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return Console(highlight=False, width=max(console.width, _TABLE_WIDTH))
-
-
-def _print_json(value: object) -> None:
-    import msgspec
-
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
-
-
-def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index in left else "right", no_wrap=index not in left[-1:])
-    for row in rows:
-        table.add_row(*row)
-    console = _console()
-    console.print(table)
-    console.print()
-
-
-def _print_checks(checks: Sequence[Check]) -> None:
-    """Print the result of `verify`, one artefact a line."""
-    for check in checks:
-        figures = ""
-        if check.fidelity is not None and check.fidelity.max_error is not None:
-            snr = check.fidelity.snr_db
-            figures = f"{'exact' if snr is None else f'{snr:5.1f} dB'}, largest error {check.fidelity.max_error:.1e}"
-        click.echo(f"{check.status:8} {check.artifact:18} {' '.join(filter(None, (figures, check.reason)))}")
-
-
-def _print_bundle(bundle: Bundle, *, layers: bool = False) -> None:
-    """Print what a bundle holds."""
-    manifest = bundle.manifest
-    model = manifest.model
-    size = sum(entry.bytes for entry in manifest.files.values())
-    click.echo(f"{bundle.path}: {model.name}, {model.classes} classes, {size / 1e6:.1f} MB")
-    weights = "trained" if manifest.trained else "random (untrained: no accuracy is reported)"
-    edge = model.preprocess.crop_px
-    click.echo(f"  weights      {weights}, {manifest.parameters:,} parameters, {manifest.macs / 1e9:.2f} GMACs")
-    click.echo(f"  images       uint8 (N, {edge}, {edge}, 3) RGB -> logits float32 (N, {model.classes})")
-    click.echo(
-        f"  preprocess   shorter edge to {model.preprocess.resize_px} px ({model.preprocess.interpolation}), "
-        f"centre {edge} px"
-    )
-    click.echo(f"  calibration  {manifest.calibration or 'none'}")
-    click.echo(f"  golden       {manifest.golden}\n")
-    files = []
-    for file in manifest.onnx:
-        counts = {p: list(file.plan.layers.values()).count(p) for p in ("int8", "fp16", "fp32")}
-        snr = file.fidelity.snr_db
-        files.append((
-            file.file,
-            str(file.opset),
-            ", ".join(f"{count} {precision}" for precision, count in counts.items() if count),
-            f"{manifest.files[file.file].bytes / 1e6:.1f}",
-            "exact" if snr is None else f"{snr:.1f}",
-        ))  # fmt: skip
-    _print_table(("file", "opset", "layers", "MB", "SNR dB"), files, left=(0, 2))
-    timings = {timing.artifact: timing for timing in manifest.selection.timings}
-    ranked = [
-        (a.name, f"{timings[a.name].latency_s * 1e3:.2f}" if a.name in timings else "n/a", a.target, a.file)
-        for a in bundle.artifacts()
-    ]
-    _print_table((f"artefact, on {manifest.selection.machine}", "ms", "target", "file"), ranked, left=(0, 2, 3))
-    if layers:
-        names = list(dict.fromkeys(name for file in manifest.onnx for name in file.plan.layers))
-        plans = [file.plan for file in manifest.onnx]
-        rows = [(name, *(str(plan.layers.get(name, "")) for plan in plans)) for name in names]
-        _print_table(("layer", *(plan.name for plan in plans)), rows, left=range(len(plans) + 1))
-        for plan in plans:
-            for name, reason in plan.reasons.items():
-                click.echo(f"{plan.name}: {name} is {plan.layers[name]}: {reason}")
-
-
-def _print_onnx(found: dict[str, Any], *, layers: bool) -> None:
-    """Print what an ONNX file holds."""
-    click.echo(f"{found['path']}: opset {found['opset']}, {found['bytes'] / 1e6:.1f} MB")
-    for kind in ("inputs", "outputs"):
-        for tensor in found[kind]:
-            shape = ", ".join("N" if size is None else str(size) for size in tensor["shape"])
-            click.echo(f"  {kind[:-1]:9} {tensor['name']}: {tensor['dtype']} ({shape})")
-    click.echo("  operators " + ", ".join(f"{count} {name}" for name, count in found["operators"].items()))
-    kinds = list(found["layers"].values())
-    click.echo("  layers    " + ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) + "\n")
-    if layers:
-        _print_table(("layer", "weights"), list(found["layers"].items()), left=(0, 1))
-
-
-def _hint(title: str, *commands: str) -> None:
-    """Print commands to try, on stderr so that stdout holds results alone."""
-    click.echo(title, err=True)
-    for command in commands:
-        click.echo(f"  {command}", err=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

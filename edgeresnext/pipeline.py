@@ -124,8 +124,14 @@ def build(
     threshold_method = Method.parse(method)
     spec = specify(model, preprocess=preprocess)
     names = folder.read_labels(labels) if labels is not None else None
+    photos = folder.scan(calibration) if calibration is not None else None
     network, spec = _network(spec, weights, names, seed)
-    images = _images(calibration, spec, samples, seed, progress)
+    if photos is None:
+        images = calibration_set.generated(spec.preprocess, seed)
+    else:
+        images = calibration_set.from_folder(
+            photos, spec.preprocess, samples, seed, lambda done, total: progress("read images", done, total)
+        )
 
     with bundles.replacing(output, _log.warning) as staging:
         checkpoints.save_state(network, staging / bundles.WEIGHTS)
@@ -201,17 +207,6 @@ def _network(
         )
     spec = msgspec.structs.replace(spec, classes=classes)
     return checkpoints.load_network(spec, weights, state), spec
-
-
-def _images(
-    calibration: str | Path | None, spec: ModelSpec, samples: int, seed: int, progress: Progress
-) -> CalibrationSet:
-    """Return the images that the build will see."""
-    if calibration is None:
-        return calibration_set.generated(spec.preprocess, seed)
-    return calibration_set.from_folder(
-        calibration, spec.preprocess, samples, seed, lambda done, total: progress("read images", done, total)
-    )
 
 
 def _golden(network: ResNeXt, spec: ModelSpec, images: CalibrationSet) -> Golden:

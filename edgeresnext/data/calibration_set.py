@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeresnext.data import folder
 from edgeresnext.data.images import Skipped, batches
 from edgeresnext.data.synthetic import generate
 from edgeresnext.errors import DataError
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgeresnext.data.folder import ImageFolder
     from edgeresnext.spec import Preprocess
 
 GOLDEN = 16
@@ -49,7 +49,7 @@ class CalibrationSet:
 
 
 def from_folder(
-    root: str | Path,
+    photos: ImageFolder,
     preprocess: Preprocess,
     samples: int,
     seed: int,
@@ -62,7 +62,7 @@ def from_folder(
     Raises:
         DataError: The folder cannot be used, too many images are unreadable, or fewer than 8 are left.
     """
-    drawn = folder.scan(root).sample(samples, seed)
+    drawn = photos.sample(samples, seed)
     skipped = Skipped()
     digest = hashlib.sha256()
     golden: list[NDArray[np.uint8]] = []
@@ -74,7 +74,7 @@ def from_folder(
         progress(len(readable) + len(skipped.paths), len(drawn.images))
     if len(readable) < MINIMUM:
         raise DataError(
-            f"calibration folder '{root}' holds {len(readable)} readable images; at least {MINIMUM} are needed",
+            f"calibration folder '{photos.root}' holds {len(readable)} readable images; at least {MINIMUM} are needed",
             "Use 100 or more, like those that the network was trained on.",
         )
     return CalibrationSet(

@@ -270,7 +270,7 @@ def _row(
         return msgspec.structs.replace(row, status=variant.status, reason="; ".join(variant.reasons))
     latency, lacking = summarise(own)
     peak, no_peak = peak_memory(bundle.path, artifact, batch)
-    reasons = [lacking, no_peak]
+    reasons = [lacking, no_peak, "energy: not measured by this release"]
     ratio = error = None
     if samples.get(_BASELINE):
         ratio, error = speedup(samples[_BASELINE], own)

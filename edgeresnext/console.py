@@ -1,0 +1,153 @@
+"""What the command line shows: progress on stderr, tables and lines on stdout."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.console import Console
+
+    from edgeresnext.bundle import Bundle
+    from edgeresnext.pipeline import Progress
+    from edgeresnext.spec import Check
+
+_TABLE_WIDTH = 120
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Show a bar a stage on stderr, where that is a terminal; otherwise a line a stage."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        seen: set[str] = set()
+
+        def line(stage: str, done: int, total: int) -> None:
+            del done
+            if stage not in seen:
+                seen.add(stage)
+                click.echo(f"{stage} ({total}) ...", err=True)
+
+        yield line
+        return
+    columns = (TextColumn("{task.description:>15}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def bar(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield bar
+
+
+def wide_console() -> Console:
+    """Return a console wide enough for every table: a narrow terminal wraps lines, but no figure is cut."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return Console(highlight=False, width=max(console.width, _TABLE_WIDTH))
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    import msgspec
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> None:
+    """Print rows under headings; the columns in `left` are aligned left, the others right."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index in left else "right", no_wrap=index not in left[-1:])
+    for row in rows:
+        table.add_row(*row)
+    console = wide_console()
+    console.print(table)
+    console.print()
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """Print the result of `verify`, one artefact a line."""
+    for check in checks:
+        figures = ""
+        if check.fidelity is not None and check.fidelity.max_error is not None:
+            snr = check.fidelity.snr_db
+            figures = f"{'exact' if snr is None else f'{snr:5.1f} dB'}, largest error {check.fidelity.max_error:.1e}"
+        click.echo(f"{check.status:8} {check.artifact:18} {' '.join(filter(None, (figures, check.reason)))}")
+
+
+def print_bundle(bundle: Bundle, *, layers: bool = False) -> None:
+    """Print what a bundle holds."""
+    manifest = bundle.manifest
+    model = manifest.model
+    size = sum(entry.bytes for entry in manifest.files.values())
+    click.echo(f"{bundle.path}: {model.name}, {model.classes} classes, {size / 1e6:.1f} MB")
+    weights = "trained" if manifest.trained else "random (untrained: no accuracy is reported)"
+    edge = model.preprocess.crop_px
+    click.echo(f"  weights      {weights}, {manifest.parameters:,} parameters, {manifest.macs / 1e9:.2f} GMACs")
+    click.echo(f"  images       uint8 (N, {edge}, {edge}, 3) RGB -> logits float32 (N, {model.classes})")
+    click.echo(
+        f"  preprocess   shorter edge to {model.preprocess.resize_px} px ({model.preprocess.interpolation}), "
+        f"centre {edge} px"
+    )
+    click.echo(f"  calibration  {manifest.calibration or 'none'}")
+    click.echo(f"  golden       {manifest.golden}\n")
+    files = []
+    for file in manifest.onnx:
+        counts = {p: list(file.plan.layers.values()).count(p) for p in ("int8", "fp16", "fp32")}
+        snr = file.fidelity.snr_db
+        files.append((
+            file.file,
+            str(file.opset),
+            ", ".join(f"{count} {precision}" for precision, count in counts.items() if count),
+            f"{manifest.files[file.file].bytes / 1e6:.1f}",
+            "exact" if snr is None else f"{snr:.1f}",
+        ))  # fmt: skip
+    print_table(("file", "opset", "layers", "MB", "SNR dB"), files, left=(0, 2))
+    timings = {timing.artifact: timing for timing in manifest.selection.timings}
+    ranked = [
+        (a.name, f"{timings[a.name].latency_s * 1e3:.2f}" if a.name in timings else "n/a", a.target, a.file)
+        for a in bundle.artifacts()
+    ]
+    print_table((f"artefact, on {manifest.selection.machine}", "ms", "target", "file"), ranked, left=(0, 2, 3))
+    if layers:
+        names = list(dict.fromkeys(name for file in manifest.onnx for name in file.plan.layers))
+        plans = [file.plan for file in manifest.onnx]
+        rows = [(name, *(str(plan.layers.get(name, "")) for plan in plans)) for name in names]
+        print_table(("layer", *(plan.name for plan in plans)), rows, left=range(len(plans) + 1))
+        for plan in plans:
+            for name, reason in plan.reasons.items():
+                click.echo(f"{plan.name}: {name} is {plan.layers[name]}: {reason}")
+
+
+def print_onnx(found: dict[str, Any], *, layers: bool) -> None:
+    """Print what an ONNX file holds."""
+    click.echo(f"{found['path']}: opset {found['opset']}, {found['bytes'] / 1e6:.1f} MB")
+    for kind in ("inputs", "outputs"):
+        for tensor in found[kind]:
+            shape = ", ".join("N" if size is None else str(size) for size in tensor["shape"])
+            click.echo(f"  {kind[:-1]:9} {tensor['name']}: {tensor['dtype']} ({shape})")
+    click.echo("  operators " + ", ".join(f"{count} {name}" for name, count in found["operators"].items()))
+    kinds = list(found["layers"].values())
+    click.echo("  layers    " + ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) + "\n")
+    if layers:
+        print_table(("layer", "weights"), list(found["layers"].items()), left=(0, 1))
+
+
+def hint(title: str, *commands: str) -> None:
+    """Print commands to try, on stderr so that stdout holds results alone."""
+    click.echo(title, err=True)
+    for command in commands:
+        click.echo(f"  {command}", err=True)
