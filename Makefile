@@ -1,5 +1,6 @@
 # make demo    a virtual environment, the package, and `edgeresnext demo`
 # make test    the same for the tests: lint, types, import contracts, tests
+# make device  the demo, then its bundle in fresh environments without PyTorch (DEVICE_PYTHONS="python3.10 python3.13")
 # make figures measures everything that the README quotes (about 15 minutes on two cores)
 
 PYTHON ?= python3
@@ -7,13 +8,18 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint figures clean
+DEVICE_PYTHONS ?= python3.10 python3.13
 
-demo: $(VENV)/.all
+.PHONY: demo test device lint figures clean
+
+demo: $(VENV)/.demo
 	$(BIN)/edgeresnext demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --cov=edgeresnext --cov-report=term:skip-covered
+
+device: demo
+	tests/device/check.sh edgeresnext-demo/bundle "$$(ls edgeresnext-demo/digits/validation/7/*.png | head -1)" $(DEVICE_PYTHONS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -34,8 +40,8 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.all: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(INSTALL) -e '.[all]'
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(INSTALL) -e '.[build,cpu,demo]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -60,7 +60,7 @@ def main() -> None:
         sessions: dict[str, Session] = {
             artifact.name: open_artifact(bundle, artifact)
             for artifact in bundle.artifacts()
-            if base.get(artifact.backend).unavailable(artifact.precision) is None
+            if base.unavailable(artifact) is None
         }
         sessions |= quantise_with_nncf(bundle, photos)
         samples, failures = interleave(

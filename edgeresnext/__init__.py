@@ -44,7 +44,14 @@ __all__ = ["__version__", *_HOME]  # noqa: PLE0604 - the keys are strings
 def __getattr__(name: str) -> object:
     """Import a public name when it is first used."""
     if name in _HOME:
-        value = getattr(importlib.import_module(_HOME[name]), name)
+        try:
+            value = getattr(importlib.import_module(_HOME[name]), name)
+        except ModuleNotFoundError as error:
+            from edgeresnext.errors import NotInstalledError
+
+            raise NotInstalledError(
+                f"edgeresnext.{name} needs {error.name}, which is not installed", "pip install 'edgeresnext[build]'"
+            ) from None
         globals()[name] = value
         return value
     message = f"module 'edgeresnext' has no attribute '{name}'"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import math
 import os
 import shutil
 import tempfile
+import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -35,6 +37,7 @@ WEIGHTS = "weights.safetensors"
 REFERENCE = "reference.npz"
 RANGES = "ranges.json"
 
+_READABLE = "Check the permissions of the bundle's directory."
 _REBUILD = "Copy the bundle again, or rebuild it with `edgeresnext build`."
 
 
@@ -56,9 +59,13 @@ class Golden:
         signal = self.logits.astype(np.float64)
         if not np.isfinite(logits).all():
             return Fidelity(snr_db=None, max_error=None)
-        power = float((noise**2).sum())
-        snr_db = 10 * math.log10(float((signal**2).sum()) / power) if power else None
-        return Fidelity(snr_db=snr_db, max_error=float(np.abs(noise).max() / np.abs(signal).max()))
+        power, error = float((noise**2).sum()), float(np.abs(noise).max())
+        if not power:
+            return Fidelity(snr_db=None, max_error=0.0)
+        largest = float(np.abs(signal).max())
+        if not largest:  # all-zero logits: any difference is infinitely larger
+            return Fidelity(snr_db=-math.inf, max_error=math.inf)
+        return Fidelity(snr_db=10 * math.log10(float((signal**2).sum()) / power), max_error=error / largest)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +85,16 @@ class Bundle:
         path = self.path / name
         if entry is None:
             raise BundleError(f"the manifest of bundle '{self.path}' does not list '{name}'", _REBUILD)
-        if not path.is_file():
-            raise BundleError(f"file '{path}' of the bundle is missing", _REBUILD)
-        size = path.stat().st_size
-        if size != entry.bytes:
-            raise BundleError(f"file '{path}' has {size:,} bytes; the manifest says {entry.bytes:,}", _REBUILD)
-        if file_digest(path) != entry.sha256:
-            raise BundleError(f"file '{path}' was altered: its SHA-256 is not the manifest's", _REBUILD)
+        try:
+            size = path.stat().st_size
+            if size != entry.bytes:
+                raise BundleError(f"file '{path}' has {size:,} bytes; the manifest says {entry.bytes:,}", _REBUILD)
+            if file_digest(path) != entry.sha256:
+                raise BundleError(f"file '{path}' was altered: its SHA-256 is not the manifest's", _REBUILD)
+        except FileNotFoundError:
+            raise BundleError(f"file '{path}' of the bundle is missing", _REBUILD) from None
+        except OSError as error:
+            raise BundleError(f"cannot read file '{path}' of the bundle: {error.strerror}", _READABLE) from None
         return path
 
     def labels(self) -> tuple[str, ...]:
@@ -101,10 +111,25 @@ class Bundle:
         return labels
 
     def golden(self) -> Golden:
-        """Return the golden images and PyTorch's logits for them."""
+        """Return the golden images and PyTorch's logits for them.
+
+        Raises:
+            BundleError: The file is missing, altered, or does not hold what the model takes and returns.
+        """
         path = self.file(REFERENCE)
-        with np.load(path, allow_pickle=False) as arrays:
-            return Golden(images=arrays["images"], logits=arrays["logits"])
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                golden = Golden(images=arrays["images"], logits=arrays["logits"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise BundleError(f"file '{path}' is damaged: {error}", _REBUILD) from None
+        count = len(golden.images)
+        shapes = (self.manifest.model.input.shape[1:], self.manifest.model.output.shape[1:])
+        if (golden.images.shape[1:], golden.logits.shape[1:]) != shapes or len(golden.logits) != count or not count:
+            raise BundleError(
+                f"file '{path}' holds images {golden.images.shape} and logits {golden.logits.shape}, not the model's",
+                _REBUILD,
+            )
+        return golden
 
     def artifacts(self, backend: str | None = None, precision: str | None = None) -> tuple[Artifact, ...]:
         """Return the artefacts that match, fastest first by the measurement in the manifest.
@@ -137,11 +162,15 @@ def read(path: str | Path) -> Bundle:
     """
     path = Path(path)
     manifest_path = path / MANIFEST
-    if not manifest_path.is_file():
+    try:
+        raw = manifest_path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         what = "is not a bundle: it has no manifest.json" if path.is_dir() else "does not exist"
         what = "is a file, not a bundle" if path.is_file() else what
-        raise BundleError(f"'{path}' {what}", "A bundle is the directory that `edgeresnext build --output` wrote.")
-    raw = manifest_path.read_bytes()
+        hint = "A bundle is the directory that `edgeresnext build --output` wrote."
+        raise BundleError(f"'{path}' {what}", hint) from None
+    except OSError as error:
+        raise BundleError(f"cannot read '{manifest_path}': {error.strerror}", _READABLE) from None
     try:
         schema = msgspec.json.decode(raw, type=_Schema).schema
         if schema != MANIFEST_SCHEMA:
@@ -157,6 +186,11 @@ def read(path: str | Path) -> Bundle:
         raise BundleError(
             f"'{manifest_path}' names files outside the bundle: {shortened(unsafe)}", "Do not use this bundle."
         )
+    named = [artifact.file for artifact in manifest.artifacts] + [file.file for file in manifest.onnx]
+    unlisted = [name for name in [WEIGHTS, REFERENCE, LABELS, *named] if name not in manifest.files]
+    if unlisted or not manifest.artifacts:
+        what = f"does not list {shortened(unlisted)}" if unlisted else "has no artefact"
+        raise BundleError(f"'{manifest_path}' {what}", _REBUILD)
     return Bundle(path=path, manifest=manifest)
 
 
@@ -178,16 +212,25 @@ def check_output(output: Path) -> None:
     Raises:
         BundleError: It is a file, or a directory that holds something other than a bundle.
     """
+    if output.exists() and output.resolve() == Path.cwd():
+        raise BundleError("output is the current directory, which a bundle would replace", "Give a directory in it.")
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise BundleError(f"output '{output}' is a file or a link", "Give a new directory, or that of a bundle.")
     if output.is_dir() and any(output.iterdir()):
+        hint = "Give a new directory, or remove that one first."
         try:
-            msgspec.json.decode((output / MANIFEST).read_bytes(), type=_Schema)
-        except (OSError, msgspec.MsgspecError):
+            known = {MANIFEST, *read(output).manifest.files}
+        except BundleError:
             raise BundleError(
-                f"output '{output}' holds something other than a bundle; it is left alone",
-                "Give a new directory, or remove that one first.",
+                f"output '{output}' holds something other than a bundle; it is left alone", hint
             ) from None
+        on_disk = {path.relative_to(output).as_posix() for path in output.rglob("*") if not path.is_dir()}
+        if on_disk - known:
+            raise BundleError(
+                f"output '{output}' holds a bundle and other files, which would be lost: "
+                f"{shortened(sorted(on_disk - known))}",
+                "Move them away, or give a new directory.",
+            )
     parent = output.absolute().parent
     while not parent.exists():
         parent = parent.parent
@@ -215,20 +258,21 @@ def replacing(output: Path, waiting: Callable[[str], None]) -> Iterator[Path]:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(output.parent / f".{output.name}.lock")
+        Path(lock.lock_file).touch()  # where no file can be made, say so instead of waiting for the lock
         try:
             lock.acquire(timeout=0)
         except Timeout:
             waiting(f"another build is writing '{output}'; waiting for it to end (Ctrl-C to give up)")
             lock.acquire()
         try:
-            for abandoned in output.parent.glob(f".{output.name}.partial-*"):
-                shutil.rmtree(abandoned, ignore_errors=True)
+            _recover(output)
             staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
             try:
                 yield staging
                 staging.chmod(0o777 & ~_umask())
                 _sync(staging)
                 _exchange(staging, output)
+                _sync_path(output.parent)  # makes the new name itself durable
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
         finally:
@@ -254,12 +298,33 @@ def _umask() -> int:
 
 def _sync(directory: Path) -> None:
     """Flush every file and directory below `directory` to the disk."""
-    for path in [*directory.rglob("*"), directory, directory.parent]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    for path in [*directory.rglob("*"), directory]:
+        _sync_path(path)
+
+
+def _sync_path(path: Path) -> None:
+    """Flush one file or directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _previous(output: Path) -> Path:
+    """Return where a replaced bundle waits while the new one takes its place, without renameat2."""
+    return output.with_name(f".{output.name}.previous")
+
+
+def _recover(output: Path) -> None:
+    """Undo what a build that was killed left: a half-written directory, or a bundle moved aside."""
+    for abandoned in output.parent.glob(f".{glob.escape(output.name)}.partial-*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    if _previous(output).exists():
+        if output.exists():
+            shutil.rmtree(_previous(output))
+        else:
+            _previous(output).rename(output)
 
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -268,7 +333,8 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 def _exchange(staging: Path, output: Path) -> None:
     """Put `staging` in the place of `output`; what was there, if anything, ends up in `staging`.
 
-    One system call on Linux (renameat2). Elsewhere two renames: between them the bundle is missing, never half.
+    One system call on Linux (renameat2). Elsewhere two renames: between them the bundle is missing, never half, and a
+    build that is killed there leaves the old one aside, from where the next build puts it back.
     """
     if not output.exists():
         staging.rename(output)
@@ -278,10 +344,9 @@ def _exchange(staging: Path, output: Path) -> None:
         names = os.fsencode(staging), os.fsencode(output)
         if renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
             return
-    previous = staging.with_name(staging.name + ".previous")
-    output.rename(previous)
+    output.rename(_previous(output))
     staging.rename(output)
-    previous.rename(staging)
+    shutil.rmtree(_previous(output))
 
 
 def list_files(directory: Path) -> dict[str, FileEntry]:

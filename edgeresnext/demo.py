@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeresnext.data.digits import prepare
+from edgeresnext.errors import DataError, shortened
 from edgeresnext.measure.bench import bench
 from edgeresnext.pipeline import build, silent
 from edgeresnext.runtime.verify import verify
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 MODEL = "resnext20_8x4d"
 _SECONDS = 10.0
+_OWN = ("digits", "bundle", ".bundle.lock")
 
 
 @contextlib.contextmanager
@@ -40,6 +42,11 @@ def demo(output: str | Path, progress: Progress = silent) -> tuple[tuple[Check, 
         DataError: `output` holds something else.
     """
     output = Path(output)
+    strangers = [path.name for path in output.glob("*") if path.name not in _OWN] if output.is_dir() else []
+    if strangers or (output.exists() and not output.is_dir()):
+        raise DataError(
+            f"'{output}' holds something other than a demo: {shortened(strangers)}", "Give a new directory."
+        )
     folders = prepare(output / "digits")
     with weights() as path:
         bundle = build(

@@ -6,7 +6,6 @@ checkpoint -> network -> graph -> ranges -> plans -> ONNX files, checked -> bund
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import logging
 from pathlib import Path
@@ -21,7 +20,7 @@ from edgeresnext.backends import base
 from edgeresnext.bundle import Bundle, Golden
 from edgeresnext.data import calibration_set, folder
 from edgeresnext.errors import AccuracyError, BackendError, DataError, NotInstalledError, RequestError, unknown_name
-from edgeresnext.measure.environment import machine
+from edgeresnext.measure.environment import machine, package_versions
 from edgeresnext.measure.latency import interleave
 from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.runtime.verify import check_artifact
@@ -37,9 +36,11 @@ if TYPE_CHECKING:
     from edgeresnext.spec import ModelSpec, Precision, Preprocess
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-DEFAULT_METHOD = "percentile:99.999"
+DEFAULT_METHOD = "percentile"
 DEFAULT_SAMPLES = 512
+_PACKAGES = ("edgeresnext", "torch", "onnx", "onnxruntime", "openvino", "numpy", "pillow")
 _NO_RANGES = Ranges(method="", images=0, thresholds={}, digests={})
+_MAX_SEED = 2**32
 _TIMED_ROUNDS = 15
 _TIMED_BUDGET_S = 5.0
 _log = logging.getLogger("edgeresnext")
@@ -85,7 +86,7 @@ def build(
         targets: Where the bundle will run: any of `backends.base.TARGETS`.
         precisions: Any of fp32, fp16 and int8.
         preprocess: Resize, crop and normalisation of the weights, where they differ from the catalogue's.
-        method: Calibration method: max, percentile, or percentile:P.
+        method: Calibration method: max, percentile (99.999), or percentile:P.
         samples: Calibration images to draw, at most.
         seed: Of the sample and of random weights.
         progress: Told how far each stage is.
@@ -112,6 +113,9 @@ def build(
         )
     if samples < calibration_set.MINIMUM:
         raise RequestError(f"{samples} calibration samples are too few", f"Use {calibration_set.MINIMUM} or more.")
+    if not 0 <= seed < _MAX_SEED:
+        raise RequestError(f"seed is {seed}", f"Give a number from 0 to {_MAX_SEED - 1}.")
+    artifacts = _artifacts(targets, chosen)
     output = Path(output)
     bundles.check_output(output)
     _check_installed()
@@ -153,15 +157,14 @@ def build(
             macs=graph.macs,
             calibration=f"{ranges.method}, {images.about}" if ranges is not _NO_RANGES else "",
             golden=f"{len(golden.images)} of {images.about}",
-            artifacts=_artifacts(targets, chosen),
+            artifacts=artifacts,
             onnx=onnx_files,
             selection=Selection(machine=machine(), timings=()),
             files=bundles.list_files(staging),
-            created_with=_versions(),
+            created_with=package_versions(*_PACKAGES),
         )
-        timings = _measure(Bundle(path=staging, manifest=manifest), golden, progress)
-        selection = Selection(machine=machine(), timings=timings)
-        bundles.write_json(staging / bundles.MANIFEST, msgspec.structs.replace(manifest, selection=selection))
+        manifest = _measure(Bundle(path=staging, manifest=manifest), golden, progress)
+        bundles.write_json(staging / bundles.MANIFEST, manifest)
     return bundles.read(output)
 
 
@@ -263,9 +266,9 @@ def _emit(
     from edgeresnext.compiler.plan import ONNX_FILES, plan_for
 
     (staging / "onnx").mkdir()
-    wanted = [(precision, name) for precision in precisions for name in ONNX_FILES[precision]]
+    wanted = [name for name, needed in ONNX_FILES.items() if needed <= set(precisions)]
     files = []
-    for done, (precision, name) in enumerate(wanted):
+    for done, name in enumerate(wanted):
         progress("emit and check", done, len(wanted))
         plan = plan_for(graph, name)
         proto = emit(graph, plan, spec, ranges.thresholds)
@@ -278,6 +281,7 @@ def _emit(
         session = open_reference(path, spec)
         fidelity = golden.compare(np.concatenate([session.run(image[None]) for image in golden.images]))
         session.close()
+        precision: Precision = "int8" if "int8" in ONNX_FILES[name] else plan.floating
         _accept(f"onnx/{path.name}", precision, fidelity.shortfall(precision))
         opset = proto.opset_import[0].version
         files.append(OnnxFile(file=f"onnx/{path.name}", opset=opset, plan=plan, fidelity=fidelity))
@@ -291,7 +295,7 @@ def _accept(name: str, precision: Precision, shortfall: str) -> None:
         return
     hints = {
         "fp32": "This is a bug; report it with the checkpoint.",
-        "fp16": "The network overflows float16: leave it out with --precision fp32 --precision int8.",
+        "fp16": "The network does not fit float16: leave it out with --precision fp32 --precision int8.",
         "int8": "Try --method max or --method percentile:99.9, or more calibration images; "
         "or leave INT8 out: --precision fp32 --precision fp16.",
     }
@@ -302,30 +306,49 @@ def _accept(name: str, precision: Precision, shortfall: str) -> None:
 
 
 def _artifacts(targets: tuple[str, ...], precisions: tuple[Precision, ...]) -> tuple[Artifact, ...]:
-    """Return everything that the bundle offers, the PyTorch baseline last."""
-    found = []
+    """Return everything that the bundle offers, the PyTorch baseline last.
+
+    Raises:
+        RequestError: A target would get nothing that it can run.
+    """
+    found: list[Artifact] = []
     for target in targets:
+        before = len(found)
         for backend, files in base.TARGETS[target].items():
             for precision, name in files.items():
                 needed: Precision = "fp32" if precision == "bf16" else precision
                 if needed in precisions:
                     file = f"onnx/{name}.onnx"
                     found.append(Artifact(backend=backend, precision=precision, target=target, file=file))
+        if len(found) == before:
+            able = sorted({precision for files in base.TARGETS[target].values() for precision in files} - {"bf16"})
+            raise RequestError(
+                f"target '{target}' runs nothing in {', '.join(precisions)}",
+                f"Add one that it runs: {' '.join(f'--precision {name}' for name in able)}.",
+            )
     found.append(Artifact(backend=base.BASELINE, precision="fp32", target="cpu", file=bundles.WEIGHTS))
     return tuple(found)
 
 
-def _measure(bundle: Bundle, golden: Golden, progress: Progress) -> tuple[Timing, ...]:
-    """Check every artefact that this machine runs, and time them in turn at batch 1, fastest first."""
+def _measure(bundle: Bundle, golden: Golden, progress: Progress) -> Manifest:
+    """Return the manifest with the artefacts timed in turn at batch 1, after each has passed its check here.
+
+    bf16 comes for nothing where the CPU has it: a network that it does not suit loses bf16 and is built all the same.
+    """
     sessions = {}
+    offered = list(bundle.manifest.artifacts)
     try:
         for artifact in bundle.manifest.artifacts:
             check = check_artifact(bundle, artifact, golden)
             if check.status == "skipped":
                 _log.info("not measured: %s: %s", artifact.name, check.reason)
                 continue
+            if check.status == "failed" and artifact.precision == "bf16":
+                _log.warning("%s is left out: %s", artifact.name, check.reason)
+                offered.remove(artifact)
+                continue
             if check.fidelity is None:
-                raise BackendError(f"{artifact.name}: {check.reason}")
+                raise BackendError(f"{artifact.name} failed on this machine: {check.reason}", "Nothing was published.")
             _accept(artifact.name, artifact.precision, check.reason)
             sessions[artifact.name] = open_artifact(bundle, artifact)
         samples, _ = interleave(
@@ -341,16 +364,6 @@ def _measure(bundle: Bundle, golden: Golden, progress: Progress) -> tuple[Timing
         for session in sessions.values():
             session.close()
     timings = [Timing(artifact=name, latency_s=median(s), samples=len(s)) for name, s in samples.items() if s]
-    return tuple(sorted(timings, key=lambda timing: timing.latency_s))
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of the packages that decide the bundle's content."""
-    packages = ("edgeresnext", "torch", "onnx", "onnxruntime", "openvino", "numpy", "pillow")
-    found = {}
-    for package in packages:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    ranked = tuple(sorted(timings, key=lambda timing: timing.latency_s))
+    selection = Selection(machine=machine(), timings=ranked)
+    return msgspec.structs.replace(bundle.manifest, artifacts=tuple(offered), selection=selection)

@@ -84,7 +84,7 @@ class Ranges(Value, frozen=True):
     """Activation thresholds found by calibration: |x| of tensor `name` is clipped at `thresholds[name]`.
 
     `images` counts the images seen; `digests` names what the thresholds belong to
-    (`weights`, `images`, `preprocess`), so that stale ranges can be refused.
+    (`weights`, `images`, `preprocess`), by which stale ranges can be told.
     """
 
     method: str
@@ -98,10 +98,11 @@ class Plan(Value, frozen=True):
 
     `layers` maps each layer that computes to its precision; `activations` says how quantised tensors are
     stored: "signed" (TensorRT) or "unsigned" (uint8 wherever a tensor cannot be negative, for CPUs).
-    `reasons` explains each layer that was left out of INT8.
+    `floating` is the type of everything that is not INT8; `reasons` explains each layer that was left out of INT8.
     """
 
     name: str
+    floating: Precision
     layers: dict[str, Precision]
     activations: Literal["signed", "unsigned"] = "signed"
     reasons: dict[str, str] = {}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgeresnext.spec import ModelSpec, Precision
+    from edgeresnext.spec import Artifact, ModelSpec, Precision
 
 
 class Session(ABC):
@@ -86,13 +86,9 @@ class Backend(ABC):
             BackendError: The runtime refuses the file.
         """
 
-    @abstractmethod
-    def versions(self) -> dict[str, str]:
-        """Return the versions of the packages that decide its results."""
-
 
 NAMES = ("openvino", "onnxruntime", "torch")
-"""Every backend, in the order in which they are preferred where nothing was measured."""
+"""Every backend."""
 
 BASELINE = "torch"
 """The backend that everything else is compared with."""
@@ -120,6 +116,13 @@ def get(name: str) -> Backend:
     module = importlib.import_module(f"edgeresnext.backends.{name}")
     backend: Backend = module.BACKEND
     return backend
+
+
+def unavailable(artifact: Artifact) -> str | None:
+    """Return None where this machine can run an artefact, or one line: what is missing and how to get it."""
+    if artifact.backend not in NAMES:
+        return f"this release has no backend '{artifact.backend}'"
+    return get(artifact.backend).unavailable(artifact.precision)
 
 
 def check_targets(targets: Iterable[str]) -> tuple[str, ...]:

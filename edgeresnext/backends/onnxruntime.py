@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 from typing import TYPE_CHECKING
 
@@ -27,18 +26,21 @@ class ONNXRuntimeSession(Session):
 
     def __init__(self, session: onnxruntime.InferenceSession, model: ModelSpec) -> None:
         super().__init__(model)
-        self._session = session
+        self._session: onnxruntime.InferenceSession | None = session
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        session = self._session
+        if session is None:
+            raise BackendError("this session is closed", "Open it again.")
         try:
-            (logits,) = self._session.run([self.model.output.name], {self.model.input.name: images})
+            (logits,) = session.run([self.model.output.name], {self.model.input.name: images})
         except Exception as error:  # its exceptions share no base class of their own
             raise BackendError(f"ONNX Runtime failed on a batch of {len(images)}: {error}") from error
         return np.asarray(logits, np.float32)
 
     def close(self) -> None:
         """Free the session."""
-        del self._session
+        self._session = None
 
 
 class ONNXRuntime(Backend):
@@ -58,10 +60,6 @@ class ONNXRuntime(Backend):
         """Load an ONNX file with all optimisations."""
         del precision  # stated by the file
         return ONNXRuntimeSession(_session(file, threads, optimise=True), model)
-
-    def versions(self) -> dict[str, str]:
-        """Return ONNX Runtime's version."""
-        return {"onnxruntime": importlib.metadata.version("onnxruntime")}
 
 
 def open_reference(file: Path, model: ModelSpec) -> Session:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
 import threading
 from typing import TYPE_CHECKING
@@ -27,11 +26,13 @@ class OpenVINOSession(Session):
 
     def __init__(self, compiled: openvino.CompiledModel, model: ModelSpec) -> None:
         super().__init__(model)
-        self._request = compiled.create_infer_request()
+        self._request: openvino.InferRequest | None = compiled.create_infer_request()
         self._lock = threading.Lock()
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with self._lock:
+            if self._request is None:
+                raise BackendError("this session is closed", "Open it again.")
             try:
                 self._request.infer([images], share_inputs=True)
             except RuntimeError as error:
@@ -41,7 +42,7 @@ class OpenVINOSession(Session):
     def close(self) -> None:
         """Free the request."""
         with self._lock:
-            del self._request
+            self._request = None
 
 
 class OpenVINO(Backend):
@@ -55,6 +56,10 @@ class OpenVINO(Backend):
             return "OpenVINO is not installed: pip install 'edgeresnext[cpu]'"
         if precision not in ("fp32", "bf16", "int8"):
             return f"OpenVINO on a CPU has no {precision}; use fp32, bf16 or int8"
+        try:
+            _core()
+        except (ImportError, OSError, RuntimeError) as error:  # a wheel for another system library, say
+            return f"OpenVINO is installed but does not start: {error}"
         if precision == "bf16" and "BF16" not in _capabilities():
             return "this CPU has no bfloat16 instructions (AVX512_BF16, AMX or Arm BF16)"
         return None
@@ -73,10 +78,6 @@ class OpenVINO(Backend):
         except RuntimeError as error:
             raise BackendError(f"OpenVINO refuses '{file}': {error}") from error
         return OpenVINOSession(compiled, model)
-
-    def versions(self) -> dict[str, str]:
-        """Return OpenVINO's version."""
-        return {"openvino": importlib.metadata.version("openvino")}
 
 
 @functools.cache

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-import importlib.metadata
 import importlib.util
 import time
+from contextlib import contextmanager
 from statistics import median
 from typing import TYPE_CHECKING
 
 from edgeresnext.backends.base import Backend, Session
+from edgeresnext.errors import BackendError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import numpy as np
@@ -28,8 +30,9 @@ class TorchSession(Session):
 
     detail = "contiguous"
 
-    def __init__(self, network: ResNeXt, model: ModelSpec) -> None:
+    def __init__(self, network: ResNeXt, model: ModelSpec, threads: int | None) -> None:
         super().__init__(model)
+        self._thread_count = threads
         import torch
 
         self._layouts = {"contiguous": (network.eval(), torch.contiguous_format)}
@@ -56,15 +59,37 @@ class TorchSession(Session):
 
         from edgeresnext.model.resnext import normalise
 
-        network, memory_format = self._layouts[self.detail]
-        with torch.inference_mode():
-            inputs = normalise(torch.from_numpy(images), self.model).contiguous(memory_format=memory_format)
-            logits: NDArray[np.float32] = network(inputs).numpy()
+        try:
+            network, memory_format = self._layouts[self.detail]
+        except KeyError:
+            raise BackendError("this session is closed", "Open it again.") from None
+        try:
+            with torch.inference_mode(), _threads(self._thread_count):
+                inputs = normalise(torch.from_numpy(images), self.model).contiguous(memory_format=memory_format)
+                logits: NDArray[np.float32] = network(inputs).numpy()
+        except RuntimeError as error:  # out of memory, most of all
+            raise BackendError(f"PyTorch failed on a batch of {len(images)}: {error}") from error
         return logits
 
     def close(self) -> None:
         """Free the weights."""
         self._layouts.clear()
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Set PyTorch's number of threads, which is the whole process's, for one run."""
+    import torch
+
+    if count is None:
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Torch(Backend):
@@ -84,17 +109,11 @@ class Torch(Backend):
     def open(self, file: Path, model: ModelSpec, precision: Precision, threads: int | None) -> TorchSession:
         """Load the weights into the network."""
         del precision  # fp32 alone
-        import torch
-
-        from edgeresnext.model.checkpoints import load_network
-
-        if threads:
-            torch.set_num_threads(threads)
-        return TorchSession(load_network(model, file), model)
-
-    def versions(self) -> dict[str, str]:
-        """Return PyTorch's version."""
-        return {"torch": importlib.metadata.version("torch")}
+        try:
+            from edgeresnext.model.checkpoints import load_network
+        except (ImportError, OSError) as error:  # a wheel for another system library, say
+            raise BackendError(f"PyTorch is installed but does not start: {error}") from error
+        return TorchSession(load_network(model, file), model, threads)
 
 
 BACKEND = Torch()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 BINS = 4096
 """Bins of a histogram. The range is a power of two, so between 2,048 and 4,096 of them lie under the maximum."""
 
-DEFAULT_PERCENTILE = 99.99
+DEFAULT_PERCENTILE = 99.999
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Method:
 
     @classmethod
     def parse(cls, text: str) -> Method:
-        """Read `max`, `percentile` (99.99) or `percentile:P` with 50 < P <= 100.
+        """Read `max`, `percentile` (99.999) or `percentile:P` with 50 < P <= 100.
 
         Raises:
             RequestError: It is none of these.
@@ -57,7 +57,7 @@ class Method:
                 return cls("percentile", percentile)
         raise RequestError(
             f"unknown calibration method '{text}'",
-            "Use max, percentile (99.99), or percentile:P with P above 50 and at most 100, such as percentile:99.9.",
+            "Use max, percentile (99.999), or percentile:P with P above 50 and at most 100, such as percentile:99.9.",
         )
 
     def __str__(self) -> str:
@@ -157,7 +157,7 @@ def calibrate(
         batches: Normalised float32 `(N, 3, H, W)` tensors, one after another; none is kept.
         tensors: Names of the tensors to watch.
         method: How a histogram becomes a threshold.
-        progress: Called with the number of images after each batch.
+        progress: Called with the number of images seen so far.
 
     Returns:
         |x| above which each tensor is clipped, by name.
@@ -168,8 +168,10 @@ def calibrate(
     tensors = list(tensors)
     histograms = {threshold_source(graph, name): Histogram() for name in tensors}
     watcher = _Watcher(graph, histograms)
+    seen = 0
     with torch.inference_mode():
         for batch in batches:
             watcher.run(batch.contiguous(memory_format=torch.channels_last))
-            progress(len(batch))
+            seen += len(batch)
+            progress(seen)
     return {name: method.threshold(histograms[threshold_source(graph, name)]) for name in tensors}

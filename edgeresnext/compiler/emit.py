@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeresnext.compiler.graph import INPUT
 from edgeresnext.compiler.plan import quantised_input
-from edgeresnext.errors import AccuracyError, shortened
+from edgeresnext.errors import AccuracyError, RequestError, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,12 +38,13 @@ def emit(graph: Graph, plan: Plan, model: ModelSpec, thresholds: Mapping[str, fl
 
     Args:
         graph: The folded graph.
-        plan: A precision for every layer; where some layers are float16, all that are not INT8 must be.
+        plan: A precision for every layer: INT8, or the one floating type of the file.
         model: Names and shapes of input and output, and the preprocessing to put in front.
         thresholds: Calibrated |x| limit of every tensor that the plan quantises.
 
     Raises:
         AccuracyError: A weight does not fit into float16.
+        RequestError: The plan mixes floating types.
     """
     return _Emitter(graph, plan, model, thresholds).emit()
 
@@ -56,7 +57,12 @@ class _Emitter:
         self.plan = plan
         self.model = model
         self.thresholds = thresholds
-        self.half = "fp16" in plan.layers.values() or plan.name == "int8-fp16"
+        self.half = plan.floating == "fp16"
+        others = set(plan.layers.values()) - {"int8", plan.floating}
+        if others:
+            raise RequestError(
+                f"plan '{plan.name}' mixes {plan.floating} with {', '.join(others)}", "One floating type a file."
+            )
         self.float: type[np.floating] = np.float16 if self.half else np.float32
         self.unsigned = graph.non_negative if plan.activations == "unsigned" else frozenset()
         self.nodes: list[onnx.NodeProto] = []

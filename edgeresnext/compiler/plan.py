@@ -24,30 +24,38 @@ SHORTCUT = 1
 
 INT8_CPU = "int8-cpu"
 
-ONNX_FILES: dict[Precision, tuple[str, ...]] = {
-    "fp32": ("fp32",),
-    "fp16": ("fp16",),
-    "int8": ("int8", "int8-fp16", INT8_CPU),
+ONNX_FILES: dict[str, frozenset[Precision]] = {
+    "fp32": frozenset({"fp32"}),
+    "fp16": frozenset({"fp16"}),
+    "int8": frozenset({"int8"}),
+    "int8-fp16": frozenset({"int8", "fp16"}),
+    INT8_CPU: frozenset({"int8"}),
 }
-"""Names of the ONNX files that each precision asks for."""
+"""The ONNX files, and the precisions that must all be asked for to emit each."""
 
 
 def plan_for(graph: Graph, name: str) -> Plan:
     """Return the plan of the ONNX file called `name`: fp32, fp16, int8, int8-fp16 or int8-cpu."""
-    base: Precision = "fp16" if name in ("fp16", "int8-fp16") else "fp32"
+    floating: Precision = "fp16" if "fp16" in ONNX_FILES[name] else "fp32"
     layers: dict[str, Precision] = {}
     reasons: dict[str, str] = {}
     for layer in graph.layers:
         if layer.op not in _QUANTISABLE:
             continue
-        layers[layer.name] = base
-        if name.startswith("int8"):
+        layers[layer.name] = floating
+        if "int8" in ONNX_FILES[name]:
             reason = _unfit_for_int8(layer)
             if reason:
                 reasons[layer.name] = reason
             else:
                 layers[layer.name] = "int8"
-    return Plan(name=name, layers=layers, activations="unsigned" if name == INT8_CPU else "signed", reasons=reasons)
+    return Plan(
+        name=name,
+        floating=floating,
+        layers=layers,
+        activations="unsigned" if name == INT8_CPU else "signed",
+        reasons=reasons,
+    )
 
 
 def _unfit_for_int8(layer: Layer) -> str:

@@ -78,12 +78,17 @@ def from_folder(
             "Use 100 or more, like those that the network was trained on.",
         )
     return CalibrationSet(
-        about=f"{len(readable)} images of '{drawn.root.name}', seed {seed}",
+        about=f"{len(readable)} images of '{_printable(drawn.root)}', seed {seed}",
         count=len(readable),
         digest=digest.hexdigest(),
         golden=np.stack(golden),
         batches=lambda: (images for images, _ in batches(readable, preprocess, BATCH)),
     )
+
+
+def _printable(root: Path) -> str:
+    """Return a folder's name in UTF-8, whatever bytes the file system stores."""
+    return root.absolute().name.encode("utf-8", "replace").decode("utf-8")
 
 
 def generated(preprocess: Preprocess, seed: int) -> CalibrationSet:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import random
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +47,15 @@ def prepare(root: str | Path) -> dict[str, Path]:
     digits = load_digits()
     images = np.rint(digits.images * (255 / _WHITE)).astype(np.uint8)
     try:
-        for split, indices in split_indices(images, digits.target).items():
-            for index in indices:
-                folder = folders[split] / str(digits.target[index])
-                folder.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(images[index]).save(folder / f"{index:04}.png")
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
+            prepared = Path(scratch) / root.name
+            for split, indices in split_indices(images, digits.target).items():
+                for index in indices:
+                    folder = prepared / split / str(digits.target[index])
+                    folder.mkdir(parents=True, exist_ok=True)
+                    Image.fromarray(images[index]).save(folder / f"{index:04}.png")
+            prepared.replace(root)  # whole or not at all, also when interrupted
     except OSError as error:
         raise DataError(f"cannot write the digits to '{root}': {error.strerror}", "Give another directory.") from None
     return folders

@@ -69,9 +69,12 @@ def scan(root: str | Path) -> ImageFolder:
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise DataError(f"image folder '{root}' {what}", "Give a folder of images, or of one folder a class.")
-    loose = _images(root, deep=False)
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    by_class = {folder.name: images for folder in folders if (images := _images(folder, deep=True))}
+    try:
+        loose = _images(root, deep=False)
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        by_class = {folder.name: images for folder in folders if (images := _images(folder, deep=True))}
+    except OSError as error:
+        raise DataError(f"cannot list '{error.filename or root}': {error.strerror}", "Check its permissions.") from None
     if loose and by_class:
         raise DataError(
             f"image folder '{root}' holds both images ({loose[0].name}, ...) and class folders "
@@ -95,50 +98,63 @@ def scan(root: str | Path) -> ImageFolder:
 
 def _images(folder: Path, *, deep: bool) -> list[Path]:
     """Return the image files of one folder, sorted; `deep` looks into its folders too."""
-    paths = folder.rglob("*") if deep else folder.iterdir()
+    paths = list(folder.iterdir())  # raises where rglob would pass over a folder that may not be read
+    if deep:
+        paths = list(folder.rglob("*"))
     return sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
 
 
 def match_classes(classes: Sequence[str], labels: Sequence[str], root: Path) -> tuple[int, ...]:
     """Return the model's class index for each class folder.
 
-    A folder matches a label by its whole name or by the label's first word (`n01440764 tench`). Where no folder
-    matches and there are as many folders as labels, the sorted folders are the classes in order, as training on
-    image folders numbers them.
+    A folder matches the label of its name. Where every label begins with an identifier of its own (`n01440764 tench`),
+    it may be named after that alone. Where the labels are plain numbers (a bundle built without labels) and there are
+    as many folders, the sorted folders are the classes in order, as training on image folders numbers them.
 
     Raises:
-        DataError: Some folders match no label.
+        DataError: Some folders match no label, or more than one.
     """
-    by_name = {label.split(maxsplit=1)[0]: index for index, label in reversed(list(enumerate(labels)))}
-    by_name |= {label: index for index, label in enumerate(labels)}
-    strangers = [name for name in classes if name not in by_name]
-    if not strangers:
-        return tuple(by_name[name] for name in classes)
-    if len(strangers) == len(classes) == len(labels):
+    known: dict[str, int] = {}
+    first_words = [label.split(maxsplit=1)[0] for label in labels]
+    if all(" " in label for label in labels) and len(set(first_words)) == len(labels):
+        known |= {word: index for index, word in enumerate(first_words)}
+    known |= {label: index for index, label in enumerate(labels)}
+    strangers = [name for name in classes if name not in known]
+    numbered = tuple(labels) == tuple(str(index) for index in range(len(labels)))
+    if strangers and numbered and len(classes) == len(labels):
         return tuple(range(len(classes)))
-    raise DataError(
-        f"{len(strangers)} of the {len(classes)} class folders in '{root}' match no label of the model: "
-        f"{shortened(strangers)}",
-        f"The model's {len(labels)} labels begin with {shortened(labels, 4)}. Name the folders after them.",
-    )
+    if strangers:
+        raise DataError(
+            f"{len(strangers)} of the {len(classes)} class folders in '{root}' match no label of the model: "
+            f"{shortened(strangers)}",
+            f"The model's {len(labels)} labels begin with {shortened(labels, 4)}. Name the folders after them, or "
+            "begin each label with its folder's name and a space.",
+        )
+    ambiguous = [name for name in classes if labels.count(name) > 1]
+    if ambiguous:
+        raise DataError(
+            f"class folders in '{root}' match several labels of the model: {shortened(ambiguous)}",
+            "Begin each label with an identifier of its own, and name the folders after those.",
+        )
+    return tuple(known[name] for name in classes)
 
 
 def read_labels(path: str | Path) -> tuple[str, ...]:
-    """Return the labels of a text file, one a line, in the order of the logits.
+    """Return the labels of a text file, one a line, in the order of the logits; two classes may share a label.
 
     Raises:
-        DataError: The file is missing, not UTF-8, empty, or names a class twice.
+        DataError: The file is missing, not UTF-8, empty, or has an empty line before its last label.
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"cannot read labels from '{path}': {error}", "Give a UTF-8 text file with one label a line."
         ) from None
-    while lines and not lines[-1].strip():
-        lines.pop()
     labels = tuple(line.strip() for line in lines)
+    while labels and not labels[-1]:
+        labels = labels[:-1]
     if not labels:
         raise DataError(f"labels file '{path}' is empty", "Write one label a line, in the order of the logits.")
     if "" in labels:

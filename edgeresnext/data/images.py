@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -18,7 +19,6 @@ from edgeresnext.errors import DataError, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -31,6 +31,7 @@ MAX_SKIPPED = 0.05
 """Share of unreadable images above which a folder is refused."""
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_UINT16_MAX = 65535
 _log = logging.getLogger("edgeresnext")
 
 
@@ -46,14 +47,19 @@ def load_image(source: ImageSource, preprocess: Preprocess) -> NDArray[np.uint8]
 def decode(source: ImageSource) -> Image.Image:
     """Return an image in RGB, upright, whatever mode and EXIF rotation it was stored with.
 
-    Alpha is dropped; 16-bit grey is scaled to 8 bits.
+    Alpha is dropped; 16-bit grey (and 32-bit integers, which are taken for it) is scaled to 8 bits.
 
     Raises:
         DataError: It cannot be decoded, is far too large, or is an array of another shape or type.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
-    name = getattr(source, "filename", None) or getattr(source, "name", None) or str(source)
+    if not isinstance(source, str | Path | Image.Image) and not hasattr(source, "read"):
+        raise DataError(
+            f"cannot take an image from a {type(source).__name__}",
+            "Give a path, a PIL image, a uint8 RGB array (height, width, 3), or a binary file object.",
+        )
+    name = str(source) if isinstance(source, str | Path) else getattr(source, "name", "") or type(source).__name__
     try:
         if isinstance(source, Image.Image):
             return _upright_rgb(source)
@@ -67,8 +73,11 @@ def decode(source: ImageSource) -> Image.Image:
         raise DataError(
             f"'{name}' is not an image that can be read", "Use JPEG, PNG or another common format."
         ) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        # Pillow raises SyntaxError for broken PNG chunks and ValueError for broken headers.
+    except DataError as error:
+        raise DataError(f"image '{name}' {error.what}", error.hint) from None
+    except PermissionError:
+        raise DataError(f"image '{name}' may not be read", "Check its permissions.") from None
+    except Exception as error:  # noqa: BLE001 - broken headers and EXIF make Pillow raise whatever they lead to
         raise DataError(f"image '{name}' is damaged: {error}", "Replace it.") from None
 
 
@@ -77,6 +86,8 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
 
     What Pillow only warns of is refused: an image so large that it may have been made to exhaust memory.
     """
+    if 0 in image.size:
+        raise DataError("has no pixels", "Replace it.")
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
     return _to_rgb(ImageOps.exif_transpose(image))
@@ -98,17 +109,30 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "I":
         values = np.asarray(image)
-        return Image.fromarray((values >> 8 if values.max(initial=0) > 255 else values).astype(np.uint8)).convert("RGB")  # noqa: PLR2004
+        if values.min() < 0 or values.max() > _UINT16_MAX:
+            raise DataError("holds grey values outside 0..65535", "Save it with 8 or 16 bits a channel.")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise DataError("holds floating-point grey values of unknown scale", "Save it with 8 or 16 bits a channel.")
     if image.mode in ("P", "PA", "LA", "La"):
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
 def crop(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Resize the shorter edge to `resize_px` and return the centre `crop_px` square, uint8 HWC."""
+    """Resize the shorter edge to `resize_px` and return the centre `crop_px` square, uint8 HWC.
+
+    Raises:
+        DataError: The image is so long that resizing it would exhaust memory.
+    """
     width, height = image.size
     short = preprocess.resize_px
     size = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    if Image.MAX_IMAGE_PIXELS and size[0] * size[1] > Image.MAX_IMAGE_PIXELS:
+        raise DataError(
+            f"an image of {width} x {height} pixels would be {size[0]} x {size[1]} once its shorter edge is resized",
+            "Cut it to a usual shape first.",
+        )
     if size != image.size:
         image = image.resize(size, _FILTERS[preprocess.interpolation])
     edge = preprocess.crop_px

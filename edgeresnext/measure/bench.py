@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from edgeresnext.data import folder
 from edgeresnext.data.images import load_image
 from edgeresnext.errors import DataError, EdgeResNeXtError, RequestError
 from edgeresnext.measure.accuracy import Classified, best_classes, classify
-from edgeresnext.measure.environment import environment
+from edgeresnext.measure.environment import environment, package_versions
 from edgeresnext.measure.latency import interleave, speedup, summarise
 from edgeresnext.measure.memory import peak_memory
 from edgeresnext.runtime.classifier import open_artifact
@@ -125,16 +126,15 @@ def bench(
         rows = []
         for done, variant in enumerate(variants):
             progress("memory", done, len(variants))
-            row = _row(bundle, variant, batch=batch, samples=samples, classified=classified, against=against)
+            row = _row(
+                bundle, variant, batch=batch, threads=threads, samples=samples, classified=classified, against=against
+            )
             rows.append(row)
         progress("memory", len(variants), len(variants))
     finally:
         for variant in variants:
             if variant.session:
                 variant.session.close()
-    versions: dict[str, str] = {}
-    for name in {variant.artifact.backend for variant in variants if variant.session}:
-        versions |= base.get(name).versions()
     return Report(
         bundle={
             "path": str(bundle.path),
@@ -143,7 +143,9 @@ def bench(
             "weights_sha256": bundle.manifest.files[bundles.WEIGHTS].sha256,
             "calibration": bundle.manifest.calibration,
         },
-        environment=environment() | versions | ({"threads": str(threads)} if threads else {}),
+        environment=environment()
+        | package_versions("torch", "openvino", "onnxruntime")
+        | ({"threads": str(threads)} if threads else {}),
         baseline=_baseline(variants),
         data=_about(images, classified),
         rows=tuple(rows),
@@ -154,7 +156,7 @@ def _check_request(batch: int, seconds: float, rounds: int | None, threads: int 
     """Refuse numbers that cannot be meant."""
     if batch < 1:
         raise RequestError(f"batch is {batch}", "Give one image or more.")
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise RequestError(f"seconds is {seconds:g}", "Give a positive time.")
     if rounds is not None and rounds < 1:
         raise RequestError(f"rounds is {rounds}", "Give one round or more.")
@@ -176,7 +178,7 @@ def _open(bundle: Bundle, asked: tuple[Artifact, ...], threads: int | None) -> l
     variants = [_Variant(artifact=artifact) for artifact in dict.fromkeys([*baseline, *asked])]
     for variant in variants:
         artifact = variant.artifact
-        reason = base.get(artifact.backend).unavailable(artifact.precision)
+        reason = base.unavailable(artifact)
         if reason is not None:
             variant.status, variant.reasons = "skipped", [reason]
             continue
@@ -242,6 +244,7 @@ def _row(
     variant: _Variant,
     *,
     batch: int,
+    threads: int | None,
     samples: dict[str, list[float]],
     classified: Classified,
     against: Classified,
@@ -252,6 +255,7 @@ def _row(
         bundle: The bundle.
         variant: The artefact under test.
         batch: Images a run.
+        threads: CPU threads; None is the runtime's choice.
         samples: Seconds a run, by variant.
         classified: Classes found on the images of the benchmark.
         against: The same, or that of the golden images where PyTorch did not run: what agreement is taken from.
@@ -269,7 +273,7 @@ def _row(
     if variant.status != "ok" or not own:
         return msgspec.structs.replace(row, status=variant.status, reason="; ".join(variant.reasons))
     latency, lacking = summarise(own)
-    peak, no_peak = peak_memory(bundle.path, artifact, batch)
+    peak, no_peak = peak_memory(bundle.path, artifact, batch, threads)
     reasons = [lacking, no_peak, "energy: not measured by this release"]
     ratio = error = None
     if samples.get(_BASELINE):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import importlib.metadata
 import os
 import platform
 from pathlib import Path
@@ -47,6 +49,15 @@ def environment() -> dict[str, str]:
         "date": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
     }
     return {name: value for name, value in found.items() if value}
+
+
+def package_versions(*names: str) -> dict[str, str]:
+    """Return the versions of those of the packages that are installed."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -19,8 +19,12 @@ if TYPE_CHECKING:
     from edgeresnext.backends.base import Session
 
 MIN_SAMPLES = {"p50": 8, "p90": 64, "p99": 662}
-"""Samples under which a percentile is not reported: p90 and p99 as MLPerf's early stopping asks for 99 % confidence;
-for the median the smallest n whose extremes cover it with 99 % confidence (2 * 0.5**n <= 0.01)."""
+"""Samples under which the sample's percentile is not reported. For p90 and p99 the fewest queries from which MLPerf's
+early stopping can bound them with 99 % confidence; for the median the smallest n whose extremes cover it with 99 %
+confidence (2 * 0.5**n <= 0.01)."""
+
+_NOISY = 2.0
+"""p90 over p50 above which something else ran on the machine: on a quiet one it is 1.1 to 1.4."""
 
 _SETTLE_S = 0.003
 """On two cores a 0.7 ms network still ran 30 % slow in the first run after another runtime, and not after 3 ms."""
@@ -105,7 +109,7 @@ def _batch(images: NDArray[np.uint8], batch: int, turn: int) -> NDArray[np.uint8
 
 
 def summarise(samples: Sequence[float]) -> tuple[Latency, str]:
-    """Return percentiles of the samples (seconds), and which of them need more samples, if any."""
+    """Return percentiles of the samples (seconds), and in words which need more samples and whether they are noisy."""
     found: dict[str, float | None] = {}
     lacking = []
     for name, needed in MIN_SAMPLES.items():
@@ -121,7 +125,10 @@ def summarise(samples: Sequence[float]) -> tuple[Latency, str]:
         min=min(samples),
         max=max(samples),
     )
-    return latency, f"{len(samples)} samples: {', '.join(lacking)}" if lacking else ""
+    notes = [f"{len(samples)} samples: {', '.join(lacking)}"] if lacking else []
+    if latency.p50 and latency.p90 and latency.p90 > _NOISY * latency.p50:
+        notes.append(f"noisy: p90 is {latency.p90 / latency.p50:.1f} times the median; repeat on a quiet machine")
+    return latency, "; ".join(notes)
 
 
 def speedup(baseline: Sequence[float], samples: Sequence[float]) -> tuple[float, float]:

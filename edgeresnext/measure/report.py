@@ -106,7 +106,7 @@ def _reasons(report: Report) -> dict[str, str]:
     """Return the variants that each reason applies to."""
     found: dict[str, list[str]] = {}
     for row in report.rows:
-        for reason in filter(None, row.reason.split("; ")):
+        for reason in filter(None, row.reason.split("; ") if row.status == "ok" else [row.reason]):
             found.setdefault(reason, []).append(row.name)
     measured = [row.name for row in report.rows if row.status == "ok"]
     return {reason: "all" if names == measured else ", ".join(names) for reason, names in found.items()}

@@ -118,7 +118,12 @@ def count_classes(state: State, path: str | Path) -> int:
             f"weights file '{path}' has no 'fc.weight'; its keys begin with {shortened(state, 3)}",
             "Give a ResNet or ResNeXt checkpoint with torchvision's names (conv1, bn1, layer1.0.conv1, ..., fc).",
         )
-    return int(state["fc.weight"].shape[0])
+    shape = tuple(state["fc.weight"].shape)
+    if len(shape) != 2 or 0 in shape:  # noqa: PLR2004 - classes, features
+        raise CheckpointError(
+            f"'fc.weight' of weights file '{path}' has shape {shape}, not (classes, features)", "The file is damaged."
+        )
+    return shape[0]
 
 
 def load_network(spec: ModelSpec, path: str | Path, state: State | None = None) -> ResNeXt:
@@ -178,7 +183,7 @@ def _shapes(network: ResNeXt) -> dict[str, torch.Size]:
 
 def _fitting(spec: ModelSpec, state: State) -> str:
     """Name the catalogue entry that a checkpoint does fit, if there is one."""
-    classes = int(state["fc.weight"].shape[0]) if "fc.weight" in state else spec.classes
+    classes = len(state["fc.weight"]) if "fc.weight" in state else spec.classes
     shapes = {name: tensor.shape for name, tensor in state.items()}
     for name in CATALOGUE:
         if _shapes(_empty(specify(name, classes=classes))) == shapes:
@@ -211,11 +216,13 @@ def random_network(spec: ModelSpec, seed: int) -> ResNeXt:
 
 
 def save_state(network: ResNeXt, path: Path) -> None:
-    """Write a network's weights as `.safetensors`."""
-    from safetensors.torch import save_file
+    """Write a network's weights as `.safetensors`.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    from safetensors.torch import save
 
     state = network.state_dict()
-    path.touch()
-    mode = path.stat().st_mode  # safetensors 0.8 makes files that their owner alone can read
-    save_file({name: state[name].contiguous() for name in state if not name.endswith(_IGNORED)}, path)
-    path.chmod(mode)
+    # `save_file` would report a full disk as an error of its own kind, and make a file that its owner alone can read.
+    path.write_bytes(save({name: state[name].contiguous() for name in state if not name.endswith(_IGNORED)}))

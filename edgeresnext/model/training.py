@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from edgeresnext.data import folder
 from edgeresnext.data.images import batches
-from edgeresnext.errors import DataError, RequestError
+from edgeresnext.errors import AccuracyError, DataError, RequestError
 from edgeresnext.model.catalogue import specify
 from edgeresnext.model.checkpoints import save_state
 from edgeresnext.model.resnext import ResNeXt, normalise
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from edgeresnext.spec import ModelSpec, Preprocess
 
 _DECODE_BATCH = 64
-_log = logging.getLogger("edgeresnext")
+_MAX_SEED = 2**32
+_SLOWER = "Train with a smaller --learning-rate."
 
 
 def train(
@@ -60,14 +62,23 @@ def train(
         Top-1 on `validation`, or None without it.
 
     Raises:
-        DataError: A folder cannot be used or has no classes.
+        DataError: A folder cannot be used or has no classes, or the output cannot be written.
+        AccuracyError: Training diverged.
         RequestError: The model does not exist, or `output` is not a .safetensors file.
     """
     output = Path(output)
     if output.suffix != ".safetensors":
         raise RequestError(f"output '{output}' is not a .safetensors file", "Name it NAME.safetensors.")
+    if epochs < 1 or batch < 2 or not 0 < learning_rate < math.inf or not 0 <= seed < _MAX_SEED:  # noqa: PLR2004
+        raise RequestError(
+            f"cannot train with epochs {epochs}, batch {batch}, learning rate {learning_rate:g}, seed {seed}",
+            "Epochs are 1 or more, a batch 2 or more (BatchNorm), the rate positive, the seed 0 or more.",
+        )
+    if not output.absolute().parent.is_dir() or not os.access(output.absolute().parent, os.W_OK):
+        raise DataError(f"cannot write in '{output.absolute().parent}'", "Create the folder, or give another file.")
     images, targets, classes = _read(data, specify(model, preprocess=preprocess))
     spec = specify(model, classes=len(classes), preprocess=preprocess)
+    held_out = None if validation is None else _validation(validation, spec, classes)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -88,10 +99,16 @@ def train(
             schedule.step()
         progress("train", epoch + 1, epochs)
     network.eval()
-    output.parent.mkdir(parents=True, exist_ok=True)
-    save_state(network, output)
-    output.with_suffix(".labels.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
-    return None if validation is None else _top1(network, spec, validation, classes)
+    if not all(torch.isfinite(parameter).all() for parameter in network.parameters()):
+        raise AccuracyError("training diverged: weights are NaN or infinite; nothing was written", _SLOWER)
+    try:
+        save_state(network, output)
+        output.with_suffix(".labels.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            f"cannot write '{output}': {error.strerror}", "Free some space, or give another file."
+        ) from None
+    return None if held_out is None else _top1(network, spec, *held_out)
 
 
 def _read(root: str | Path, spec: ModelSpec) -> tuple[Tensor, Tensor, tuple[str, ...]]:
@@ -112,10 +129,14 @@ def _shifted(inputs: Tensor, generator: torch.Generator) -> Tensor:
     return torch.stack([image[:, y : y + edge, x : x + edge] for image, (y, x) in zip(padded, offsets, strict=True)])
 
 
-def _top1(network: ResNeXt, spec: ModelSpec, root: str | Path, classes: tuple[str, ...]) -> float:
-    """Return the share of a labelled folder's images that are classified right."""
+def _validation(root: str | Path, spec: ModelSpec, classes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """Return all images of a labelled folder, and their classes as the training numbers them."""
     images, targets, names = _read(root, spec)
-    mapping = torch.tensor(folder.match_classes(names, classes, Path(root)))
+    return images, torch.tensor(folder.match_classes(names, classes, Path(root)))[targets]
+
+
+def _top1(network: ResNeXt, spec: ModelSpec, images: Tensor, targets: Tensor) -> float:
+    """Return the share of images that are classified right."""
     with torch.inference_mode():
         parts = [network(normalise(part, spec)).argmax(1) for part in torch.split(images, _DECODE_BATCH)]
-    return float((torch.cat(parts) == mapping[targets]).float().mean())
+    return float((torch.cat(parts) == targets).float().mean())

@@ -162,7 +162,7 @@ def choose(bundle: Bundle, backend: str | None = None, precision: str | None = N
     """
     reasons = []
     for artifact in bundle.artifacts(backend, precision):
-        reason = base.get(artifact.backend).unavailable(artifact.precision)
+        reason = base.unavailable(artifact)
         if reason is None:
             return artifact
         reasons.append(reason)

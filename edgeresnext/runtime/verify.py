@@ -36,7 +36,7 @@ def verify(path: str | Path) -> tuple[Check, ...]:
 
 def check_artifact(bundle: Bundle, artifact: Artifact, golden: Golden) -> Check:
     """Replay the golden images on one artefact."""
-    reason = base.get(artifact.backend).unavailable(artifact.precision)
+    reason = base.unavailable(artifact)
     if reason is not None:
         return Check(artifact=artifact.name, status="skipped", reason=reason)
     try:

@@ -80,10 +80,39 @@ def test_random_weights_need_no_images_and_mark_the_bundle_untrained(tmp_path):
 
 
 def test_only_what_was_asked_for_is_built(build):
-    bundle = build(precisions=["fp16"], calibration=None)
-    assert [file.file for file in bundle.manifest.onnx] == ["onnx/fp16.onnx"]
-    assert [artifact.name for artifact in bundle.manifest.artifacts] == ["torch-fp32"]
+    bundle = build(precisions=["fp16", "fp32"], calibration=None)
+    assert [file.file for file in bundle.manifest.onnx] == ["onnx/fp32.onnx", "onnx/fp16.onnx"]
+    assert "int8" not in {artifact.precision for artifact in bundle.manifest.artifacts}
     assert "ranges.json" not in bundle.manifest.files
+
+
+def test_a_network_that_overflows_float16_can_still_be_int8(build, tmp_path, digit_weights):
+    state = load_file(digit_weights)
+    state["fc.weight"] *= 1e6
+    save_file(state, tmp_path / "huge.safetensors")
+    with pytest.raises(AccuracyError, match="float16"):
+        build(weights=tmp_path / "huge.safetensors")
+    bundle = build(weights=tmp_path / "huge.safetensors", precisions=["int8"])
+    assert [file.file for file in bundle.manifest.onnx] == ["onnx/int8.onnx", "onnx/int8-cpu.onnx"]
+
+
+def test_a_network_that_bf16_does_not_suit_loses_bf16_alone(build, monkeypatch, caplog):
+    monkeypatch.setitem(__import__("edgeresnext.spec", fromlist=["x"]).MIN_SNR_DB, "bf16", 99.0)
+    if base.get("openvino").unavailable("bf16"):
+        pytest.skip(base.get("openvino").unavailable("bf16"))
+    bundle = build(precisions=["fp32"])
+    assert {artifact.name for artifact in bundle.manifest.artifacts} == {
+        "openvino-fp32",
+        "onnxruntime-fp32",
+        "torch-fp32",
+    }
+    assert "openvino-bf16 is left out" in caplog.text
+
+
+def test_calibration_progress_counts_every_image(build):
+    seen = []
+    build(progress=lambda stage, done, total: seen.append((done, total)) if stage == "calibrate" else None)
+    assert seen == [(8, 16), (16, 16)]
 
 
 def test_the_class_count_is_inferred_from_fc(tmp_path, digit_weights, digit_folders):
@@ -148,6 +177,8 @@ def test_an_interrupted_build_leaves_nothing(build, tmp_path):
         ({"weights": None}, RequestError, "either weights or random weights"),
         ({"random_weights": True}, RequestError, "not both"),
         ({"samples": 3}, RequestError, "3 calibration samples are too few"),
+        ({"seed": -1}, RequestError, "seed is -1"),
+        ({"precisions": ["fp16"]}, RequestError, "target 'cpu' runs nothing in fp16"),
         ({"method": "entropyy"}, RequestError, "unknown calibration method"),
         ({"calibration": "nowhere"}, DataError, "does not exist"),
         ({"weights": "none.pth"}, CheckpointError, "does not exist"),

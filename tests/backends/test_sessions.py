@@ -128,6 +128,25 @@ def test_a_missing_package_names_the_command_that_installs_it(package, monkeypat
     assert "pip install 'edgeresnext[" in base.get(package).unavailable("fp32")
 
 
+def test_a_closed_session_says_so(built):
+    for artifact in built.manifest.artifacts:
+        if base.unavailable(artifact) is None:
+            session = open_artifact(built, artifact)
+            session.close()
+            with pytest.raises(BackendError, match="closed"):
+                session.run(built.golden().images)
+
+
+def test_threads_of_pytorch_are_set_for_its_runs_alone(built):
+    import torch
+
+    before = torch.get_num_threads()
+    artifact = next(a for a in built.manifest.artifacts if a.backend == "torch")
+    session = open_artifact(built, artifact, threads=1)
+    session.run(built.golden().images)
+    assert torch.get_num_threads() == before
+
+
 def test_load_takes_the_fastest_that_runs_here_and_says_which(built, caplog):
     caplog.set_level("INFO", logger="edgeresnext")
     with edgeresnext.load(built.path) as classifier:

@@ -138,7 +138,7 @@ def test_train_writes_weights_that_build_takes(run, tmp_path, photos):
         (("build", "resnext50", "-o", "x", "--random-weights"), 2, "Did you mean 'resne"),
         (("build", "resnet50", "-o", "x"), 2, "--random-weights"),
         (
-            ("build", "resnet50", "-o", "x", "--weights", "none.pth", "--calibration", "y"),
+            ("build", "resnet50", "-o", "x", "--weights", "none.pth", "--precision", "fp32"),
             5,
             "'none.pth' does not exist",
         ),
@@ -155,6 +155,11 @@ def test_train_writes_weights_that_build_takes(run, tmp_path, photos):
         (("inspect", "none.onnx"), 5, "does not exist"),
         (("train", "resnet50", "--data", "none", "-o", "w.safetensors"), 5, "does not exist"),
         (("train", "resnet50", "--data", "none", "-o", "w.pth"), 2, ".safetensors"),
+        (("train", "resnet50", "--data", "none", "-o", "w.safetensors", "--epochs", "0"), 2, "epochs 0"),
+        (("train", "resnet50", "--data", "x", "-o", "w.safetensors", "--learning-rate", "nan"), 2, "learning rate nan"),
+        (("train", "resnet50", "--data", "x", "-o", "nowhere/w.safetensors"), 5, "cannot write in"),
+        (("bench", "{bundle}", "--seconds", "nan"), 2, "seconds is nan"),
+        (("demo", "-o", "{bundle}"), 5, "something other than a demo"),
     ],
 )
 def test_bad_input_ends_with_its_exit_code_and_what_to_do(run, built, arguments, code, message):

@@ -5,12 +5,17 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
+import edgeresnext
 from edgeresnext import bundle as bundles
 from edgeresnext.errors import BundleError, DataError, RequestError
+from edgeresnext.model.catalogue import specify
+from edgeresnext.spec import Artifact, Manifest, Selection
 
 
 def files_of(path):
@@ -55,6 +60,31 @@ def test_a_truncated_or_missing_file_is_named(bundle_copy):
         bundles.read(bundle_copy).file("onnx/fp32.onnx")
 
 
+def test_a_damaged_reference_whose_digest_matches_is_refused(bundle_copy):
+    for content in (b"", b"rubbish", (bundle_copy / "weights.safetensors").read_bytes()):
+        (bundle_copy / "reference.npz").write_bytes(content)
+        edit_manifest(bundle_copy, lambda m: m.update(files=msgspec.to_builtins(bundles.list_files(bundle_copy))))
+        with pytest.raises(BundleError, match=r"reference\.npz' is damaged"):
+            bundles.read(bundle_copy).golden()
+    np.savez(bundle_copy / "reference.npz", images=np.zeros((2, 8, 8, 3), np.uint8), logits=np.zeros((2, 10)))
+    edit_manifest(bundle_copy, lambda m: m.update(files=msgspec.to_builtins(bundles.list_files(bundle_copy))))
+    with pytest.raises(BundleError, match="not the model's"):
+        bundles.read(bundle_copy).golden()
+
+
+def test_a_manifest_without_artefacts_is_refused(bundle_copy):
+    edit_manifest(bundle_copy, lambda m: m.update(artifacts=[]))
+    with pytest.raises(BundleError, match="has no artefact"):
+        bundles.read(bundle_copy)
+
+
+def test_an_artefact_of_a_backend_that_this_release_lacks_is_skipped(bundle_copy):
+    edit_manifest(bundle_copy, lambda m: m["artifacts"][0].update(backend="future"))
+    checks = {check.artifact: check for check in edgeresnext.verify(bundle_copy)}
+    (skipped,) = (check for name, check in checks.items() if name.startswith("future-"))
+    assert (skipped.status, skipped.reason) == ("skipped", "this release has no backend 'future'")
+
+
 @pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b", "..\\x", "C:x", ""])
 def test_names_that_leave_the_bundle_are_refused(bundle_copy, name):
     edit_manifest(bundle_copy, lambda m: m["files"].update({name: {"bytes": 1, "sha256": "0"}}))
@@ -64,9 +94,8 @@ def test_names_that_leave_the_bundle_are_refused(bundle_copy, name):
 
 def test_an_artefact_that_the_manifest_does_not_list_is_refused(bundle_copy):
     edit_manifest(bundle_copy, lambda m: m["artifacts"][0].update(file="../../evil.onnx"))
-    bundle = bundles.read(bundle_copy)
-    with pytest.raises(BundleError, match="does not list"):
-        bundle.file(bundle.manifest.artifacts[0].file)
+    with pytest.raises(BundleError, match=r"does not list \.\./\.\./evil\.onnx"):
+        bundles.read(bundle_copy)
 
 
 @pytest.mark.parametrize(
@@ -111,8 +140,15 @@ def test_artefacts_are_ranked_by_the_recorded_measurement(built):
 
 
 def write_one(staging, text="new"):
-    (staging / "manifest.json").write_text('{"schema": 1}')
-    (staging / "content").write_text(text)
+    """Write the smallest bundle whose content can be told apart."""
+    for name in ("labels.txt", "reference.npz", "weights.safetensors", "content"):
+        (staging / name).write_text(text)
+    manifest = Manifest(
+        model=specify("resnext20_8x4d"), trained=False, golden="", parameters=0, macs=0, onnx=(), created_with={},
+        artifacts=(Artifact(backend="torch", precision="fp32", target="cpu", file="weights.safetensors"),),
+        selection=Selection(machine="", timings=()), files=bundles.list_files(staging),
+    )  # fmt: skip
+    bundles.write_json(staging / "manifest.json", manifest)
 
 
 def test_a_block_that_fails_leaves_what_was_there(tmp_path):
@@ -164,14 +200,34 @@ def test_a_file_a_link_and_another_program_s_folder_are_not_replaced(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "mine.txt").write_text("x")
     (tmp_path / "node").mkdir()
-    (tmp_path / "node" / "manifest.json").write_text('{"name": "a web app"}')
+    (tmp_path / "node" / "manifest.json").write_text('{"name": "a web app", "schema": 1}')
+    (tmp_path / "mixed").mkdir()
+    write_one(tmp_path / "mixed")
+    (tmp_path / "mixed" / "thesis.tex").write_text("x")
     (tmp_path / "link").symlink_to(tmp_path / "other")
-    for name in ("file", "other", "node", "link"):
+    for name in ("file", "other", "node", "link", "mixed"):
         with pytest.raises(BundleError, match=name):
             bundles.check_output(tmp_path / name)
     (tmp_path / "empty").mkdir()
     bundles.check_output(tmp_path / "empty")
     bundles.check_output(tmp_path / "deep" / "new")
+
+
+def test_the_current_directory_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for output in (Path(), tmp_path):
+        with pytest.raises(BundleError, match="current directory"):
+            bundles.check_output(output)
+
+
+def test_a_bundle_that_a_killed_build_moved_aside_comes_back(tmp_path):
+    output = tmp_path / "out [1]"
+    with bundles.replacing(output, print) as staging:
+        write_one(staging, "old")
+    output.rename(tmp_path / ".out [1].previous")
+    with pytest.raises(DataError), bundles.replacing(output, print):
+        raise DataError("the next build fails")
+    assert (output / "content").read_text() == "old"
 
 
 def test_builds_of_one_output_take_turns(tmp_path):

@@ -75,7 +75,7 @@ def test_growing_loses_no_count():
     ("text", "back"),
     [
         ("max", "max"),
-        ("percentile", "percentile:99.99"),
+        ("percentile", "percentile:99.999"),
         ("percentile:99.9", "percentile:99.9"),
         ("percentile:100", None),
     ],
@@ -89,7 +89,7 @@ def test_methods_are_read_and_written(text, back):
 )
 def test_other_methods_are_refused(text):
     if text == "percentile:":
-        assert str(Method.parse(text)) == "percentile:99.99"
+        assert str(Method.parse(text)) == "percentile:99.999"
         return
     with pytest.raises(RequestError, match="unknown calibration method"):
         Method.parse(text)

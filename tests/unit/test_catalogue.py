@@ -15,7 +15,7 @@ def test_published_size_is_the_network_s(name):
     assert sum(parameter.numel() for parameter in network.parameters()) == entry.parameters
 
 
-@pytest.mark.parametrize("name", ["resnext50_32x4d", "resnext101_64x4d", "resnext29_8x64d", "resnext20_8x4d"])
+@pytest.mark.parametrize("name", CATALOGUE)
 def test_published_gmacs_are_the_graph_s(name):
     entry = CATALOGUE[name]
     graph = trace(ResNeXt(entry.spec), entry.spec.preprocess.crop_px)

@@ -11,7 +11,7 @@ from edgeresnext.model.catalogue import specify
 from edgeresnext.model.checkpoints import random_network
 from edgeresnext.spec import ModelSpec, Preprocess
 
-FILES = [name for names in ONNX_FILES.values() for name in names]
+FILES = list(ONNX_FILES)
 SPEC = specify("resnext20_8x4d")
 WITH_MAXPOOL = ModelSpec(
     name="small", depths=(1, 1), cardinality=4, width_per_group=4, base_channels=8, classes=5,

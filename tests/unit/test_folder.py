@@ -64,7 +64,9 @@ def test_a_small_class_leaves_its_share_to_the_others(photos):
     [
         (("cat", "dog"), ("dog", "bird", "cat"), (2, 0)),
         (("n01", "n02"), ("n02 tench, fish", "n01 shark"), (1, 0)),
-        (("x", "y"), ("tench", "shark"), (0, 1)),  # as many folders as labels: sorted order, as training numbers them
+        (("x", "y"), ("0", "1"), (0, 1)),  # built without labels: sorted order, as training numbers folders
+        (("1", "0"), ("0", "1"), (1, 0)),
+        (("cat",), ("crane", "cat", "crane"), (1,)),
     ],
 )
 def test_folders_find_their_labels(classes, labels, expected, tmp_path):
@@ -72,9 +74,16 @@ def test_folders_find_their_labels(classes, labels, expected, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("classes", "labels"), [(("cat", "cow"), ("cat", "dog")), (("x", "y"), ("tench", "shark", "ray"))]
+    ("classes", "labels"),
+    [
+        (("cat", "cow"), ("cat", "dog")),
+        (("x", "y"), ("tench", "shark", "ray")),
+        (("chat", "chien"), ("dog", "cat")),  # as many, but labels with meaning are never matched by position
+        (("cat", "great"), ("great white shark", "cat")),
+        (("cat", "crane"), ("crane", "cat", "crane")),
+    ],
 )
-def test_folders_that_match_no_label_are_named(classes, labels, tmp_path):
+def test_folders_that_match_no_label_or_several_are_named(classes, labels, tmp_path):
     with pytest.raises(DataError, match=classes[1]):
         match_classes(classes, labels, tmp_path)
 

@@ -1,3 +1,4 @@
+import contextlib
 import io
 
 import numpy as np
@@ -19,7 +20,7 @@ def stored(image, kind="PNG", **options):
     return file
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1", "CMYK", "I;16", "I", "F"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1", "CMYK", "I;16", "I"])
 def test_every_mode_becomes_rgb(mode):
     if mode == "I;16":
         image = Image.fromarray(np.full((20, 24), 0x8000, np.uint16))
@@ -31,6 +32,46 @@ def test_every_mode_becomes_rgb(mode):
     assert (decoded.mode, decoded.size) == ("RGB", (24, 20))
     if mode not in ("1", "CMYK"):
         assert np.abs(np.asarray(decoded, np.int16) - 128).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Image.new("F", (4, 4), 0.5), "floating-point"),
+        (Image.fromarray(np.full((4, 4), 70000, np.int32)), r"outside 0\.\.65535"),
+        (Image.fromarray(np.full((4, 4), -1, np.int32)), r"outside 0\.\.65535"),
+        (Image.new("RGB", (0, 4)), "no pixels"),
+    ],
+)
+def test_pixels_of_unknown_scale_are_refused(image, message):
+    with pytest.raises(DataError, match=message):
+        decode(image)
+
+
+@pytest.mark.parametrize("source", [None, 5, (x for x in "a")])
+def test_other_kinds_of_sources_are_refused(source):
+    with pytest.raises(DataError, match=type(source).__name__):
+        decode(source)
+
+
+def test_an_image_that_would_grow_without_bound_is_refused():
+    with pytest.raises(DataError, match="1 x 60000"):
+        crop(Image.new("RGB", (1, 60000)), Preprocess(resize_px=256, crop_px=224))
+
+
+def test_broken_exif_does_not_become_a_traceback(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    raw = stored(Image.new("RGB", (20, 10)), "JPEG", exif=exif).getvalue()
+    generator = np.random.default_rng(0)
+    for trial in range(300):
+        broken = bytearray(raw)
+        for position in generator.integers(0, 120, 4):
+            broken[position] = generator.integers(0, 256)
+        path = tmp_path / f"{trial}.jpg"
+        path.write_bytes(broken)
+        with contextlib.suppress(DataError):  # anything else fails the test
+            decode(path)
 
 
 def test_transparency_is_dropped_not_blended():

@@ -109,6 +109,13 @@ def test_percentiles_without_enough_samples_are_null_with_the_number_needed(coun
     assert reason in why
 
 
+def test_noise_is_said_and_no_sample_is_dropped():
+    latency, why = summarise([0.01] * 80 + [0.08] * 20)
+    assert "noisy: p90 is 8.0 times the median" in why
+    assert latency.max == 0.08
+    assert "noisy" not in summarise([0.01] * 95 + [0.08] * 5)[1]
+
+
 @given(st.lists(st.floats(1e-4, 1), min_size=1, max_size=9))
 def test_percentiles_are_ordered_and_inside_the_samples(few):
     samples = (few * 662)[:662]
