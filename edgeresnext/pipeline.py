@@ -230,13 +230,13 @@ def _calibrate(
     import torch
 
     from edgeresnext.compiler.calibrate import calibrate
-    from edgeresnext.compiler.plan import plan_for, quantised_tensors
+    from edgeresnext.compiler.plan import quantisable_tensors
     from edgeresnext.model.resnext import normalise
 
     thresholds = calibrate(
         graph,
         (normalise(torch.from_numpy(batch), spec) for batch in images.batches()),
-        quantised_tensors(graph, plan_for(graph, "int8")),
+        quantisable_tensors(graph),
         method,
         lambda done: progress("calibrate", done, images.count),
     )
@@ -270,7 +270,7 @@ def _emit(
     files = []
     for done, name in enumerate(wanted):
         progress("emit and check", done, len(wanted))
-        plan = plan_for(graph, name)
+        plan = plan_for(graph, name, ranges.thresholds)
         proto = emit(graph, plan, spec, ranges.thresholds)
         path = staging / "onnx" / f"{name}.onnx"
         onnx.save(proto, path)

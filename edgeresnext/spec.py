@@ -96,14 +96,16 @@ class Ranges(Value, frozen=True):
 class Plan(Value, frozen=True):
     """The precision of every layer of one ONNX file, decided before anything is emitted.
 
-    `layers` maps each layer that computes to its precision; `activations` says how quantised tensors are
-    stored: "signed" (TensorRT) or "unsigned" (uint8 wherever a tensor cannot be negative, for CPUs).
-    `floating` is the type of everything that is not INT8; `reasons` explains each layer that was left out of INT8.
+    `layers` maps each layer to its precision, and `inputs` each INT8 layer to the tensor that it reads quantised.
+    `activations` says how such tensors are stored: "signed" (TensorRT) or "unsigned" (uint8 wherever a tensor cannot be
+    negative, for CPUs). `floating` is the type of everything that is not INT8; `reasons` explains each layer that was
+    left out of INT8.
     """
 
     name: str
     floating: Precision
     layers: dict[str, Precision]
+    inputs: dict[str, str] = {}
     activations: Literal["signed", "unsigned"] = "signed"
     reasons: dict[str, str] = {}
 

@@ -13,7 +13,6 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeresnext.compiler.graph import INPUT
-from edgeresnext.compiler.plan import quantised_input
 from edgeresnext.errors import AccuracyError, RequestError, shortened
 
 if TYPE_CHECKING:
@@ -126,7 +125,7 @@ class _Emitter:
 
     def _layer(self, layer: Layer) -> None:
         """Write one layer, with Q/DQ on the input that the plan quantises."""
-        quantised = quantised_input(layer, self.plan)
+        quantised = self.plan.inputs.get(layer.name)
         inputs = [self._dequantised(name) if name == quantised else name for name in layer.inputs]
         if layer.weight is not None:
             inputs.append(self._weight(layer, quantise=quantised is not None))

@@ -3,7 +3,7 @@ import torch
 
 from edgeresnext.compiler.calibrate import BINS, Histogram, Method, calibrate
 from edgeresnext.compiler.graph import trace
-from edgeresnext.compiler.plan import plan_for, quantised_tensors
+from edgeresnext.compiler.plan import quantisable_tensors
 from edgeresnext.errors import DataError, RequestError
 from edgeresnext.model.catalogue import specify
 from edgeresnext.model.checkpoints import random_network
@@ -22,7 +22,7 @@ def images():
 
 
 def thresholds(graph, batches, method="max"):
-    return calibrate(graph, batches, quantised_tensors(graph, plan_for(graph, "int8")), Method.parse(method))
+    return calibrate(graph, batches, quantisable_tensors(graph), Method.parse(method))
 
 
 def test_max_is_the_largest_absolute_value_of_every_tensor(graph, images):

@@ -5,7 +5,7 @@ from onnx import TensorProto, numpy_helper
 
 from edgeresnext.compiler.emit import emit
 from edgeresnext.compiler.graph import trace
-from edgeresnext.compiler.plan import ONNX_FILES, plan_for, quantised_tensors, threshold_source
+from edgeresnext.compiler.plan import ONNX_FILES, plan_for, quantisable_tensors, threshold_source
 from edgeresnext.errors import AccuracyError
 from edgeresnext.model.catalogue import specify
 from edgeresnext.model.checkpoints import random_network
@@ -21,9 +21,8 @@ WITH_MAXPOOL = ModelSpec(
 
 def emitted(name, spec=SPEC):
     graph = trace(random_network(spec, 0), spec.preprocess.crop_px)
-    plan = plan_for(graph, name)
-    thresholds = dict.fromkeys(quantised_tensors(graph, plan), 2.0)
-    return emit(graph, plan, spec, thresholds), graph
+    thresholds = dict.fromkeys(quantisable_tensors(graph), 2.0)
+    return emit(graph, plan_for(graph, name, thresholds), spec, thresholds), graph
 
 
 @pytest.fixture(
@@ -93,13 +92,13 @@ def test_weights_are_stored_as_int8_and_dequantised_directly_before_their_layer(
         assert node.input[2] in constants
 
 
-def test_each_tensor_is_quantised_once_and_of_an_add_the_shortcut_alone(model):
+def test_each_tensor_is_quantised_once_and_of_an_add_one_input(model):
     proto, graph, name = model
     quantised = [node.input[0] for node in nodes(proto, "QuantizeLinear")]
     assert len(set(quantised)) == len(quantised)
     if name.startswith("int8"):
         for add in nodes(proto, "Add"):
-            assert [source.endswith(".dequantised") for source in add.input] == [False, True]
+            assert [source.endswith(".dequantised") for source in add.input].count(True) == 1
     assert graph.layers[-1].name not in quantised
 
 
@@ -126,6 +125,16 @@ def test_a_quantised_weight_is_within_half_a_step_of_the_original():
         assert (error <= 0.5001 * scale).all()
 
 
+def test_of_an_add_the_identity_is_quantised_and_of_two_convolutions_the_smaller():
+    graph = trace(random_network(SPEC, 0), 32)
+    thresholds = dict.fromkeys(quantisable_tensors(graph), 2.0)
+    for smaller, larger in (("conv3", "downsample.0"), ("downsample.0", "conv3")):
+        plan = plan_for(graph, "int8", thresholds | {f"layer2.0.{smaller}": 1.0, f"layer2.0.{larger}": 3.0})
+        assert plan.inputs["layer2.0.add"] == f"layer2.0.{smaller}"
+        assert plan.inputs["layer2.1.add"] == "layer2.0.relu3"
+    assert "layer2.1.conv3" not in thresholds
+
+
 def test_a_pool_shares_its_input_s_threshold():
     graph = trace(random_network(WITH_MAXPOOL, 0), 64)
     assert threshold_source(graph, "maxpool") == "relu"
@@ -137,7 +146,8 @@ def test_grouped_convolutions_that_int8_cannot_run_stay_in_floating_point_with_t
         name="thin", depths=(1, 1), cardinality=4, width_per_group=2, base_channels=8, classes=5, stem="cifar",
         preprocess=Preprocess(resize_px=32, crop_px=32),
     )  # fmt: skip
-    plan = plan_for(trace(random_network(spec, 0), 32), "int8")
+    graph = trace(random_network(spec, 0), 32)
+    plan = plan_for(graph, "int8", dict.fromkeys(quantisable_tensors(graph), 1.0))
     assert plan.layers["layer1.0.conv2"] == "fp32"
     assert "2 channels a group" in plan.reasons["layer1.0.conv2"]
     assert plan.layers["layer2.0.conv2"] == "int8"
@@ -148,4 +158,4 @@ def test_weights_that_do_not_fit_float16_are_refused_by_name():
     network.layer1[0].bn1.weight.data.fill_(1e6)
     graph = trace(network, 32)
     with pytest.raises(AccuracyError, match=r"layer1\.0\.conv1"):
-        emit(graph, plan_for(graph, "fp16"), SPEC, {})
+        emit(graph, plan_for(graph, "fp16", {}), SPEC, {})
