@@ -67,7 +67,9 @@ def cli() -> None:
     "--precision", "precisions", multiple=True, default=("fp32", "fp16", "int8"), show_default=True, help="Repeatable."
 )
 @click.option("--preprocess", metavar="NAME|FILE", help="Preprocessing of the weights; `models` lists the names.")
-@click.option("--method", metavar="METHOD", help="Calibration: max, percentile (99.999), percentile:P. [percentile]")
+@click.option(
+    "--method", metavar="METHOD", help="Calibration: max, percentile (99.999), percentile:P, mse, entropy. [percentile]"
+)
 @click.option("--samples", type=int, metavar="N", help="Calibration images to draw, at most. [512]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the sample and of random weights.")
 @json_option

@@ -29,8 +29,8 @@ from edgeresnext.spec import Artifact, Manifest, OnnxFile, Ranges, Selection, Ti
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from edgeresnext.compiler.calibrate import Method
     from edgeresnext.compiler.graph import Graph
+    from edgeresnext.compiler.thresholds import Method
     from edgeresnext.data.calibration_set import CalibrationSet
     from edgeresnext.model.resnext import ResNeXt
     from edgeresnext.spec import ModelSpec, Precision, Preprocess
@@ -86,7 +86,7 @@ def build(
         targets: Where the bundle will run: any of `backends.base.TARGETS`.
         precisions: Any of fp32, fp16 and int8.
         preprocess: Resize, crop and normalisation of the weights, where they differ from the catalogue's.
-        method: Calibration method: max, percentile (99.999), or percentile:P.
+        method: Calibration method: max, percentile (99.999), percentile:P, mse or entropy.
         samples: Calibration images to draw, at most.
         seed: Of the sample and of random weights.
         progress: Told how far each stage is.
@@ -120,8 +120,8 @@ def build(
     bundles.check_output(output)
     _check_installed()
 
-    from edgeresnext.compiler.calibrate import Method
     from edgeresnext.compiler.graph import trace
+    from edgeresnext.compiler.thresholds import Method
     from edgeresnext.model import checkpoints
     from edgeresnext.model.catalogue import specify
 
@@ -296,7 +296,7 @@ def _accept(name: str, precision: Precision, shortfall: str) -> None:
     hints = {
         "fp32": "This is a bug; report it with the checkpoint.",
         "fp16": "The network does not fit float16: leave it out with --precision fp32 --precision int8.",
-        "int8": "Try --method max or --method percentile:99.9, or more calibration images; "
+        "int8": "Try another --method (max, percentile:99.9, mse, entropy), or more calibration images; "
         "or leave INT8 out: --precision fp32 --precision fp16.",
     }
     raise AccuracyError(

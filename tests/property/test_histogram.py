@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeresnext.compiler.calibrate import BINS, Histogram
+from edgeresnext.compiler.thresholds import BINS, Histogram
 
 values = st.lists(st.floats(-1e4, 1e4, width=32).filter(lambda x: x == 0 or abs(x) > 1e-30), min_size=1, max_size=60)
 

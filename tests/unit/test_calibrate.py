@@ -1,9 +1,10 @@
 import pytest
 import torch
 
-from edgeresnext.compiler.calibrate import BINS, Histogram, Method, calibrate
+from edgeresnext.compiler.calibrate import calibrate
 from edgeresnext.compiler.graph import trace
 from edgeresnext.compiler.plan import quantisable_tensors
+from edgeresnext.compiler.thresholds import BINS, Histogram, Method
 from edgeresnext.errors import DataError, RequestError
 from edgeresnext.model.catalogue import specify
 from edgeresnext.model.checkpoints import random_network
@@ -71,10 +72,53 @@ def test_growing_loses_no_count():
     assert len(histogram.counts) == BINS
 
 
+def histogram_of(values):
+    histogram = Histogram()
+    histogram.add(values)
+    return histogram
+
+
+def test_mse_clips_a_normal_distribution_where_theory_says():
+    # Banner et al. 2019 (arXiv:1810.05723): 3.92 standard deviations at 8 bits.
+    values = torch.randn(2_000_000, generator=torch.Generator().manual_seed(0))
+    assert Method.parse("mse").threshold(histogram_of(values)) == pytest.approx(3.92, abs=0.12)
+
+
+@pytest.mark.parametrize("method", ["mse", "entropy"])
+def test_uniform_values_are_not_clipped(method):
+    values = torch.rand(500_000, generator=torch.Generator().manual_seed(0)) * 3
+    assert Method.parse(method).threshold(histogram_of(values)) == pytest.approx(3, rel=0.04)
+
+
+@pytest.mark.parametrize("method", ["mse", "entropy", "percentile:99.9"])
+def test_one_outlier_does_not_set_the_range(method):
+    values = torch.randn(1_000_000, generator=torch.Generator().manual_seed(0)).abs()
+    values[0] = 60.0
+    assert Method.parse(method).threshold(histogram_of(values)) < 15
+    assert Method.parse("max").threshold(histogram_of(values)) == 60
+
+
+@pytest.mark.parametrize("method", ["max", "mse", "entropy", "percentile"])
+def test_every_method_stays_under_the_maximum_and_scales_with_the_values(method):
+    values = torch.randn(100_000, generator=torch.Generator().manual_seed(2)).relu()
+    one = Method.parse(method).threshold(histogram_of(values))
+    assert 0 < one <= float(values.max())
+    assert Method.parse(method).threshold(histogram_of(values * 8)) == pytest.approx(8 * one)
+
+
+@pytest.mark.parametrize("method", ["max", "mse", "entropy", "percentile"])
+def test_a_constant_tensor_keeps_its_value(method):
+    found = Method.parse(method).threshold(histogram_of(torch.full((1000,), 0.75)))
+    assert found == pytest.approx(0.75, rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("text", "back"),
     [
         ("max", "max"),
+        ("mse", "mse"),
+        ("entropy", "entropy"),
+        ("percentile:99.9999999", "percentile:99.9999999"),
         ("percentile", "percentile:99.999"),
         ("percentile:99.9", "percentile:99.9"),
         ("percentile:100", None),
