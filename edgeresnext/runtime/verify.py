@@ -31,10 +31,10 @@ def verify(path: str | Path) -> tuple[Check, ...]:
         bundle.file(name)
     golden = bundle.golden()
     bundle.labels()
-    return tuple(check_artifact(bundle, artifact, golden) for artifact in bundle.artifacts())
+    return tuple(_check(bundle, artifact, golden) for artifact in bundle.artifacts())
 
 
-def check_artifact(bundle: Bundle, artifact: Artifact, golden: Golden) -> Check:
+def _check(bundle: Bundle, artifact: Artifact, golden: Golden) -> Check:
     """Replay the golden images on one artefact."""
     reason = base.unavailable(artifact)
     if reason is not None:
