@@ -190,19 +190,30 @@ def test_ctrl_c_leaves_with_130_and_nothing_half_written(tmp_path):
     import signal
     import time
 
-    process = subprocess.Popen(
-        [sys.executable, "-m", "edgeresnext", "build", "resnext50_32x4d", "--random-weights", "-o", tmp_path / "b"],
+    command = [
+        sys.executable,
+        "-m",
+        "edgeresnext",
+        "build",
+        "resnext50_32x4d",
+        "--random-weights",
+        "-o",
+        tmp_path / "b",
+    ]
+    with subprocess.Popen(
+        command,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    for line in process.stderr:
-        if line.startswith("calibrate"):
-            break
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    rest = process.stderr.read()
-    assert process.wait(20) == 130
+        # Tests that run in the background of a shell ignore SIGINT, and so would this child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        for line in process.stderr:
+            if line.startswith("calibrate"):
+                break
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(20) == 130
     assert "Traceback" not in rest
     assert "interrupted" in rest
     assert [path.name for path in tmp_path.iterdir()] == [".b.lock"]
-    process.stderr.close()
