@@ -205,7 +205,7 @@ def test_ctrl_c_leaves_with_130_and_nothing_half_written(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         # Tests that run in the background of a shell ignore SIGINT, and so would this child.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no thread runs yet
     ) as process:
         for line in process.stderr:
             if line.startswith("calibrate"):
