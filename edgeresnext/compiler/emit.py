@@ -176,7 +176,7 @@ class _Emitter:
     def _constant(self, name: str, array: NDArray[np.generic]) -> str:
         """Add an initializer and return its name."""
         if name not in self.initializers:
-            self.initializers[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+            self.initializers[name] = numpy_helper.from_array(np.asarray(array, order="C"), name)
         return name
 
     def _node(self, op: str, inputs: list[str], output: str, **attributes: Any) -> None:  # noqa: ANN401 - as ONNX

@@ -55,6 +55,15 @@ def test_the_input_is_uint8_nhwc_with_a_free_batch_and_a_cast_follows_at_once(mo
     assert [node.op_type for node in readers] == ["Cast"]
 
 
+def test_scales_of_activations_are_scalars(model):
+    """TensorRT-RTX 1.7 runs a convolution in floating point when its input's scale has the shape (1,)."""
+    proto, _, _ = model
+    shapes = {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
+    for node in nodes(proto, "QuantizeLinear"):
+        assert shapes[node.input[1]] == []
+        assert shapes[node.input[2]] == []
+
+
 def test_the_output_is_float32_logits(model):
     (value,) = model[0].graph.output
     assert (value.name, value.type.tensor_type.elem_type) == ("logits", TensorProto.FLOAT)
