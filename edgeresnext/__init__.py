@@ -1,6 +1,7 @@
 """Export, quantise, run and benchmark ResNeXt image classifiers on edge devices.
 
-`build` makes a bundle of a checkpoint, `load` runs it, `verify` proves it, `bench` compares it with PyTorch.
+`build` makes a bundle of a checkpoint, `build_engines` adds engines to it on the device, `load` runs it, `verify`
+proves it, `bench` compares it with PyTorch.
 Importing this package loads no framework; each function imports what it needs.
 """
 
@@ -15,10 +16,12 @@ if TYPE_CHECKING:
     from edgeresnext.measure.bench import bench as bench
     from edgeresnext.model.training import train as train
     from edgeresnext.pipeline import build as build
+    from edgeresnext.pipeline import build_engines as build_engines
     from edgeresnext.runtime.classifier import Classifier as Classifier
     from edgeresnext.runtime.classifier import Prediction as Prediction
     from edgeresnext.runtime.classifier import load as load
     from edgeresnext.runtime.verify import verify as verify
+    from edgeresnext.spec import EngineOptions as EngineOptions
     from edgeresnext.spec import Preprocess as Preprocess
     from edgeresnext.spec import Report as Report
 
@@ -28,11 +31,13 @@ _HOME = {
     "Bundle": "edgeresnext.bundle",
     "Classifier": "edgeresnext.runtime.classifier",
     "EdgeResNeXtError": "edgeresnext.errors",
+    "EngineOptions": "edgeresnext.spec",
     "Prediction": "edgeresnext.runtime.classifier",
     "Preprocess": "edgeresnext.spec",
     "Report": "edgeresnext.spec",
     "bench": "edgeresnext.measure.bench",
     "build": "edgeresnext.pipeline",
+    "build_engines": "edgeresnext.pipeline",
     "load": "edgeresnext.runtime.classifier",
     "train": "edgeresnext.model.training",
     "verify": "edgeresnext.runtime.verify",

@@ -31,12 +31,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from edgeresnext.spec import Precision
+
 MANIFEST = "manifest.json"
 LABELS = "labels.txt"
 WEIGHTS = "weights.safetensors"
 REFERENCE = "reference.npz"
 RANGES = "ranges.json"
+CALIBRATION_CACHE = "calibration.cache"
+RUNTIME_CACHE_SUFFIX = ".runtime-cache"
+"""Of files that TensorRT-RTX leaves beside engines while they run; no part of the bundle, and no loss."""
 
+_UNTIMED: tuple[Precision, ...] = ("fp16", "int8", "bf16", "fp32")
 _READABLE = "Check the permissions of the bundle's directory."
 _REBUILD = "Copy the bundle again, or rebuild it with `edgeresnext build`."
 
@@ -132,13 +138,23 @@ class Bundle:
         return golden
 
     def artifacts(self, backend: str | None = None, precision: str | None = None) -> tuple[Artifact, ...]:
-        """Return the artefacts that match, fastest first by the measurement in the manifest.
+        """Return the artefacts that match, the most promising first.
+
+        Engines that nobody has timed yet (built ahead of time) come first, FP16 before INT8 and FP32; then everything
+        by the measurement in the manifest.
 
         Raises:
             RequestError: None matches; those that exist are named.
         """
         timings = {timing.artifact: timing.latency_s for timing in self.manifest.selection.timings}
-        ranked = sorted(self.manifest.artifacts, key=lambda artifact: timings.get(artifact.name, float("inf")))
+
+        def rank(artifact: Artifact) -> tuple[int, float]:
+            latency = timings.get(artifact.name)
+            if latency is None and artifact.engine is not None:
+                return 0, _UNTIMED.index(artifact.precision)
+            return 1, math.inf if latency is None else latency
+
+        ranked = sorted(self.manifest.artifacts, key=rank)
         known_backends = list(dict.fromkeys(artifact.backend for artifact in ranked))
         known_precisions = list(dict.fromkeys(artifact.precision for artifact in ranked))
         if backend is not None and backend not in known_backends:
@@ -224,7 +240,11 @@ def check_output(output: Path) -> None:
             raise BundleError(
                 f"output '{output}' holds something other than a bundle; it is left alone", hint
             ) from None
-        on_disk = {path.relative_to(output).as_posix() for path in output.rglob("*") if not path.is_dir()}
+        on_disk = {
+            path.relative_to(output).as_posix()
+            for path in output.rglob("*")
+            if not path.is_dir() and not path.name.endswith(RUNTIME_CACHE_SUFFIX)
+        }
         if on_disk - known:
             raise BundleError(
                 f"output '{output}' holds a bundle and other files, which would be lost: "

@@ -14,20 +14,22 @@ import click
 
 import edgeresnext
 from edgeresnext import console
-from edgeresnext.errors import EdgeResNeXtError, InputError, RequestError, unknown_name
+from edgeresnext.errors import EdgeResNeXtError, RequestError, unknown_name
+from edgeresnext.options import (
+    backend_option,
+    bundle_argument,
+    engine_options,
+    json_option,
+    parse_preprocess,
+    precision_option,
+    take_engine_options,
+    threads_option,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgeresnext.spec import Preprocess
-
 _INTERRUPTED = 130
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout.")
-backend_option = click.option("--backend", metavar="NAME", help="Use this backend: openvino, onnxruntime, torch.")
-precision_option = click.option("--precision", metavar="NAME", help="Use this precision: fp32, bf16, int8.")
-threads_option = click.option("--threads", type=int, metavar="N", help="CPU threads. Default: the runtime's choice.")
-bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 
 
 class _Root(click.Group):
@@ -56,30 +58,51 @@ def cli() -> None:
 
 
 @cli.command()
-@click.argument("model")
-@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help="Directory of the bundle.")
+@click.argument("model", metavar="MODEL|BUNDLE")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Directory of the bundle.")
 @click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint: .safetensors, .pth or .pt.")
 @click.option("--random-weights", is_flag=True, help="Seeded random weights, for latency work without a checkpoint.")
 @click.option("--labels", type=click.Path(path_type=Path), help="Text file, one label a line.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Folder of training images, for INT8.")
-@click.option("--target", "targets", multiple=True, default=("cpu",), show_default=True, help="Repeatable.")
 @click.option(
-    "--precision", "precisions", multiple=True, default=("fp32", "fp16", "int8"), show_default=True, help="Repeatable."
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    help="cpu, rtx20 to rtx50 (joined, rtx30+rtx40, for one engine), jetson-orin, jetson-thor, here. Repeatable. [cpu]",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    metavar="NAME",
+    help="fp32, fp16, int8. Repeatable. [all as ONNX files; engines in what pays]",
 )
 @click.option("--preprocess", metavar="NAME|FILE", help="Preprocessing of the weights; `models` lists the names.")
 @click.option(
     "--method", metavar="METHOD", help="Calibration: max, percentile (99.999), percentile:P, mse, entropy. [percentile]"
 )
 @click.option("--samples", type=int, metavar="N", help="Calibration images to draw, at most. [512]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the sample and of random weights.")
+@click.option("--seed", type=int, metavar="N", help="Of the sample and of random weights. [0]")
+@engine_options
 @json_option
-def build(output: Path, preprocess: str | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
-    """Build a bundle: MODEL and its weights as ONNX in every precision, checked and measured."""
-    given = {name: value for name, value in options.items() if value is not None}
-    if preprocess is not None:
-        given["preprocess"] = _preprocess(preprocess)
+def build(model: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
+    """Build a bundle: MODEL and its weights as ONNX in every precision, checked and measured.
+
+    Or add engines to a BUNDLE, for the GPU of this machine: edgeresnext build BUNDLE --target here
+    """
+    given = {name: value for name, value in options.items() if value not in (None, (), False)}
+    given["engine_options"] = take_engine_options(given)
+    if "preprocess" in given:
+        given["preprocess"] = parse_preprocess(given["preprocess"])
     with console.progress() as progress:
-        bundle = edgeresnext.build(output=output, progress=progress, **given)
+        if Path(model).is_dir():
+            _check_for_bundle(given)
+            bundle = edgeresnext.build_engines(model, progress=progress, **given)
+        else:
+            if "output" not in given:
+                raise RequestError("no output directory", "Add --output DIR, where the bundle will be.")
+            bundle = edgeresnext.build(model, progress=progress, **given)
     if as_json:
         console.print_json(_inspect(bundle.path))
         return
@@ -170,15 +193,17 @@ def verify(bundle: Path, as_json: bool) -> None:  # noqa: FBT001
 
 @cli.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--layers", is_flag=True, help="Print the precision of every layer.")
+@click.option("--layers", is_flag=True, help="Print every layer: its precision, or what an engine made of it.")
 @json_option
 def inspect(path: Path, layers: bool, as_json: bool) -> None:  # noqa: FBT001
-    """Show what a bundle or an ONNX file holds: shapes, precision by layer, sizes."""
+    """Show what a bundle, an ONNX file or an engine holds: shapes, precision by layer, sizes, fused layers."""
     found = _inspect(path)
     if as_json:
         console.print_json(found)
     elif found["kind"] == "onnx":
         console.print_onnx(found, layers=layers)
+    elif found["kind"] == "engine":
+        console.print_engine(found, layers=layers)
     else:
         from edgeresnext.bundle import read
 
@@ -201,6 +226,19 @@ def models(as_json: bool) -> None:  # noqa: FBT001
     console.print_table(("model", "parameters", "GMACs", "px", ""), rows, left=(0, 4))
     sizes = [(name, str(p.resize_px), str(p.crop_px), p.interpolation) for name, p in PREPROCESS.items()]
     console.print_table(("--preprocess", "resize px", "crop px", "filter"), sizes, left=(0, 3))
+
+
+@cli.command()
+@json_option
+def doctor(as_json: bool) -> None:  # noqa: FBT001
+    """Show what this machine has, what is missing for which job, and the command that installs it."""
+    from edgeresnext.doctor import examine
+
+    findings, jobs = examine()
+    if as_json:
+        console.print_json({"findings": findings, "jobs": jobs})
+    else:
+        console.print_doctor(findings, jobs)
 
 
 @cli.command()
@@ -250,25 +288,15 @@ def demo(output: Path, as_json: bool) -> None:  # noqa: FBT001
     )
 
 
-def _preprocess(text: str) -> Preprocess:
-    """Return a named preprocessing, or one read from a JSON file."""
-    import msgspec
-
-    from edgeresnext.model.catalogue import PREPROCESS
-    from edgeresnext.spec import Preprocess
-
-    if text in PREPROCESS:
-        return PREPROCESS[text]
-    path = Path(text)
-    if path.suffix != ".json":
-        raise unknown_name("preprocessing", text, PREPROCESS)
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Preprocess)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise InputError(
-            f"cannot read preprocessing from '{path}': {error}",
-            'Write it as {"resize_px": 256, "crop_px": 224, "interpolation": "bilinear"}, with mean and std if needed.',
-        ) from None
+def _check_for_bundle(given: dict[str, Any]) -> None:
+    """Refuse options that belong to a checkpoint where a bundle is given: they would change nothing."""
+    known = ("targets", "precisions", "output", "engine_options", "engine_backend")
+    other = [f"--{name.replace('_', '-')}" for name in given if name not in known]
+    if other:
+        raise RequestError(
+            f"{', '.join(other)} would change nothing: a bundle is given, not a model",
+            "Leave it out, or build the bundle again from its checkpoint.",
+        )
 
 
 def _inspect(path: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edgeresnext.bundle import Bundle
-    from edgeresnext.pipeline import Progress
+    from edgeresnext.doctor import Finding, Job
+    from edgeresnext.progress import Progress
     from edgeresnext.spec import Check
 
 _TABLE_WIDTH = 120
@@ -70,7 +71,13 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Se
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index in left else "right", no_wrap=index not in left[-1:])
+        last = index in left[-1:]
+        table.add_column(
+            heading,
+            justify="left" if index in left else "right",
+            no_wrap=not last,
+            overflow="fold" if last else "ellipsis",
+        )
     for row in rows:
         table.add_row(*row)
     console = wide_console()
@@ -144,6 +151,71 @@ def print_onnx(found: dict[str, Any], *, layers: bool) -> None:
     click.echo("  layers    " + ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) + "\n")
     if layers:
         print_table(("layer", "weights"), list(found["layers"].items()), left=(0, 1))
+
+
+def print_doctor(findings: Sequence[Finding], jobs: Sequence[Job]) -> None:
+    """Print what a machine has and lacks, then what can be done with it."""
+    signs = {"ok": "ok", "missing": "missing", "none": "-"}
+    print_table(
+        ("", "", "", "to get it"),
+        [(signs[one.status], one.name, one.detail, one.remedy) for one in findings],
+        left=(0, 1, 2, 3),
+    )
+    print_table(
+        ("edgeresnext can", "", ""),
+        [("yes" if job.possible else "no", job.name, job.reason) for job in jobs],
+        left=(0, 1, 2),
+    )
+
+
+def print_engine(found: dict[str, Any], *, layers: bool) -> None:
+    """Print what an engine is, where it runs, and what its layers move and compute."""
+    title = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}[found["backend"]]
+    engine = found.get("engine")
+    release = engine["release"] if engine else found["release"]
+    click.echo(f"{found['path']}: {title} {release}, {found['bytes'] / 1e6:.1f} MB")
+    if engine is None:
+        click.echo("  it lies in no bundle that knows it; its header tells no more\n")
+        return
+    options = engine["options"]
+    where = " and ".join(engine["compute_capabilities"])
+    click.echo(f"  runs on    compute capability {where}, {title} {release}")
+    click.echo(f"  built      {engine['built_s']:.1f} s, {_built_on(engine)}")
+    click.echo(f"  from       {engine['onnx']}, batch {':'.join(map(str, options['batch']))}")
+    for note in engine["notes"]:
+        click.echo(f"  note       {note}")
+    rows, totals = engine["layers"], found["totals"]
+    moved = (totals["read_bytes"] + totals["written_bytes"]) / 1e6
+    click.echo(
+        f"  one image  {len(rows)} layers, {moved:.1f} MB of activations moved, "
+        f"{totals['constant_bytes'] / 1e6:.1f} MB of constants, {totals['macs'] / 1e9:.2f} GMACs"
+    )
+    for device, seconds in found["estimate_s"].items():
+        click.echo(f"  estimate   {seconds * 1e3:.2f} ms on {device} at its peak rates (not measured)")
+    click.echo()
+    if layers:
+        print_table(
+            ("layer", "kind", "types", "in kB", "out kB", "const kB", "MMACs", "modules"),
+            [
+                (
+                    layer["name"],
+                    layer["kind"],
+                    layer["types"],
+                    *(f"{layer[key] / 1e3:,.0f}" for key in ("read_bytes", "written_bytes", "constant_bytes")),
+                    f"{layer['macs'] / 1e6:,.1f}",
+                    " ".join(layer["modules"]),
+                )
+                for layer in rows
+            ],
+            left=(0, 1, 2, 7),
+        )
+
+
+def _built_on(engine: dict[str, Any]) -> str:
+    """Say where an engine was built."""
+    if engine["device"]:
+        return f"on {engine['device']}, CUDA driver {engine['driver']}"
+    return "ahead of time: not yet run by this bundle's maker"
 
 
 def hint(title: str, *commands: str) -> None:

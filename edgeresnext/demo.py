@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from edgeresnext.data.digits import prepare
 from edgeresnext.errors import DataError, shortened
 from edgeresnext.measure.bench import bench
-from edgeresnext.pipeline import build, silent
+from edgeresnext.pipeline import build
+from edgeresnext.progress import silent
 from edgeresnext.runtime.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from edgeresnext.pipeline import Progress
+    from edgeresnext.progress import Progress
     from edgeresnext.spec import Check, Report
 
 MODEL = "resnext20_8x4d"

@@ -1,4 +1,4 @@
-"""Look into a bundle or an ONNX file: shapes, precision by layer, sizes."""
+"""Look into a bundle, an ONNX file or an engine: shapes, precision by layer, sizes, what was fused."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from typing import Any
 import msgspec
 
 from edgeresnext import bundle as bundles
-from edgeresnext.errors import InputError, NotInstalledError
+from edgeresnext.backends._trt.identity import read_header
+from edgeresnext.backends.devices import DEVICES, estimate_s
+from edgeresnext.errors import BundleError, InputError, NotInstalledError
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
-    """Return what a bundle or an ONNX file holds, as values that JSON can carry.
+    """Return what a bundle, an ONNX file or an engine holds, as values that JSON can carry.
 
     Raises:
-        InputError: The path is neither, or damaged.
+        InputError: The path is none of these, or damaged.
         NotInstalledError: An ONNX file is given and `onnx` is missing.
     """
     path = Path(path)
     if path.suffix == ".onnx":
         return inspect_onnx(path)
+    if path.suffix == ".engine":
+        return inspect_engine(path)
     return inspect_bundle(path)
 
 
@@ -33,6 +37,45 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
     found |= msgspec.to_builtins(manifest)
     found["input"] = msgspec.to_builtins(manifest.model.input)
     found["output"] = msgspec.to_builtins(manifest.model.output)
+    return found
+
+
+def inspect_engine(path: Path) -> dict[str, Any]:
+    """Return what an engine is, by its header and by the manifest of its bundle; no native code sees it.
+
+    Beside the manifest's entry: sums over the layers for one image, and for each known device of its compute
+    capabilities an estimate of the latency (see `backends.devices`).
+
+    Raises:
+        InputError: The file is no engine, or altered.
+    """
+    if not path.is_file():
+        raise InputError(f"engine '{path}' does not exist", "Give a file from a bundle's engines/ folder.")
+    header = read_header(path)
+    found: dict[str, Any] = {"kind": "engine", "path": str(path), "bytes": path.stat().st_size}
+    found |= {"backend": header.backend, "release": header.release}
+    try:
+        bundle = bundles.read(path.absolute().parent.parent)
+    except BundleError:
+        return found  # not in a bundle: the header is all there is
+    name = path.absolute().relative_to(bundle.path).as_posix()
+    artifact = next((one for one in bundle.manifest.artifacts if one.file == name), None)
+    if artifact is None or artifact.engine is None:
+        return found
+    bundle.file(name)
+    engine = artifact.engine
+    totals = {
+        key: sum(getattr(layer, key) for layer in engine.layers)
+        for key in ("read_bytes", "written_bytes", "constant_bytes", "macs")
+    }
+    fitting = [device for device in DEVICES if device.compute_capability in engine.compute_capabilities]
+    found |= {
+        "name": artifact.name,
+        "precision": artifact.precision,
+        "engine": msgspec.to_builtins(engine),
+        "totals": totals,
+        "estimate_s": {device.name: estimate_s(engine.layers, device) for device in fitting} if engine.layers else {},
+    }
     return found
 
 

@@ -1,6 +1,6 @@
 """From a checkpoint to a bundle: the stages in order. Read this first.
 
-checkpoint -> network -> graph -> ranges -> plans -> ONNX files, checked -> bundle, measured
+checkpoint -> network -> graph -> ranges -> plans -> ONNX files, checked -> engines -> bundle, measured
 """
 
 from __future__ import annotations
@@ -8,55 +8,48 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
+import os
+import shutil
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from edgeresnext import bundle as bundles
+from edgeresnext import engines
+from edgeresnext.acceptance import accept, accept_and_time, replay
 from edgeresnext.backends import base
+from edgeresnext.backends._trt.calibrator import write_cache
+from edgeresnext.backends.targets import CPU_ARTIFACTS, HERE, JETSON
+from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.bundle import Bundle, Golden
+from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, ONNX_FILES
 from edgeresnext.data import calibration_set, folder
-from edgeresnext.errors import AccuracyError, BackendError, DataError, NotInstalledError, RequestError, unknown_name
+from edgeresnext.errors import BackendError, DataError, NotInstalledError, RequestError, unknown_name
 from edgeresnext.measure.environment import machine, package_versions
-from edgeresnext.measure.latency import interleave
-from edgeresnext.runtime.classifier import open_artifact
-from edgeresnext.spec import Artifact, Manifest, OnnxFile, Ranges, Selection, Timing
+from edgeresnext.progress import silent
+from edgeresnext.spec import CPU, Artifact, EngineOptions, Manifest, OnnxFile, Ranges, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from edgeresnext.backends.base import Session
+    from edgeresnext.backends.targets import Target
     from edgeresnext.compiler.graph import Graph
     from edgeresnext.compiler.thresholds import Method
     from edgeresnext.data.calibration_set import CalibrationSet
     from edgeresnext.model.resnext import ResNeXt
-    from edgeresnext.spec import Fidelity, ModelSpec, Precision, Preprocess
+    from edgeresnext.progress import Progress
+    from edgeresnext.spec import ModelSpec, Precision, Preprocess
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 DEFAULT_METHOD = "percentile"
 DEFAULT_SAMPLES = 512
-_PACKAGES = ("edgeresnext", "torch", "onnx", "onnxruntime", "openvino", "numpy", "pillow")
+_DEFAULT_OPTIONS = EngineOptions()
+_PACKAGES = ("edgeresnext", "torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "numpy", "pillow")
 _NO_RANGES = Ranges(method="", images=0, thresholds={}, digests={})
 _MAX_SEED = 2**32
-_TIMED_ROUNDS = 15
-_CHECK_BATCH = 4
-_TIMED_BUDGET_S = 5.0
 _log = logging.getLogger("edgeresnext")
-
-
-class Progress(Protocol):
-    """Told how far a stage is; `total` may change while it runs."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Take note that `done` of `total` steps of `stage` are over."""
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """Ignore progress."""
-    del stage, done, total
 
 
 def build(
@@ -67,12 +60,14 @@ def build(
     random_weights: bool = False,
     labels: str | Path | None = None,
     calibration: str | Path | None = None,
-    targets: Iterable[str] = ("cpu",),
-    precisions: Iterable[str] = PRECISIONS,
+    targets: Iterable[str] = (CPU,),
+    precisions: Iterable[str] | None = None,
     preprocess: Preprocess | None = None,
     method: str = DEFAULT_METHOD,
     samples: int = DEFAULT_SAMPLES,
     seed: int = 0,
+    engine_options: EngineOptions = _DEFAULT_OPTIONS,
+    engine_backend: str | None = None,
     progress: Progress = silent,
 ) -> Bundle:
     """Build a bundle: emit, check and measure every requested precision of a network.
@@ -84,12 +79,14 @@ def build(
         random_weights: Use seeded random weights instead, for latency work; accuracy is then never reported.
         labels: Text file, one label a line in the order of the logits; without it the labels are 0, 1, 2, ...
         calibration: Folder of images (or one folder a class) like those that the network was trained on.
-        targets: Where the bundle will run: any of `backends.base.TARGETS`.
-        precisions: Any of fp32, fp16 and int8.
+        targets: Where the bundle will run, any of `backends.targets.KNOWN`; CPUs always can, in FP32 and INT8.
+        precisions: Any of fp32, fp16 and int8; None for all three as ONNX files, and those engines that pay.
         preprocess: Resize, crop and normalisation of the weights, where they differ from the catalogue's.
         method: Calibration method: max, percentile (99.999), percentile:P, mse or entropy.
         samples: Calibration images to draw, at most.
         seed: Of the sample and of random weights.
+        engine_options: Batch profile, workspace and the like, for targets that get engines.
+        engine_backend: tensorrt or tensorrt_rtx, for the target `here` where both are installed.
         progress: Told how far each stage is.
 
     Raises:
@@ -99,8 +96,10 @@ def build(
         AccuracyError: A file is too far from PyTorch to be published.
     """
     # Whatever can be wrong with the request is found before anything slow is done.
-    chosen = _check_precisions(precisions)
-    targets = base.check_targets(targets)
+    chosen = PRECISIONS if precisions is None else _check_precisions(precisions)
+    asked = parse_targets(targets)
+    engines.check_options(engine_options)
+    wanted = engines.wanted(asked, None if precisions is None else chosen, engine_backend)
     if (weights is None) is not random_weights:
         raise RequestError(
             "give either weights or random weights" + (", not both" if random_weights else ""),
@@ -116,12 +115,14 @@ def build(
         raise RequestError(f"{samples} calibration samples are too few", f"Use {calibration_set.MINIMUM} or more.")
     if not 0 <= seed < _MAX_SEED:
         raise RequestError(f"seed is {seed}", f"Give a number from 0 to {_MAX_SEED - 1}.")
-    artifacts = _artifacts(targets, chosen)
+    artifacts = _artifacts(asked, chosen)
+    onnx_names = _onnx_names(asked, chosen, engine_options)
     output = Path(output)
     bundles.check_output(output)
     _check_installed()
 
     from edgeresnext.compiler.graph import trace
+    from edgeresnext.compiler.plain import plain_thresholds
     from edgeresnext.compiler.thresholds import Method
     from edgeresnext.model import checkpoints
     from edgeresnext.model.catalogue import specify
@@ -150,7 +151,9 @@ def build(
             weights_digest = folder.file_digest(staging / bundles.WEIGHTS)
             ranges = _calibrate(graph, spec, images, threshold_method, weights_digest=weights_digest, progress=progress)
             bundles.write_json(staging / bundles.RANGES, ranges)
-        onnx_files = _emit(graph, spec, ranges, precisions=chosen, golden=golden, staging=staging, progress=progress)
+            cache = write_cache(plain_thresholds(graph, ranges.thresholds, spec.preprocess))
+            (staging / bundles.CALIBRATION_CACHE).write_text(cache, encoding="ascii")
+        onnx_files = _emit(graph, spec, ranges, names=onnx_names, golden=golden, staging=staging, progress=progress)
         manifest = Manifest(
             model=spec,
             trained=not random_weights,
@@ -163,10 +166,92 @@ def build(
             selection=Selection(machine=machine(), timings=()),
             files=bundles.list_files(staging),
             created_with=package_versions(*_PACKAGES),
+            targets=tuple(target.name for target in asked),
+            layer_macs={layer.name: layer.macs for layer in graph.layers if layer.macs},
         )
-        manifest = _measure(Bundle(path=staging, manifest=manifest), golden, progress)
-        bundles.write_json(staging / bundles.MANIFEST, manifest)
+        del graph, network  # engines are built beside this process: leave them the memory
+        _finish(Bundle(path=staging, manifest=manifest), wanted, engine_options, progress)
     return bundles.read(output)
+
+
+def build_engines(
+    path: str | Path,
+    *,
+    targets: Iterable[str] = (HERE,),
+    precisions: Iterable[str] | None = None,
+    output: str | Path | None = None,
+    engine_options: EngineOptions = _DEFAULT_OPTIONS,
+    engine_backend: str | None = None,
+    progress: Progress = silent,
+) -> Bundle:
+    """Add engines to a bundle, from its ONNX files: on the device, without PyTorch or the checkpoint.
+
+    Each engine is checked against PyTorch's recorded logits where this machine can run it, and timed together with
+    everything else that runs here. An engine of the same target and precision is replaced; others are kept.
+
+    Args:
+        path: The bundle.
+        targets: `here` for the GPU of this machine, or any rtx target.
+        precisions: Any of fp32, fp16 and int8; None for those that pay.
+        output: Where to write the bundle with its engines; None changes it in place, when all have been built.
+        engine_options: Batch profile, workspace and the like.
+        engine_backend: tensorrt or tensorrt_rtx, where both are installed.
+        progress: Told how far each engine is.
+
+    Raises:
+        BundleError: The path is no bundle, or a file of it is missing or altered.
+        RequestError: A name does not exist, or options contradict each other.
+        NotInstalledError: TensorRT or a GPU is missing.
+        BackendError: A build failed; the bundle is as it was.
+        AccuracyError: An engine is too far from PyTorch to be published.
+    """
+    chosen = None if precisions is None else _check_precisions(precisions)
+    asked = parse_targets(targets)
+    unfit = [target.name for target in asked if target.name != HERE and not target.compute_capabilities]
+    if unfit:
+        raise RequestError(
+            f"target '{unfit[0]}' gets no engine from a bundle",
+            "On the device itself: --target here. CPUs and Jetsons need nothing more in the bundle.",
+        )
+    engines.check_options(engine_options)
+    bundle = bundles.read(path)
+    wanted = engines.wanted(asked, chosen, engine_backend)
+    for one in wanted:
+        engines.onnx_for(bundle.manifest, one.precision)
+    output = Path(path if output is None else output)
+    bundles.check_output(output)
+    with bundles.replacing(output, _log.warning) as staging:
+        for name in bundle.manifest.files:
+            target = staging / name
+            target.parent.mkdir(exist_ok=True)
+            _link_or_copy(bundle.file(name), target)
+        manifest = msgspec.structs.replace(
+            bundle.manifest, targets=tuple(dict.fromkeys([*bundle.manifest.targets, *(t.name for t in asked)]))
+        )
+        _finish(Bundle(path=staging, manifest=manifest), wanted, engine_options, progress)
+    return bundles.read(output)
+
+
+def _finish(bundle: Bundle, wanted: tuple[engines.Wanted, ...], options: EngineOptions, progress: Progress) -> None:
+    """Build the engines, check and time whatever runs here, and write the manifest."""
+    new = {one.file for one in wanted}
+    for file in new:
+        (bundle.path / file).unlink(missing_ok=True)  # a link to the old bundle's: never written through
+    kept = tuple(artifact for artifact in bundle.manifest.artifacts if artifact.file not in new)
+    built = engines.build_engines(bundle, wanted, options, progress, _log.warning)
+    manifest = msgspec.structs.replace(
+        bundle.manifest, artifacts=(*built, *kept), files=bundles.list_files(bundle.path)
+    )
+    manifest = accept_and_time(Bundle(path=bundle.path, manifest=manifest), bundle.golden(), progress)
+    bundles.write_json(bundle.path / bundles.MANIFEST, manifest)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Give an unchanged file a second name; copy it where the file system has no such links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _check_precisions(precisions: Iterable[str]) -> tuple[Precision, ...]:
@@ -184,7 +269,7 @@ def _check_precisions(precisions: Iterable[str]) -> tuple[Precision, ...]:
 
 def _check_installed() -> None:
     """Refuse to start without the packages of the `build` extra."""
-    needed = ("torch", "onnx", "onnxruntime", "safetensors", "filelock")
+    needed = ("torch", "onnx", "onnxruntime", "safetensors")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise NotInstalledError(
@@ -231,13 +316,13 @@ def _calibrate(
     import torch
 
     from edgeresnext.compiler.calibrate import calibrate
-    from edgeresnext.compiler.plan import quantisable_tensors
+    from edgeresnext.compiler.plan import calibrated_tensors
     from edgeresnext.model.resnext import normalise
 
     thresholds = calibrate(
         graph,
         (normalise(torch.from_numpy(batch), spec) for batch in images.batches()),
-        quantisable_tensors(graph),
+        calibrated_tensors(graph),
         method,
         lambda done: progress("calibrate", done, images.count),
     )
@@ -254,7 +339,7 @@ def _emit(
     spec: ModelSpec,
     ranges: Ranges,
     *,
-    precisions: tuple[Precision, ...],
+    names: tuple[str, ...],
     golden: Golden,
     staging: Path,
     progress: Progress,
@@ -264,13 +349,12 @@ def _emit(
 
     from edgeresnext.backends.onnxruntime import open_reference
     from edgeresnext.compiler.emit import emit
-    from edgeresnext.compiler.plan import ONNX_FILES, plan_for
+    from edgeresnext.compiler.plan import plan_for
 
     (staging / "onnx").mkdir()
-    wanted = [name for name, needed in ONNX_FILES.items() if needed <= set(precisions)]
     files = []
-    for done, name in enumerate(wanted):
-        progress("emit and check", done, len(wanted))
+    for done, name in enumerate(names):
+        progress("emit and check", done, len(names))
         plan = plan_for(graph, name, ranges.thresholds)
         proto = emit(graph, plan, spec, ranges.thresholds)
         path = staging / "onnx" / f"{name}.onnx"
@@ -280,97 +364,43 @@ def _emit(
         except onnx.checker.ValidationError as error:
             raise BackendError(f"the ONNX checker refuses {path.name}: {error}", "This is a bug; report it.") from error
         session = open_reference(path, spec)
-        fidelity = _replay(session, golden)
+        fidelity = replay(session, golden)
         session.close()
-        precision: Precision = "int8" if "int8" in ONNX_FILES[name] else plan.floating
-        _accept(f"onnx/{path.name}", precision, fidelity.shortfall(precision))
+        precision: Precision = "int8" if "int8" in plan.layers.values() else plan.floating
+        accept(f"onnx/{path.name}", precision, fidelity.shortfall(precision))
         opset = proto.opset_import[0].version
         files.append(OnnxFile(file=f"onnx/{path.name}", opset=opset, plan=plan, fidelity=fidelity))
-    progress("emit and check", len(wanted), len(wanted))
+    progress("emit and check", len(names), len(names))
     return tuple(files)
 
 
-def _replay(session: Session, golden: Golden) -> Fidelity:
-    """Return how far a session is from PyTorch, in small batches, for the runtimes keep the memory of the largest."""
-    starts = range(0, len(golden.images), _CHECK_BATCH)
-    return golden.compare(np.concatenate([session.run(golden.images[i : i + _CHECK_BATCH]) for i in starts]))
+def _onnx_names(
+    asked: tuple[Target, ...], precisions: tuple[Precision, ...], options: EngineOptions
+) -> tuple[str, ...]:
+    """Return the ONNX files to emit: those of the precisions, and what TensorRT on a device may prefer."""
+    names = {**ONNX_FILES}
+    on_device = any(target.name == HERE or target.name in JETSON for target in asked)
+    if on_device and options.int8_grouped != "on":
+        names |= GROUPED_FLOAT_FILES
+    return tuple(name for name, needed in names.items() if needed <= set(precisions))
 
 
-def _accept(name: str, precision: Precision, shortfall: str) -> None:
-    """Refuse to publish what is too far from PyTorch."""
-    if not shortfall:
-        return
-    hints = {
-        "fp32": "This is a bug; report it with the checkpoint.",
-        "fp16": "The network does not fit float16: leave it out with --precision fp32 --precision int8.",
-        "int8": "Try another --method (max, percentile:99.9, mse, entropy), or more calibration images; "
-        "or leave INT8 out: --precision fp32 --precision fp16.",
-    }
-    raise AccuracyError(
-        f"{name} is too far from PyTorch on the golden images: {shortfall}. Nothing was published.",
-        hints.get(precision, ""),
-    )
-
-
-def _artifacts(targets: tuple[str, ...], precisions: tuple[Precision, ...]) -> tuple[Artifact, ...]:
-    """Return everything that the bundle offers, the PyTorch baseline last.
+def _artifacts(asked: tuple[Target, ...], precisions: tuple[Precision, ...]) -> tuple[Artifact, ...]:
+    """Return what the bundle offers to CPUs, the PyTorch baseline last.
 
     Raises:
-        RequestError: A target would get nothing that it can run.
+        RequestError: CPUs were asked for and would get nothing.
     """
     found: list[Artifact] = []
-    for target in targets:
-        before = len(found)
-        for backend, files in base.TARGETS[target].items():
-            for precision, name in files.items():
-                needed: Precision = "fp32" if precision == "bf16" else precision
-                if needed in precisions:
-                    file = f"onnx/{name}.onnx"
-                    found.append(Artifact(backend=backend, precision=precision, target=target, file=file))
-        if len(found) == before:
-            able = sorted({precision for files in base.TARGETS[target].values() for precision in files} - {"bf16"})
-            raise RequestError(
-                f"target '{target}' runs nothing in {', '.join(precisions)}",
-                f"Add one that it runs: {' '.join(f'--precision {name}' for name in able)}.",
-            )
-    found.append(Artifact(backend=base.BASELINE, precision="fp32", target="cpu", file=bundles.WEIGHTS))
-    return tuple(found)
-
-
-def _measure(bundle: Bundle, golden: Golden, progress: Progress) -> Manifest:
-    """Return the manifest with the artefacts timed in turn at batch 1, after each has passed its check here.
-
-    bf16 comes for nothing where the CPU has it: a network that it does not suit loses bf16 and is built all the same.
-    """
-    sessions = {}
-    offered = list(bundle.manifest.artifacts)
-    try:
-        for artifact in bundle.manifest.artifacts:
-            reason = base.unavailable(artifact)
-            if reason is not None:
-                _log.info("not measured: %s: %s", artifact.name, reason)
-                continue
-            session = sessions[artifact.name] = open_artifact(bundle, artifact)
-            shortfall = _replay(session, golden).shortfall(artifact.precision)
-            if shortfall and artifact.precision == "bf16":
-                _log.warning("%s is left out: %s", artifact.name, shortfall)
-                offered.remove(artifact)
-                sessions.pop(artifact.name).close()
-                continue
-            _accept(artifact.name, artifact.precision, shortfall)
-        samples, _ = interleave(
-            sessions,
-            golden.images,
-            1,
-            min_rounds=5,
-            max_rounds=_TIMED_ROUNDS,
-            budget_s=_TIMED_BUDGET_S,
-            progress=lambda done, total: progress("measure", done, total),
+    for backend, files in CPU_ARTIFACTS.items():
+        for precision, name in files.items():
+            needed: Precision = "fp32" if precision == "bf16" else precision
+            if needed in precisions:
+                found.append(Artifact(backend=backend, precision=precision, target=CPU, file=f"onnx/{name}.onnx"))
+    if not found and any(target.name == CPU for target in asked):
+        raise RequestError(
+            f"target '{CPU}' runs nothing in {', '.join(precisions)}",
+            "Add one that it runs: --precision fp32 --precision int8.",
         )
-    finally:
-        for session in sessions.values():
-            session.close()
-    timings = [Timing(artifact=name, latency_s=median(s), samples=len(s)) for name, s in samples.items() if s]
-    ranked = tuple(sorted(timings, key=lambda timing: timing.latency_s))
-    selection = Selection(machine=machine(), timings=ranked)
-    return msgspec.structs.replace(bundle.manifest, artifacts=tuple(offered), selection=selection)
+    found.append(Artifact(backend=base.BASELINE, precision="fp32", target=CPU, file=bundles.WEIGHTS))
+    return tuple(found)

@@ -117,18 +117,85 @@ class FileEntry(Value, frozen=True):
     sha256: str
 
 
+class EngineOptions(Value, frozen=True):
+    """How an engine is built; what is None is left to TensorRT.
+
+    `batch` is the smallest, the most frequent and the largest number of images a run. `dla_core` builds for that deep
+    learning accelerator of a Jetson. `int8_grouped` says whether grouped convolutions are INT8 in INT8 engines: "auto"
+    builds both ways and keeps the faster. `implicit_calibration` names a folder of images on which TensorRT calibrates
+    INT8 by itself, instead of taking our thresholds.
+    """
+
+    batch: tuple[int, int, int] = (1, 1, 8)
+    workspace_bytes: int | None = None
+    optimization_level: int | None = None
+    timing_cache: str = ""
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    dla_core: int | None = None
+    int8_grouped: Literal["auto", "on", "off"] = "auto"
+    implicit_calibration: str = ""
+
+
+class EngineLayer(Value, frozen=True):
+    """One layer of an engine, as its builder lists it: what was fused, and what one image moves and computes.
+
+    `modules` are the layers of the network that it holds, wholly or in part. Bytes are those of one image: activations
+    read and written, and constants. `macs` are the multiply-accumulates of the convolutions and Gemms in it.
+    """
+
+    name: str
+    kind: str
+    modules: tuple[str, ...]
+    types: str
+    formats: str
+    read_bytes: int
+    written_bytes: int
+    constant_bytes: int
+    macs: int
+
+
+class Engine(Value, frozen=True):
+    """What a compiled engine is, and where it can run: only there, and only with the release that built it.
+
+    `release` is the TensorRT release (four numbers), `compute_capabilities` such as ("8.9",); `device` and `driver` are
+    those of the machine that built it, empty where it was built ahead of time. `onnx` is the file that was compiled.
+    """
+
+    release: str
+    compute_capabilities: tuple[str, ...]
+    onnx: str
+    onnx_sha256: str
+    options: EngineOptions
+    built_s: float
+    device: str = ""
+    driver: str = ""
+    notes: tuple[str, ...] = ()
+    layers: tuple[EngineLayer, ...] = ()
+
+
 class Artifact(Value, frozen=True):
-    """Something that a backend can run: one file of the bundle, in one precision."""
+    """Something that a backend can run: one file of the bundle, in one precision, for one target."""
 
     backend: str
     precision: Precision
     target: str
     file: str
+    engine: Engine | None = None
 
     @property
     def name(self) -> str:
-        """The short name used in tables and messages, such as `openvino-int8`."""
-        return f"{self.backend}-{self.precision}"
+        """The short name used in tables and messages, such as `openvino-int8` or `rtx40-fp16`."""
+        return variant_name(self.backend, self.precision, self.target)
+
+
+def variant_name(backend: str, precision: Precision, target: str) -> str:
+    """Return the short name of a variant: by its backend on CPUs, by its target where that implies the backend."""
+    return f"{backend if target == CPU else target}-{precision}"
+
+
+CPU = "cpu"
+"""The target that every machine is."""
 
 
 class Timing(Value, frozen=True):
@@ -186,7 +253,10 @@ class Selection(Value, frozen=True):
 
 
 class Manifest(Value, frozen=True):
-    """The table of contents of a bundle, and everything needed to trust it."""
+    """The table of contents of a bundle, and everything needed to trust it.
+
+    `targets` are those that it was built for; `layer_macs` the multiply-accumulates of each convolution and Gemm.
+    """
 
     model: ModelSpec
     trained: bool
@@ -199,6 +269,8 @@ class Manifest(Value, frozen=True):
     files: dict[str, FileEntry]
     created_with: dict[str, str]
     calibration: str = ""
+    targets: tuple[str, ...] = (CPU,)
+    layer_macs: dict[str, int] = {}
     schema: int = MANIFEST_SCHEMA
 
 
@@ -240,13 +312,14 @@ class Row(Value, frozen=True):
     size_bytes: int | None = None
     peak_memory_bytes: int | None = None
     energy_j_per_image: float | None = None
+    target: str = CPU
     status: Literal["ok", "skipped", "failed"] = "ok"
     reason: str = ""
 
     @property
     def name(self) -> str:
-        """The short name used in tables and messages, such as `openvino-int8`."""
-        return f"{self.backend}-{self.precision}"
+        """The short name used in tables and messages, such as `openvino-int8` or `rtx40-fp16`."""
+        return variant_name(self.backend, self.precision, self.target)
 
 
 class Report(Value, frozen=True):

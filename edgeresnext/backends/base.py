@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from edgeresnext.errors import DataError, RequestError, unknown_name
+from edgeresnext.errors import DataError, unknown_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from edgeresnext.spec import Artifact, ModelSpec, Precision
+    from edgeresnext.spec import Artifact, Engine, EngineOptions, ModelSpec, Precision
 
 
 class Session(ABC):
@@ -87,22 +88,82 @@ class Backend(ABC):
         """
 
 
-NAMES = ("openvino", "onnxruntime", "torch")
+class EngineBackend(Backend):
+    """A runtime whose artefacts are engines: compiled for one kind of GPU by one release of it."""
+
+    title: ClassVar[str]
+    how_to_install: ClassVar[str]
+
+    @abstractmethod
+    def release(self) -> str:
+        """Return the installed release, such as "10.3.0"; empty where that cannot be told without loading it."""
+
+    @abstractmethod
+    def missing(self) -> str | None:
+        """Return None where the runtime's package is installed, or one line: what is missing and how to get it."""
+
+    @abstractmethod
+    def misfit(self, engine: Engine) -> str | None:
+        """Return None where this machine can run an engine, or one line that names both sides and the way out."""
+
+    @abstractmethod
+    def build(self, engine: Path, request: EngineRequest) -> Engine:
+        """Compile an ONNX file into an engine.
+
+        Args:
+            engine: The file to write.
+            request: What for, and how.
+
+        Raises:
+            NotInstalledError: The runtime is missing, or a GPU that it needs.
+            RequestError: The options do not fit this runtime, the target or each other.
+            BackendError: The build failed; its last words are in the message.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRequest:
+    """What an engine is built for.
+
+    Args:
+        name: Of the artefact, for messages and progress.
+        model: The network.
+        precision: What the file is to compute in.
+        compute_capabilities: Such as `("8.9",)`; empty for the GPU of this machine.
+        onnx: What to compile; the file states every precision.
+        weak_onnx: The same for releases without typed networks (TensorRT 8), where that is another file.
+        plain_onnx: The network without Q/DQ, for INT8 whose thresholds stand beside the graph.
+        options: Batch profile and everything that is left to the user.
+        layer_macs: Multiply-accumulates of each convolution and Gemm.
+        calibration_cache: Thresholds in TensorRT's format, for builds that take no Q/DQ.
+        implicit_images: uint8 images `(N, H, W, 3)` in an .npy file, for TensorRT to calibrate on by itself.
+        progress: Told how far the build is, in percent.
+        warn: Told what the builder warns of.
+    """
+
+    name: str
+    model: ModelSpec
+    precision: Precision
+    compute_capabilities: tuple[str, ...]
+    onnx: Path
+    options: EngineOptions
+    layer_macs: Mapping[str, int]
+    weak_onnx: Path | None = None
+    plain_onnx: Path | None = None
+    calibration_cache: Path | None = None
+    implicit_images: Path | None = None
+    progress: Callable[[int, int], None] = lambda _done, _total: None
+    warn: Callable[[str], None] = lambda _message: None
+
+
+ENGINE_NAMES = ("tensorrt", "tensorrt_rtx")
+"""The backends that run engines."""
+
+NAMES = ("openvino", "onnxruntime", "torch", *ENGINE_NAMES)
 """Every backend."""
 
 BASELINE = "torch"
 """The backend that everything else is compared with."""
-
-TARGETS: dict[str, dict[str, dict[Precision, str]]] = {
-    "cpu": {
-        "openvino": {"int8": "int8-cpu", "bf16": "fp32", "fp32": "fp32"},
-        "onnxruntime": {"int8": "int8-cpu", "fp32": "fp32"},
-    },
-}
-"""For each target the backends that serve it, and the ONNX file that each of their precisions runs."""
-
-NOT_YET = ("rtx20", "rtx30", "rtx40", "rtx50", "jetson-orin", "jetson-thor", "here")
-"""Targets that are planned and not built yet."""
 
 
 def get(name: str) -> Backend:
@@ -118,28 +179,25 @@ def get(name: str) -> Backend:
     return backend
 
 
+def get_engine_backend(name: str) -> EngineBackend:
+    """Return the backend called `name`, one of those that run engines.
+
+    Raises:
+        RequestError: There is no such backend.
+    """
+    if name not in ENGINE_NAMES:
+        raise unknown_name("engine backend", name, ENGINE_NAMES)
+    backend = get(name)
+    assert isinstance(backend, EngineBackend)
+    return backend
+
+
 def unavailable(artifact: Artifact) -> str | None:
     """Return None where this machine can run an artefact, or one line: what is missing and how to get it."""
     if artifact.backend not in NAMES:
         return f"this release has no backend '{artifact.backend}'"
-    return get(artifact.backend).unavailable(artifact.precision)
-
-
-def check_targets(targets: Iterable[str]) -> tuple[str, ...]:
-    """Return the targets, each once.
-
-    Raises:
-        RequestError: One is unknown, or not built yet.
-    """
-    found = tuple(dict.fromkeys(targets))
-    for target in found:
-        if target in NOT_YET:
-            raise RequestError(
-                f"target '{target}' is planned, but this release builds for {', '.join(TARGETS)} only",
-                "Build with --target cpu: the bundle's onnx/ files are the ones that `trtexec --onnx=...` takes.",
-            )
-        if target not in TARGETS:
-            raise unknown_name("target", target, TARGETS)
-    if not found:
-        raise RequestError("no target given", f"Known: {', '.join(TARGETS)}.")
-    return found
+    backend = get(artifact.backend)
+    reason = backend.unavailable(artifact.precision)
+    if reason is None and artifact.engine is not None and isinstance(backend, EngineBackend):
+        return backend.misfit(artifact.engine)
+    return reason

@@ -24,6 +24,8 @@ _INT8_GROUP_MULTIPLE = 4
 
 INT8_CPU = "int8-cpu"
 
+_GROUPED_FLOAT = "-grouped-float"
+
 ONNX_FILES: dict[str, frozenset[Precision]] = {
     "fp32": frozenset({"fp32"}),
     "fp16": frozenset({"fp16"}),
@@ -33,17 +35,29 @@ ONNX_FILES: dict[str, frozenset[Precision]] = {
 }
 """The ONNX files, and the precisions that must all be asked for to emit each."""
 
+GROUPED_FLOAT_FILES: dict[str, frozenset[Precision]] = {
+    name + _GROUPED_FLOAT: ONNX_FILES[name] for name in ("int8", "int8-fp16")
+}
+"""The same for TensorRT with grouped convolutions in floating point, which may be faster there: the 3x3s hold 5.5 % of
+ResNeXt-50's multiply-accumulates (NVIDIA/TensorRT issues 1198, 1409 and 4529 report slow INT8 kernels for them)."""
+
+
+def grouped_float(name: str) -> str:
+    """Return the name of the INT8 file that is like `name` but for grouped convolutions in floating point."""
+    return name + _GROUPED_FLOAT
+
 
 def plan_for(graph: Graph, name: str, thresholds: Mapping[str, float]) -> Plan:
-    """Return the plan of the ONNX file called `name`: fp32, fp16, int8, int8-fp16 or int8-cpu.
+    """Return the plan of the ONNX file called `name`.
 
     Args:
         graph: The folded graph.
-        name: One of `ONNX_FILES`.
+        name: One of `ONNX_FILES` or `GROUPED_FLOAT_FILES`.
         thresholds: Calibrated |x| limit of every tensor in `quantisable_tensors`; read for INT8 files only.
     """
-    int8 = "int8" in ONNX_FILES[name]
-    floating: Precision = "fp16" if "fp16" in ONNX_FILES[name] else "fp32"
+    precisions = (ONNX_FILES | GROUPED_FLOAT_FILES)[name]
+    int8 = "int8" in precisions
+    floating: Precision = "fp16" if "fp16" in precisions else "fp32"
     layers: dict[str, Precision] = {}
     inputs: dict[str, str] = {}
     reasons: dict[str, str] = {}
@@ -53,7 +67,7 @@ def plan_for(graph: Graph, name: str, thresholds: Mapping[str, float]) -> Plan:
         layers[layer.name] = floating
         if not int8:
             continue
-        reason = _unfit_for_int8(layer)
+        reason = _unfit_for_int8(layer, grouped=not name.endswith(_GROUPED_FLOAT))
         if reason:
             reasons[layer.name] = reason
         else:
@@ -69,10 +83,12 @@ def plan_for(graph: Graph, name: str, thresholds: Mapping[str, float]) -> Plan:
     )
 
 
-def _unfit_for_int8(layer: Layer) -> str:
-    """Return why a layer cannot be INT8, or nothing."""
+def _unfit_for_int8(layer: Layer, *, grouped: bool) -> str:
+    """Return why a layer is not to be INT8, or nothing; `grouped` says whether grouped convolutions may be."""
     groups = layer.attributes.get("group", 1)
     if groups > 1 and layer.weight is not None:
+        if not grouped:
+            return "grouped convolutions are kept in floating point in this file"
         channels = layer.weight.shape[1]
         if channels % _INT8_GROUP_MULTIPLE:
             return f"{channels} channels a group; INT8 needs a multiple of {_INT8_GROUP_MULTIPLE}"
@@ -96,6 +112,15 @@ def quantisable_tensors(graph: Graph) -> list[str]:
     """Return the names of all tensors that an INT8 plan may quantise, in execution order, each once."""
     layers = (layer for layer in graph.layers if layer.op in _QUANTISABLE)
     return list(dict.fromkeys(name for layer in layers for name in _candidates(graph, layer)))
+
+
+def calibrated_tensors(graph: Graph) -> list[str]:
+    """Return the names of all tensors whose range is taken: those, and both inputs of every Add.
+
+    Plain graphs need the second one too: a DLA stores the result of a convolution before it adds.
+    """
+    added = (name for layer in graph.layers if layer.op == "Add" for name in layer.inputs)
+    return list(dict.fromkeys([*quantisable_tensors(graph), *added]))
 
 
 def threshold_source(graph: Graph, tensor: str) -> str:

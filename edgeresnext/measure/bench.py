@@ -19,7 +19,7 @@ from edgeresnext.measure.environment import environment, package_versions
 from edgeresnext.measure.latency import interleave, speedup, summarise
 from edgeresnext.measure.memory import peak_memory
 from edgeresnext.runtime.classifier import open_artifact
-from edgeresnext.spec import Report, Row
+from edgeresnext.spec import CPU, Report, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -264,7 +264,8 @@ def _row(
     row = Row(
         backend=artifact.backend,
         precision=artifact.precision,
-        device="cpu",
+        device="cpu" if artifact.target == CPU else artifact.engine.device if artifact.engine else "",
+        target=artifact.target,
         batch=batch,
         scenario="single-stream" if batch == 1 else "multi-stream",
         size_bytes=bundle.manifest.files[artifact.file].bytes,

@@ -161,15 +161,31 @@ def choose(bundle: Bundle, backend: str | None = None, precision: str | None = N
         NotInstalledError: This machine can run none of them.
     """
     reasons = []
+    passed_over: list[tuple[Artifact, str]] = []
     for artifact in bundle.artifacts(backend, precision):
         reason = base.unavailable(artifact)
         if reason is None:
+            _tell_once(bundle, passed_over, artifact)
             return artifact
         reasons.append(reason)
+        if artifact.engine is not None:
+            passed_over.append((artifact, reason))
     raise NotInstalledError(
         f"this machine can run nothing that was asked for from bundle '{bundle.path}'",
         "\n  ".join(dict.fromkeys(reasons)),
     )
+
+
+_told: set[tuple[Path, str]] = set()
+
+
+def _tell_once(bundle: Bundle, passed_over: list[tuple[Artifact, str]], chosen: Artifact) -> None:
+    """Say, once a bundle and process, that engines are there and something else runs."""
+    if not passed_over or chosen.engine is not None or (bundle.path, chosen.name) in _told:
+        return
+    _told.add((bundle.path, chosen.name))
+    artifact, reason = passed_over[0]
+    _log.warning("%s: running %s, not the engine %s: %s", bundle.path, chosen.name, artifact.name, reason)
 
 
 def open_artifact(bundle: Bundle, artifact: Artifact, threads: int | None = None) -> Session:

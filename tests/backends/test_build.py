@@ -12,7 +12,7 @@ from edgeresnext import bundle as bundles
 from edgeresnext.backends import base
 from edgeresnext.errors import AccuracyError, BundleError, CheckpointError, DataError, NotInstalledError, RequestError
 from edgeresnext.model.catalogue import PREPROCESS
-from edgeresnext.spec import Preprocess
+from edgeresnext.spec import EngineOptions, Preprocess
 
 MODEL = "resnext20_8x4d"
 
@@ -171,7 +171,11 @@ def test_an_interrupted_build_leaves_nothing(build, tmp_path):
         ({"precisions": ["bf16"]}, RequestError, "run from fp32"),
         ({"precisions": []}, RequestError, "no precision"),
         ({"targets": ["gpu"]}, RequestError, "unknown target 'gpu'"),
-        ({"targets": ["rtx40"]}, RequestError, "planned"),
+        ({"targets": ["here"]}, NotInstalledError, "needs an NVIDIA GPU with a driver"),
+        ({"targets": ["rtx20"], "precisions": ["int8"]}, RequestError, "'rtx20' cannot have int8"),
+        ({"targets": ["rtx30+jetson-orin"]}, RequestError, "joins what cannot share an engine"),
+        ({"engine_options": EngineOptions(batch=(4, 1, 8))}, RequestError, "batch profile 4:1:8 is impossible"),
+        ({"engine_options": EngineOptions(optimization_level=9)}, RequestError, "optimisation level is 9"),
         ({"targets": []}, RequestError, "no target"),
         ({"calibration": None}, RequestError, "INT8 needs calibration images"),
         ({"weights": None}, RequestError, "either weights or random weights"),

@@ -134,7 +134,7 @@ def test_train_writes_weights_that_build_takes(run, tmp_path, photos):
     ("arguments", "code", "message"),
     [
         (("biuld",), 2, "Did you mean 'build'"),
-        (("build", "resnext50_32x4d"), 2, "Missing option '--output'"),
+        (("build", "resnext50_32x4d"), 2, "Add --output DIR"),
         (("build", "resnext50", "-o", "x", "--random-weights"), 2, "Did you mean 'resne"),
         (("build", "resnet50", "-o", "x"), 2, "--random-weights"),
         (
@@ -142,7 +142,13 @@ def test_train_writes_weights_that_build_takes(run, tmp_path, photos):
             5,
             "'none.pth' does not exist",
         ),
-        (("build", "resnet50", "-o", "x", "--random-weights", "--target", "jetson-orin"), 2, "trtexec"),
+        (("build", "resnet50", "-o", "x", "--random-weights", "--target", "rtx60"), 2, "unknown target 'rtx60'"),
+        (("build", "resnet50", "-o", "x", "--random-weights", "--target", "here"), 4, "edgeresnext doctor"),
+        (("build", "resnet50", "-o", "x", "--random-weights", "--batch", "1:2"), 2, "Give MIN:OPT:MAX"),
+        (("build", "resnet50", "-o", "x", "--random-weights", "--batch", "8:4:2"), 2, "batch profile 8:4:2"),
+        (("build", ".", "--target", "rtx40", "--weights", "x"), 2, "--weights would change nothing"),
+        (("build", ".", "--target", "rtx40"), 5, "is not a bundle"),
+        (("inspect", "none.engine"), 5, "engine 'none.engine' does not exist"),
         (("bench", "none"), 5, "'none' does not exist"),
         (("bench", "none", "--save", "r.doc"), 2, "Known suffixes: .json"),
         (("bench", "{bundle}", "--backend", "tensorrt"), 2, "unknown backend of this bundle"),

@@ -1,0 +1,98 @@
+"""The backend of an engine runtime: what TensorRT and TensorRT-RTX answer alike."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from edgeresnext.backends import cuda
+from edgeresnext.backends._trt.identity import read_header, same_release
+from edgeresnext.backends._trt.session import EngineSession
+from edgeresnext.backends.base import EngineBackend
+from edgeresnext.backends.gpu import detect
+from edgeresnext.errors import BackendError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgeresnext.backends.base import Session
+    from edgeresnext.spec import Engine, ModelSpec, Precision
+
+REBUILD = "edgeresnext build BUNDLE --target here"
+NO_GPU = "no NVIDIA GPU with a driver on this machine"
+
+
+class EngineRuntime(EngineBackend):
+    """A package that deserialises engines and runs them on this machine's GPU."""
+
+    module: ClassVar[Literal["tensorrt", "tensorrt_rtx"]]
+    distributions: ClassVar[tuple[str, ...]]
+    """Names under which the package may be installed, for its version."""
+
+    def installed(self) -> bool:
+        """Whether the package can be imported."""
+        try:
+            return importlib.util.find_spec(self.module) is not None
+        except ValueError:  # a module without a spec
+            return False
+
+    def release(self) -> str:
+        """Return the installed release, such as "10.3.0"; empty where the package does not say it without loading."""
+        for name in self.distributions:
+            try:
+                return importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return ""
+
+    def missing(self) -> str | None:
+        """Return None where the package is installed, or one line: what is missing and how to get it."""
+        return None if self.installed() else f"{self.title} is not installed: {self.how_to_install}"
+
+    def unavailable(self, precision: Precision) -> str | None:
+        """Return what is missing to run an engine."""
+        if precision == "bf16":
+            return f"{self.title} engines are fp32, fp16 or int8"
+        if detect() is None:
+            return f"{NO_GPU}: edgeresnext doctor shows what is missing"
+        if (reason := self.missing()) is not None:
+            return reason
+        if cuda.installed() is None:
+            return f"no Python library for CUDA memory: {cuda.HOW_TO_INSTALL}"
+        return None
+
+    def misfit(self, engine: Engine) -> str | None:
+        """Return why this machine cannot run an engine, told by the manifest alone."""
+        gpu = detect()
+        if gpu is not None and not self._runs_on(engine, gpu.compute_capability):
+            capabilities = " or ".join(engine.compute_capabilities)
+            built_on = f" ({engine.device})" if engine.device else ""
+            return (
+                f"built for compute capability {capabilities}{built_on}, and this GPU, {gpu.name}, "
+                f"has {gpu.compute_capability}: {REBUILD}"
+            )
+        release = self.release()
+        if release and not same_release(release, engine.release) and not engine.options.version_compatible:
+            return f"built by {self.title} {engine.release}, and {release} is installed: {REBUILD}"
+        return None
+
+    def _runs_on(self, engine: Engine, capability: str) -> bool:
+        """Whether an engine runs on GPUs of a compute capability."""
+        if capability in engine.compute_capabilities:
+            return True
+        # AMPERE_PLUS: compute capability 8.0 and newer (TensorRT developer guide, "Hardware Compatibility").
+        return engine.options.hardware_compatible and int(capability.split(".", maxsplit=1)[0]) >= _AMPERE
+
+    def open(self, file: Path, model: ModelSpec, precision: Precision, threads: int | None) -> Session:
+        """Deserialise an engine; `threads` of the CPU have no part in it."""
+        del threads
+        if (reason := self.unavailable(precision)) is not None:
+            raise BackendError(f"cannot run '{file}': {reason}")
+        header = read_header(file)
+        if header.backend != self.name:
+            raise BackendError(f"'{file}' is an engine for {header.backend}, not {self.name}", REBUILD)
+        return EngineSession(self.module, file, model)
+
+
+_AMPERE = 8

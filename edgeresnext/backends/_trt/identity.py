@@ -1,0 +1,52 @@
+"""Tell what a serialized engine is without handing it to native code."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgeresnext.errors import BundleError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_TAGS = {0x74727466: "tensorrt", 0x74727476: "tensorrt_rtx"}
+"""The first four bytes of a plan: "ftrt" and "vtrt" (NVIDIA/TensorRT's plan header; plans of TensorRT-RTX 1.7)."""
+
+_LAYOUT = struct.Struct("<I20x4B")
+"""Tag, twenty bytes that do not matter here, then major, minor, patch and build of the release."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What the first 28 bytes of a plan tell.
+
+    Args:
+        backend: The backend that runs it.
+        release: The TensorRT release that built it, such as "10.3.0.30"; the build number is kept modulo 256 there.
+    """
+
+    backend: str
+    release: str
+
+
+def read_header(path: Path) -> Header:
+    """Return what the header of a plan tells.
+
+    Raises:
+        BundleError: The file is no plan, or is cut off.
+    """
+    with path.open("rb") as file:
+        raw = file.read(_LAYOUT.size)
+    if len(raw) < _LAYOUT.size:
+        raise BundleError(f"'{path}' is not an engine: it has {len(raw)} bytes", "Build it again.")
+    tag, *release = _LAYOUT.unpack(raw)
+    if tag not in _TAGS:
+        raise BundleError(f"'{path}' is not a TensorRT engine: its first bytes are {raw[:4]!r}", "Build it again.")
+    return Header(backend=_TAGS[tag], release=".".join(map(str, release)))
+
+
+def same_release(one: str, other: str) -> bool:
+    """Whether two releases are the same up to the build number, in which headers and packages differ."""
+    return one.split(".")[:3] == other.split(".")[:3]

@@ -1,0 +1,69 @@
+"""TensorRT-RTX's runtime cache: the kernels that the driver compiled at first use, kept beside the engine.
+
+The file begins with the SHA-256 of the rest, so that a damaged one never reaches native code; it is then written anew.
+It is no part of the bundle: another machine compiles for itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from edgeresnext.bundle import RUNTIME_CACHE_SUFFIX
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_DIGEST_BYTES = 32
+
+
+class RuntimeCache:
+    """The cache of one engine; does nothing with runtimes that have none.
+
+    Args:
+        path: Its file.
+        cache: TensorRT-RTX's cache object, or None.
+    """
+
+    def __init__(self, path: Path, cache: Any = None) -> None:  # noqa: ANN401 - TensorRT carries no types
+        self._path = path
+        self._cache = cache
+        self._saved = b""
+        if cache is not None:
+            with suppress(OSError):
+                raw = path.read_bytes()
+                blob = raw[_DIGEST_BYTES:]
+                if hashlib.sha256(blob).digest() == raw[:_DIGEST_BYTES] and cache.deserialize(blob):
+                    self._saved = blob
+
+    @classmethod
+    def beside(cls, engine_file: Path, engine: Any) -> RuntimeCache:  # noqa: ANN401 - as above
+        """Return the cache of an engine, filled from its file where that is there and whole."""
+        path = engine_file.with_name(engine_file.name + RUNTIME_CACHE_SUFFIX)
+        config: Any = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
+        create = getattr(config, "create_runtime_cache", None)
+        return cls(path, create() if create else None)
+
+    def use(self, config: Any) -> None:  # noqa: ANN401 - as above
+        """Let contexts made from `config` read and fill the cache."""
+        if self._cache is not None:
+            config.set_runtime_cache(self._cache)
+
+    def save(self) -> None:
+        """Write what has been added, whole or not at all; a directory that takes no files is no error."""
+        if self._cache is None:
+            return
+        serialized = self._cache.serialize()
+        blob = bytes(serialized) if serialized is not None else b""
+        if not blob or blob == self._saved:
+            return
+        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        with suppress(OSError):
+            try:
+                partial.write_bytes(hashlib.sha256(blob).digest() + blob)
+                partial.replace(self._path)
+                self._saved = blob
+            finally:
+                partial.unlink(missing_ok=True)

@@ -1,0 +1,49 @@
+"""TensorRT-RTX: engines for GeForce and other RTX GPUs, built on any machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeresnext.backends._trt.backend import NO_GPU, EngineRuntime
+from edgeresnext.backends._trt.build import build_engine
+from edgeresnext.backends.gpu import detect
+from edgeresnext.errors import NotInstalledError, RequestError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edgeresnext.backends.base import EngineRequest
+    from edgeresnext.spec import Engine
+
+
+class TensorRTRTX(EngineRuntime):
+    """Builds ahead of time for named compute capabilities, or for the GPU of this machine."""
+
+    name = "tensorrt_rtx"
+    module = "tensorrt_rtx"
+    title = "TensorRT-RTX"
+    distributions = ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings")
+    how_to_install = "pip install 'edgeresnext[rtx]' (x86-64)"
+
+    def build(self, engine: Path, request: EngineRequest) -> Engine:
+        """Compile for the compute capabilities asked for; the GPU's driver does the rest at first load."""
+        if (reason := self.missing()) is not None:
+            raise NotInstalledError(reason)
+        options = request.options
+        unknown = {
+            "--dla": options.dla_core is not None,
+            "--implicit-calibration": bool(options.implicit_calibration),
+            "--version-compatible": options.version_compatible,
+            "--hardware-compatible": options.hardware_compatible,
+            "--timing-cache": bool(options.timing_cache),
+        }
+        if any(unknown.values()):
+            given = ", ".join(name for name, is_given in unknown.items() if is_given)
+            raise RequestError(f"TensorRT-RTX has no {given}", "Leave it out, or build with TensorRT on the device.")
+        gpu = None if request.compute_capabilities else detect()
+        if gpu is None and not request.compute_capabilities:
+            raise NotInstalledError(NO_GPU, "Name the GPUs instead: --target rtx40.")
+        return build_engine(self.module, engine, request, gpu)
+
+
+BACKEND = TensorRTRTX()

@@ -1,0 +1,200 @@
+"""What this machine has, what it lacks for each job, and the command that installs it.
+
+Nothing heavy is imported: packages are looked up, the GPU is asked of its driver, a Jetson of its files.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import platform
+import re
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgeresnext.backends import base, cuda, gpu, targets
+from edgeresnext.measure.environment import machine
+from edgeresnext.spec import CPU
+
+Status = Literal["ok", "missing", "none"]
+
+_PACKAGES = {
+    "torch": ("PyTorch", "build from a checkpoint; the baseline of bench", "pip install 'edgeresnext[build]'"),
+    "onnx": ("ONNX", "build from a checkpoint", "pip install 'edgeresnext[build]'"),
+    "safetensors": ("safetensors", "build from a checkpoint", "pip install 'edgeresnext[build]'"),
+    "onnxruntime": ("ONNX Runtime", "run on this CPU; check what is built", "pip install 'edgeresnext[cpu]'"),
+    "openvino": ("OpenVINO", "run on this CPU, fastest", "pip install 'edgeresnext[cpu]'"),
+}
+"""Package, its name, what it is for, and how it is installed."""
+
+_TEGRA = Path("/etc/nv_tegra_release")
+_JETPACK = {"36.3": "6.0", "36.4": "6.1 or 6.2", "36.5": "6.2.2", "38.2": "7.0", "38.4": "7.1", "39.2": "7.2"}
+"""Jetson Linux release (major.revision) to JetPack (NVIDIA, "JetPack Archive")."""
+
+_POWER = (Path("/var/lib/nvpmodel/status"), Path("/etc/nvpmodel.conf"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the doctor's report.
+
+    Args:
+        name: What was looked for.
+        status: ok; missing (it can be had: `remedy`); none (this machine has no such thing, and that may be well).
+        detail: Version, model, or what it would be good for.
+        remedy: What to type, where something is missing.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Something that edgeresnext does, and whether this machine can.
+
+    Args:
+        name: The job, as a command.
+        possible: Whether it would start.
+        reason: What stands in the way.
+    """
+
+    name: str
+    possible: bool
+    reason: str = ""
+
+
+def examine() -> tuple[tuple[Finding, ...], tuple[Job, ...]]:
+    """Return what this machine has, and what can be done with it."""
+    findings = [
+        Finding(name="Python", status="ok", detail=f"{platform.python_version()}, {platform.platform()}"),
+        Finding(name="CPU", status="ok", detail=machine()),
+        *(_package(package) for package in _PACKAGES),
+        _gpu(),
+        *_engine_runtimes(),
+        _cuda_library(),
+        *_jetson(),
+    ]
+    return tuple(findings), _jobs()
+
+
+def _package(package: str) -> Finding:
+    name, purpose, remedy = _PACKAGES[package]
+    if importlib.util.find_spec(package) is None:
+        return Finding(name=name, status="missing", detail=f"needed to {purpose}", remedy=remedy)
+    return Finding(name=name, status="ok", detail=_version(package))
+
+
+def _version(*distributions: str) -> str:
+    for name in distributions:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return "version unknown"
+
+
+def _gpu() -> Finding:
+    device = gpu.detect()
+    if device is None:
+        remedy = "Install NVIDIA's driver if there is one" if sys.platform == "linux" else ""
+        return Finding(name="NVIDIA GPU", status="none", detail="no driver, or no GPU", remedy=remedy)
+    memory = f"{device.memory_bytes / 2**30:.0f} GiB{', shared with the CPU' if device.integrated else ''}"
+    detail = f"{device.name}, compute capability {device.compute_capability}, {memory}, CUDA driver {device.driver}"
+    return Finding(name="NVIDIA GPU", status="ok", detail=detail)
+
+
+def _engine_runtimes() -> list[Finding]:
+    """Look for TensorRT and TensorRT-RTX; without a GPU only the latter is of use, to build for others."""
+    found = []
+    for name in base.ENGINE_NAMES:
+        backend = base.get_engine_backend(name)
+        if backend.missing() is None:
+            found.append(Finding(name=backend.title, status="ok", detail=backend.release() or "version unknown"))
+        elif name == "tensorrt" and gpu.detect() is None:
+            found.append(Finding(name=backend.title, status="none", detail="of no use without a GPU"))
+        else:
+            purpose = (
+                "build engines for GeForce GPUs, here or elsewhere"
+                if name == "tensorrt_rtx"
+                else "build and run engines"
+            )
+            found.append(Finding(name=backend.title, status="missing", detail=purpose, remedy=backend.how_to_install))
+    return found
+
+
+def _cuda_library() -> Finding:
+    library = cuda.installed()
+    if library is not None:
+        return Finding(name="CUDA from Python", status="ok", detail=library.library)
+    if gpu.detect() is None:
+        return Finding(name="CUDA from Python", status="none", detail="of no use without a GPU")
+    return Finding(name="CUDA from Python", status="missing", detail="run engines", remedy=cuda.HOW_TO_INSTALL)
+
+
+def _jetson() -> list[Finding]:
+    """Read what a Jetson tells of itself."""
+    try:
+        text = _TEGRA.read_text(encoding="utf-8")
+    except OSError:
+        return []
+    match = re.search(r"# R(\d+) \(release\), REVISION: (\d+)", text)
+    linux = ".".join(match.groups()) if match else ""
+    jetpack = _JETPACK.get(linux)
+    known = f"JetPack {jetpack}" if jetpack else "a JetPack that this release does not know"
+    found = [Finding(name="Jetson Linux", status="ok", detail=f"{linux or text.strip()[:60]}: {known}")]
+    found.append(Finding(name="power mode", status="ok", detail=_power_mode()))
+    if base.get_engine_backend("tensorrt").missing() is not None and sys.prefix != sys.base_prefix:
+        found.append(
+            Finding(
+                name="virtual environment",
+                status="missing",
+                detail="JetPack's TensorRT is not seen from here",
+                remedy="python3 -m venv --system-site-packages ENV",
+            )
+        )
+    return found
+
+
+def _power_mode() -> str:
+    """Return the name of a Jetson's power mode: its number from the status file, the name from the configuration."""
+    try:
+        status, configuration = (path.read_text(encoding="utf-8") for path in _POWER)
+        number = int(status.split("pmode:")[1].split()[0])
+    except (OSError, IndexError, ValueError):
+        return "unknown: sudo nvpmodel -q tells it"
+    match = re.search(rf"POWER_MODEL ID={number} NAME=(\S+)", configuration)
+    name = match[1] if match else "unknown"
+    return f"{name} (mode {number}); sudo nvpmodel -m N sets it, sudo jetson_clocks pins clocks"
+
+
+def _jobs() -> tuple[Job, ...]:
+    """Return what can be done here, in the order of a user's way."""
+    lacking = [
+        _PACKAGES[package][0] for package in ("torch", "onnx", "onnxruntime", "safetensors") if not _found(package)
+    ]
+    build = f"{', '.join(lacking)} not installed" if lacking else ""
+    on_cpu = [base.get(name).unavailable("fp32") for name in targets.CPU_ARTIFACTS]
+    cpu = "" if None in on_cpu else " ".join(filter(None, on_cpu))
+    ahead = base.get_engine_backend("tensorrt_rtx").missing() or ""
+    if gpu.detect() is None:
+        here = "no NVIDIA GPU with a driver"
+    else:
+        runtimes = [base.get_engine_backend(name).missing() for name in base.ENGINE_NAMES]
+        here = "" if None in runtimes else "neither TensorRT nor TensorRT-RTX is installed"
+    run = here or ("" if cuda.installed() else "no Python library for CUDA memory")
+    reasons = {
+        "build MODEL --weights FILE": build,
+        f"load, verify and bench on target {CPU}": cpu,
+        "build --target rtx20 to rtx50, for other machines": ahead,
+        "build BUNDLE --target here": here,
+        "load, verify and bench engines": run,
+    }
+    return tuple(Job(name=name, possible=not reason, reason=reason) for name, reason in reasons.items())
+
+
+def _found(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None

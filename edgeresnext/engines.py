@@ -1,0 +1,314 @@
+"""Engines: which a request asks for, how each is built from a bundle's ONNX files, and which of two is kept.
+
+Below the pipeline: it works on a bundle that is being written, and publishes nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from edgeresnext import bundle as bundles
+from edgeresnext.backends import base, gpu, targets
+from edgeresnext.compiler.plan import grouped_float
+from edgeresnext.data import calibration_set, folder
+from edgeresnext.errors import BackendError, NotInstalledError, RequestError, unknown_name
+from edgeresnext.measure.latency import interleave
+from edgeresnext.spec import Artifact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Sequence
+
+    from edgeresnext.backends.targets import Target
+    from edgeresnext.bundle import Bundle
+    from edgeresnext.progress import Progress
+    from edgeresnext.spec import Engine, EngineOptions, Manifest, Precision
+
+FOLDER = "engines"
+DEFAULT_SAMPLES = 512
+"""Images that TensorRT calibrates on by itself, at most."""
+
+_DEFAULT: dict[str, tuple[Precision, ...]] = {"tensorrt": ("fp16", "int8"), "tensorrt_rtx": ("fp16",)}
+"""What is built where no precision is asked for. TensorRT-RTX 1.7 does not fuse requantisation into INT8 convolutions:
+ResNeXt-50 moves 148 MB an image in INT8 against 71 MB in FP16 (the engines' own layer lists, SM89)."""
+
+_MAX_BATCH = 4096
+_TIMED_ROUNDS = 50
+_TIMED_BUDGET_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """One engine to build.
+
+    Args:
+        backend: Which builds and runs it.
+        target: The name under which it is kept.
+        precision: What it computes in.
+        compute_capabilities: What to build for; empty for the GPU of this machine.
+    """
+
+    backend: str
+    target: str
+    precision: Precision
+    compute_capabilities: tuple[str, ...] = ()
+
+    @property
+    def file(self) -> str:
+        """Its file in the bundle."""
+        return f"{FOLDER}/{self.target}-{self.precision}.engine"
+
+    @property
+    def name(self) -> str:
+        """The name of the artefact."""
+        return f"{self.target}-{self.precision}"
+
+
+def check_options(options: EngineOptions) -> None:
+    """Refuse options that no engine can be built with.
+
+    Raises:
+        RequestError: A number is out of range, or the batch profile is impossible.
+    """
+    smallest, usual, largest = options.batch
+    if not 1 <= smallest <= usual <= largest <= _MAX_BATCH:
+        raise RequestError(
+            f"batch profile {smallest}:{usual}:{largest} is impossible",
+            f"Give MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX <= {_MAX_BATCH}, such as 1:1:8.",
+        )
+    if options.optimization_level is not None and not 0 <= options.optimization_level <= 5:  # noqa: PLR2004
+        raise RequestError(f"optimisation level is {options.optimization_level}", "Give 0 (fast build) to 5 (slow).")
+    if options.workspace_bytes is not None and options.workspace_bytes < 1:
+        raise RequestError(f"workspace is {options.workspace_bytes} bytes", "Give a positive number of MiB.")
+    if options.dla_core is not None and options.dla_core < 0:
+        raise RequestError(f"DLA core is {options.dla_core}", "Give 0 or 1, or leave --dla out.")
+    if options.implicit_calibration:
+        folder.scan(options.implicit_calibration)
+
+
+def wanted(
+    asked: Sequence[Target], precisions: Collection[Precision] | None, backend: str | None = None
+) -> tuple[Wanted, ...]:
+    """Return the engines that a request asks for, after checking that they can be built on this machine.
+
+    Args:
+        asked: The targets; `cpu` and Jetsons get no engine here.
+        precisions: Any of fp32, fp16 and int8; None for what suits each backend.
+        backend: Which builds for `here`, where both are installed.
+
+    Raises:
+        RequestError: A target cannot have a precision, or the backend is ambiguous.
+        NotInstalledError: The package, or the GPU, is missing.
+    """
+    found: list[Wanted] = []
+    for target in asked:
+        if target.name == targets.HERE:
+            found += _here(precisions, backend)
+        elif target.compute_capabilities:
+            found += _ahead_of_time(target, precisions)
+    return tuple(found)
+
+
+def _ahead_of_time(target: Target, precisions: Collection[Precision] | None) -> list[Wanted]:
+    name = "tensorrt_rtx"
+    missing = base.get_engine_backend(name).missing()
+    if missing is not None:
+        raise NotInstalledError(
+            f"target '{target.name}' needs TensorRT-RTX: {missing}", "pip install 'edgeresnext[rtx]'"
+        )
+    chosen = _DEFAULT[name] if precisions is None else precisions
+    for precision in chosen:
+        if reason := target.refuses(precision):
+            raise RequestError(
+                f"target '{target.name}' cannot have {precision}: {reason}",
+                "Ask for --precision fp16, or name the other targets in a build of their own.",
+            )
+    return [
+        Wanted(backend=name, target=target.name, precision=precision, compute_capabilities=target.compute_capabilities)
+        for precision in chosen
+    ]
+
+
+def _here(precisions: Collection[Precision] | None, backend: str | None) -> list[Wanted]:
+    """Return the engines for the GPU of this machine."""
+    device = gpu.detect()
+    if device is None:
+        raise NotInstalledError(
+            "target 'here' needs an NVIDIA GPU with a driver, and this machine has none",
+            "edgeresnext doctor shows what is missing; --target rtx40 builds for a GPU elsewhere.",
+        )
+    installed = [name for name in base.ENGINE_NAMES if base.get_engine_backend(name).missing() is None]
+    if backend is not None and backend not in base.ENGINE_NAMES:
+        raise unknown_name("engine backend", backend, base.ENGINE_NAMES)
+    if backend is None and len(installed) > 1:
+        raise RequestError(
+            f"both TensorRT and TensorRT-RTX are installed, for {device.name}",
+            "Choose: --backend tensorrt (tuned on this GPU) or --backend tensorrt_rtx.",
+        )
+    name = backend or (installed[0] if installed else "tensorrt")
+    missing = base.get_engine_backend(name).missing()
+    if missing is not None:
+        raise NotInstalledError(f"target 'here' needs TensorRT for {device.name}: {missing}", "edgeresnext doctor")
+    if name == "tensorrt":
+        label = f"sm{device.compute_capability.replace('.', '')}"
+    else:
+        known = {capability: rtx for rtx, capability in targets.RTX.items()}
+        label = known.get(device.compute_capability, f"rtx-sm{device.compute_capability.replace('.', '')}")
+    chosen = _DEFAULT[name] if precisions is None else precisions
+    return [Wanted(backend=name, target=label, precision=precision) for precision in chosen]
+
+
+def build_engines(
+    bundle: Bundle,
+    wanted_engines: Iterable[Wanted],
+    options: EngineOptions,
+    progress: Progress,
+    warn: Callable[[str], None],
+) -> tuple[Artifact, ...]:
+    """Build engines into a bundle that is being written, one after the other, and return them.
+
+    Args:
+        bundle: Directory and manifest of what is there so far.
+        wanted_engines: What to build.
+        options: How.
+        progress: Told how far each is, in percent.
+        warn: Told what the builder warns of.
+
+    Raises:
+        RequestError: The bundle lacks the ONNX file, or the options do not fit.
+        BackendError: A build failed.
+    """
+    (bundle.path / FOLDER).mkdir(exist_ok=True)
+    found = []
+    for one in wanted_engines:
+        with tempfile.TemporaryDirectory(prefix="edgeresnext-") as scratch:
+            request = _request(bundle, one, options, progress, warn)
+            engine = _build(bundle, one, request, Path(scratch))
+        found.append(
+            Artifact(backend=one.backend, precision=one.precision, target=one.target, file=one.file, engine=engine)
+        )
+    return tuple(found)
+
+
+def onnx_for(manifest: Manifest, precision: Precision, *, typed: bool = True, grouped: bool = True) -> str:
+    """Return the ONNX file that an engine of a precision is compiled from.
+
+    INT8 engines compute the rest in FP16 where the bundle has such a file, else in FP32. Releases without typed
+    networks (TensorRT 8) take the FP32 scales of `int8` and an FP16 flag.
+
+    Raises:
+        RequestError: The bundle has no file for it.
+    """
+    have = {file.file for file in manifest.onnx}
+    names = [precision] if precision != "int8" else ["int8-fp16", "int8"] if typed else ["int8"]
+    for name in names:
+        file = f"onnx/{name if grouped else grouped_float(name)}.onnx"
+        if file in have:
+            return file
+    what = f"{precision} with grouped convolutions in floating point" if not grouped else precision
+    raise RequestError(
+        f"the bundle has no ONNX file for {what}: it has {', '.join(sorted(have))}",
+        f"Build the bundle again from the checkpoint, with --precision {precision} and this target.",
+    )
+
+
+def _request(
+    bundle: Bundle, one: Wanted, options: EngineOptions, progress: Progress, warn: Callable[[str], None]
+) -> base.EngineRequest:
+    """Return what to build one engine from, with grouped convolutions like the others."""
+    manifest = bundle.manifest
+    weak = None
+    if one.precision == "int8" and any(file.file == "onnx/int8.onnx" for file in manifest.onnx):
+        weak = bundle.file(onnx_for(manifest, "int8", typed=False))
+    return base.EngineRequest(
+        name=one.name,
+        model=manifest.model,
+        precision=one.precision,
+        compute_capabilities=one.compute_capabilities,
+        onnx=bundle.file(onnx_for(manifest, one.precision)),
+        weak_onnx=weak,
+        options=options,
+        layer_macs=manifest.layer_macs,
+        progress=lambda done, total: progress(f"engine {one.name}", done, total),
+        warn=warn,
+    )
+
+
+def _beside(bundle: Bundle, request: base.EngineRequest, scratch: Path) -> base.EngineRequest:
+    """Return a request with the thresholds beside a plain graph, as a DLA and TensorRT's own calibration want them."""
+    images = cache = None
+    if request.options.implicit_calibration:
+        images = scratch / "images.npy"
+        photos = folder.scan(request.options.implicit_calibration)
+        drawn = calibration_set.from_folder(photos, request.model.preprocess, DEFAULT_SAMPLES, seed=0)
+        np.save(images, np.concatenate(list(drawn.batches())))
+    else:
+        cache = bundle.file(bundles.CALIBRATION_CACHE)
+    plain = bundle.file(onnx_for(bundle.manifest, "fp32"))
+    return dataclasses.replace(request, plain_onnx=plain, calibration_cache=cache, implicit_images=images)
+
+
+def _grouped_floating(bundle: Bundle, request: base.EngineRequest) -> base.EngineRequest:
+    """Return a request for the same with grouped convolutions in floating point."""
+    return dataclasses.replace(
+        request,
+        onnx=bundle.file(onnx_for(bundle.manifest, "int8", grouped=False)),
+        weak_onnx=bundle.file(onnx_for(bundle.manifest, "int8", typed=False, grouped=False)),
+    )
+
+
+def _build(bundle: Bundle, one: Wanted, request: base.EngineRequest, scratch: Path) -> Engine:
+    """Build one engine; of INT8 for TensorRT both ways to treat grouped convolutions, where that is asked for."""
+    backend = base.get_engine_backend(one.backend)
+    file = bundle.path / one.file
+    options = request.options
+    if one.precision != "int8" or one.backend != "tensorrt":
+        return backend.build(file, request)
+    if options.dla_core is not None or options.implicit_calibration:
+        return backend.build(file, _beside(bundle, request, scratch))
+    if options.int8_grouped == "on":
+        return backend.build(file, request)
+    floating = _grouped_floating(bundle, request)
+    if options.int8_grouped == "off":
+        return backend.build(file, floating)
+    other = scratch / "grouped-float.engine"
+    built = {"INT8": (file, backend.build(file, request)), "floating point": (other, backend.build(other, floating))}
+    seconds = _compare(bundle, backend, {way: path for way, (path, _) in built.items()}, options.batch[1])
+    faster = min(seconds, key=seconds.__getitem__)
+    path, engine = built[faster]
+    if path != file:
+        shutil.copyfile(path, file)
+    figures = ", ".join(f"{way} {median_s * 1e3:.3f} ms" for way, median_s in seconds.items())
+    note = f"grouped convolutions: {figures} (median, batch {options.batch[1]}); kept {faster}"
+    return msgspec.structs.replace(engine, notes=(*engine.notes, note))
+
+
+def _compare(bundle: Bundle, backend: base.EngineBackend, files: dict[str, Path], batch: int) -> dict[str, float]:
+    """Return the median latency in seconds of engines that are run in turn on the golden images."""
+    with ExitStack() as stack:
+        sessions = {}
+        for way, file in files.items():
+            session = sessions[way] = backend.open(file, bundle.manifest.model, "int8", None)
+            stack.callback(session.close)
+        samples, failures = interleave(
+            sessions,
+            bundle.golden().images,
+            batch,
+            min_rounds=5,
+            max_rounds=_TIMED_ROUNDS,
+            budget_s=_TIMED_BUDGET_S,
+        )
+    if failures:
+        raise BackendError(
+            f"the engines could not be compared: {'; '.join(failures.values())}", "Give --int8-grouped on."
+        )
+    return {way: median(values) for way, values in samples.items()}

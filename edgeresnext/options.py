@@ -1,0 +1,114 @@
+"""Options of the command line that several commands share, or that make one value together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from edgeresnext.errors import InputError, RequestError, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from edgeresnext.spec import EngineOptions, Preprocess
+
+    Command = TypeVar("Command", bound=Callable[..., Any])
+
+_MIB = 2**20
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout.")
+backend_option = click.option(
+    "--backend", metavar="NAME", help="Use this backend: openvino, onnxruntime, torch, tensorrt, tensorrt_rtx."
+)
+precision_option = click.option("--precision", metavar="NAME", help="Use this precision: fp32, bf16, fp16, int8.")
+threads_option = click.option("--threads", type=int, metavar="N", help="CPU threads. Default: the runtime's choice.")
+bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+
+_ENGINE_OPTIONS = (
+    click.option("--batch", metavar="MIN:OPT:MAX", help="Images a run that engines take; N alone fixes it. [1:1:8]"),
+    click.option("--workspace", type=float, metavar="MIB", help="Memory that TensorRT may use to build. [all]"),
+    click.option("--optimization-level", type=int, metavar="N", help="0 builds fast, 5 searches longest. [TensorRT's]"),
+    click.option("--timing-cache", type=click.Path(path_type=Path), help="File of kernel timings to use and extend."),
+    click.option("--version-compatible", is_flag=True, help="An engine for later TensorRT releases too; slower."),
+    click.option("--hardware-compatible", is_flag=True, help="An engine for all GPUs from Ampere on; slower."),
+    click.option(
+        "--dla", "dla_core", type=int, metavar="CORE", help="Build for this DLA of a Jetson; the rest on its GPU."
+    ),
+    click.option(
+        "--int8-grouped",
+        type=click.Choice(["auto", "on", "off"]),
+        help="Grouped convolutions of INT8 engines in INT8; auto measures both on the device. [auto]",
+    ),
+    click.option(
+        "--implicit-calibration",
+        type=click.Path(path_type=Path),
+        help="Folder on which TensorRT (up to 10) calibrates INT8 by itself, instead of our thresholds.",
+    ),
+    click.option("--backend", "engine_backend", metavar="NAME", help="For target here: tensorrt or tensorrt_rtx."),
+)
+
+
+def engine_options(command: Command) -> Command:
+    """Add the options of engines to a command."""
+    for option in reversed(_ENGINE_OPTIONS):
+        command = option(command)
+    return command
+
+
+def take_engine_options(given: dict[str, Any]) -> EngineOptions:
+    """Remove the options of engines from what was given, and return them as one value.
+
+    Raises:
+        RequestError: The batch profile cannot be read.
+    """
+    from edgeresnext.spec import EngineOptions
+
+    values: dict[str, Any] = {}
+    if "batch" in given:
+        values["batch"] = _batch(given.pop("batch"))
+    if "workspace" in given:
+        values["workspace_bytes"] = int(given.pop("workspace") * _MIB)
+    for name in ("timing_cache", "implicit_calibration"):
+        if name in given:
+            values[name] = str(given.pop(name))
+    for name in ("optimization_level", "version_compatible", "hardware_compatible", "dla_core", "int8_grouped"):
+        if name in given:
+            values[name] = given.pop(name)
+    return EngineOptions(**values)
+
+
+def _batch(text: str) -> tuple[int, int, int]:
+    """Return MIN:OPT:MAX as numbers; one number fixes the batch."""
+    parts = text.split(":")
+    if len(parts) in (1, 3) and all(part.isascii() and part.isdecimal() for part in parts):
+        smallest, usual, largest = (int(part) for part in (parts if len(parts) > 1 else parts * 3))
+        return smallest, usual, largest
+    raise RequestError(f"cannot read batch profile '{text}'", "Give MIN:OPT:MAX such as 1:1:8, or one number.")
+
+
+def parse_preprocess(text: str) -> Preprocess:
+    """Return a named preprocessing, or one read from a JSON file.
+
+    Raises:
+        RequestError: There is no such name.
+        InputError: The file cannot be read.
+    """
+    import msgspec
+
+    from edgeresnext.model.catalogue import PREPROCESS
+    from edgeresnext.spec import Preprocess
+
+    if text in PREPROCESS:
+        return PREPROCESS[text]
+    path = Path(text)
+    if path.suffix != ".json":
+        raise unknown_name("preprocessing", text, PREPROCESS)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Preprocess)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise InputError(
+            f"cannot read preprocessing from '{path}': {error}",
+            'Write it as {"resize_px": 256, "crop_px": 224, "interpolation": "bilinear"}, with mean and std if needed.',
+        ) from None

@@ -1,0 +1,60 @@
+"""TensorRT's calibration cache: the same thresholds as the Q/DQ files, in TensorRT's own format."""
+
+import json
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeresnext.backends._trt.calibrator import read_cache, write_cache
+from edgeresnext.bundle import CALIBRATION_CACHE
+from edgeresnext.compiler.graph import trace
+from edgeresnext.compiler.plain import plain_thresholds
+from edgeresnext.compiler.plan import calibrated_tensors
+from edgeresnext.errors import InputError
+from edgeresnext.model.catalogue import specify
+from edgeresnext.model.checkpoints import random_network
+
+limits = st.dictionaries(
+    st.text("abc.:_ 0123", min_size=1).filter(lambda name: name.strip() == name),
+    st.floats(1e-30, 1e30),
+    min_size=1,
+)
+
+
+@given(limits)
+def test_a_cache_parses_back_to_the_same_scales(thresholds):
+    found = read_cache(write_cache(thresholds))
+    assert list(found) == list(thresholds)
+    np.testing.assert_allclose(list(found.values()), list(thresholds.values()), rtol=1e-6)
+
+
+def test_a_line_is_the_big_endian_float32_of_threshold_over_127():
+    first, line = write_cache({"conv1": 254.0}, "100300").splitlines()
+    assert first == "TRT-100300-EntropyCalibration2"
+    assert line == "conv1: 40000000"
+    assert struct.unpack(">f", bytes.fromhex("40000000")) == (2.0,)
+
+
+@pytest.mark.parametrize("text", ["", "conv1: 40000000\n", "TRT-1\nconv1: 4000000\n", "TRT-1\nconv1 40000000\n"])
+def test_damaged_caches_are_refused(text):
+    with pytest.raises(InputError, match="cache"):
+        read_cache(text)
+
+
+def test_the_bundle_has_the_thresholds_of_its_ranges(built):
+    cache = read_cache((built.path / CALIBRATION_CACHE).read_text())
+    ranges = json.loads((built.path / "ranges.json").read_text())["thresholds"]
+    assert ranges
+    np.testing.assert_allclose([cache[name] for name in ranges], list(ranges.values()), rtol=1e-6)
+
+
+def test_every_tensor_of_the_plain_graph_but_the_logits_has_a_threshold():
+    spec = specify("resnext20_8x4d")
+    graph = trace(random_network(spec, 0), spec.preprocess.crop_px)
+    found = plain_thresholds(graph, dict.fromkeys(calibrated_tensors(graph), 3.0), spec.preprocess)
+    assert {layer.name for layer in graph.layers} - set(found) == {graph.layers[-1].name}
+    assert found["images.float"] == 255
+    assert 127 < found["images.centred"] < 255
