@@ -187,9 +187,9 @@ def build_engines(
         RequestError: The bundle lacks the ONNX file, or the options do not fit.
         BackendError: A build failed.
     """
-    (bundle.path / FOLDER).mkdir(exist_ok=True)
     found = []
     for one in wanted_engines:
+        (bundle.path / FOLDER).mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="edgeresnext-") as scratch:
             request = _request(bundle, one, options, progress, warn)
             engine = _build(bundle, one, request, Path(scratch))

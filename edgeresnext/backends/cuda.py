@@ -128,6 +128,9 @@ class Cuda(ABC):
         raise BackendError(f"{self.library} cannot capture CUDA graphs", "pip install cuda-python")
         yield  # a context manager even so
 
+    def close(self) -> None:  # noqa: B027 - only pycuda holds something
+        """Let go of the device's context; nothing of it may be used afterwards."""
+
     def _shortage(self, nbytes: int, kind: str) -> BackendError:
         """Return the error for memory that could not be had."""
         free, total = self.memory()
@@ -305,6 +308,10 @@ class PyCuda(Cuda):
     def stream(self) -> Stream:
         """Return a new stream."""
         return _DriverStream(self._driver.Stream(_NON_BLOCKING))
+
+    def close(self) -> None:
+        """Release the primary context, of which pycuda counts the users."""
+        self._context.detach()
 
     def to_device(self, buffer: Buffer, source: NDArray[np.uint8], stream: Stream) -> None:
         """Queue a copy to the device."""

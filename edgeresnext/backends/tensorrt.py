@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgeresnext.backends import gpu
 from edgeresnext.backends._trt.backend import NO_GPU, EngineRuntime
 from edgeresnext.backends._trt.build import build_engine
-from edgeresnext.backends.gpu import detect
 from edgeresnext.errors import NotInstalledError, RequestError
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class TensorRT(EngineRuntime):
                 f"TensorRT cannot build for compute capability {', '.join(request.compute_capabilities)} from here",
                 "Build there: edgeresnext build BUNDLE --target here.",
             )
-        gpu = detect()
-        if gpu is None:
+        device = gpu.detect()
+        if device is None:
             raise NotInstalledError(NO_GPU, "TensorRT builds on the GPU that will run the engine.")
         if (reason := self.missing()) is not None:
             raise NotInstalledError(reason)
@@ -43,12 +43,12 @@ class TensorRT(EngineRuntime):
         if options.dla_core is not None:
             self._check_dla(request)
         free = options.workspace_bytes
-        if free is not None and free > gpu.memory_bytes:
+        if free is not None and free > device.memory_bytes:
             raise RequestError(
-                f"a workspace of {free:,} bytes exceeds the memory of {gpu.name}, {gpu.memory_bytes:,} bytes",
+                f"a workspace of {free:,} bytes exceeds the memory of {device.name}, {device.memory_bytes:,} bytes",
                 "Give less --workspace, or leave it out.",
             )
-        return build_engine(self.module, engine, request, gpu)
+        return build_engine(self.module, engine, request, device)
 
     def _check_dla(self, request: EngineRequest) -> None:
         """Refuse what the deep learning accelerator cannot do."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgeresnext.backends import gpu
 from edgeresnext.backends._trt.backend import NO_GPU, EngineRuntime
 from edgeresnext.backends._trt.build import build_engine
-from edgeresnext.backends.gpu import detect
 from edgeresnext.errors import NotInstalledError, RequestError
 
 if TYPE_CHECKING:
@@ -40,10 +40,10 @@ class TensorRTRTX(EngineRuntime):
         if any(unknown.values()):
             given = ", ".join(name for name, is_given in unknown.items() if is_given)
             raise RequestError(f"TensorRT-RTX has no {given}", "Leave it out, or build with TensorRT on the device.")
-        gpu = None if request.compute_capabilities else detect()
-        if gpu is None and not request.compute_capabilities:
+        device = None if request.compute_capabilities else gpu.detect()
+        if device is None and not request.compute_capabilities:
             raise NotInstalledError(NO_GPU, "Name the GPUs instead: --target rtx40.")
-        return build_engine(self.module, engine, request, gpu)
+        return build_engine(self.module, engine, request, device)
 
 
 BACKEND = TensorRTRTX()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import importlib.util
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from edgeresnext.backends import cuda
+from edgeresnext.backends import cuda, gpu
 from edgeresnext.backends._trt.identity import read_header, same_release
 from edgeresnext.backends._trt.session import EngineSession
 from edgeresnext.backends.base import EngineBackend
-from edgeresnext.backends.gpu import detect
 from edgeresnext.errors import BackendError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class EngineRuntime(EngineBackend):
         """Return what is missing to run an engine."""
         if precision == "bf16":
             return f"{self.title} engines are fp32, fp16 or int8"
-        if detect() is None:
+        if gpu.detect() is None:
             return f"{NO_GPU}: edgeresnext doctor shows what is missing"
         if (reason := self.missing()) is not None:
             return reason
@@ -64,16 +64,16 @@ class EngineRuntime(EngineBackend):
 
     def misfit(self, engine: Engine) -> str | None:
         """Return why this machine cannot run an engine, told by the manifest alone."""
-        gpu = detect()
-        if gpu is not None and not self._runs_on(engine, gpu.compute_capability):
+        device = gpu.detect()
+        if device is not None and not self._runs_on(engine, device.compute_capability):
             capabilities = " or ".join(engine.compute_capabilities)
             built_on = f" ({engine.device})" if engine.device else ""
             return (
-                f"built for compute capability {capabilities}{built_on}, and this GPU, {gpu.name}, "
-                f"has {gpu.compute_capability}: {REBUILD}"
+                f"built for compute capability {capabilities}{built_on}, and this GPU, {device.name}, "
+                f"has {device.compute_capability}: {REBUILD}"
             )
-        release = self.release()
-        if release and not same_release(release, engine.release) and not engine.options.version_compatible:
+        release = self.release() or str(importlib.import_module(self.module).__version__)
+        if not same_release(release, engine.release) and not engine.options.version_compatible:
             return f"built by {self.title} {engine.release}, and {release} is installed: {REBUILD}"
         return None
 

@@ -177,7 +177,11 @@ class _Build:
         if options.timing_cache:
             path = Path(options.timing_cache)
             cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
-            config.set_timing_cache(cache, ignore_mismatch=False)
+            if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+                raise RequestError(
+                    f"{self.job.module} {trt.__version__} refuses the timing cache '{path}': {self._last_words()}",
+                    "It is of another release or GPU: give another file, or delete it.",
+                )
         self._set_compute_capabilities(config)
         if options.dla_core is not None:
             self._set_dla(config, network)

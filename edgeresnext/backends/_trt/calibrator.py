@@ -133,3 +133,4 @@ class _Feed:
             self._stream.close()
             self._cuda.free(self._device)
             self._cuda.unpin(self._host)
+        self._cuda.close()

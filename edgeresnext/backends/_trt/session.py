@@ -23,7 +23,7 @@ from edgeresnext.backends.base import Session
 from edgeresnext.errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _CONTEXTS = 4
 """Threads that run at once, at most; each has its own context, stream and buffers, made when it is first needed."""
 
+_REBUILD = "Build it again: edgeresnext build BUNDLE --target here."
 _TIMED_RUNS = 15
 _MIB = 2**20
 
@@ -53,6 +54,8 @@ class EngineSession(Session):
     def __init__(self, module: str, file: Path, model: ModelSpec) -> None:
         super().__init__(model)
         self.trt: Any = importlib.import_module(module)
+        self._runtime: Any = None
+        self.engine: Any = None
         self._errors: list[str] = []
         self.cuda = cuda_library.connect()
         self._logger = make_logger(self.trt, self._listen)
@@ -61,18 +64,25 @@ class EngineSession(Session):
         self._lock = threading.Lock()
         self._graph_batch: int | None = None
         self._closed = False
+        try:
+            with self.cuda.active():
+                self._deserialize(file)
+                self.smallest, self.largest = self._profile()
+                self.runtime_cache = RuntimeCache.beside(file, self.engine)
+            self._idle.put(self._new_slot())
+        except BaseException:
+            self.engine = self._runtime = None
+            self.cuda.close()
+            raise
+
+    def _deserialize(self, file: Path) -> None:
+        """Load the plan."""
         plan = file.read_bytes()
-        with self.cuda.active():
-            self._runtime = self.trt.Runtime(self._logger)
-            self._check_validity(plan, file)
-            self.engine = self._runtime.deserialize_cuda_engine(plan)
-            if self.engine is None:
-                raise self.failure(
-                    f"TensorRT cannot load '{file}'", "Build it again: edgeresnext build BUNDLE --target here."
-                )
-            self.smallest, self.largest = self._profile()
-            self.runtime_cache = RuntimeCache.beside(file, self.engine)
-        self._idle.put(self._new_slot())
+        self._runtime = self.trt.Runtime(self._logger)
+        self._check_validity(plan, file)
+        self.engine = self._runtime.deserialize_cuda_engine(plan)
+        if self.engine is None:
+            raise self.failure(f"TensorRT cannot load '{file}'", _REBUILD)
 
     def _listen(self, severity: str, text: str) -> None:
         """Keep what TensorRT complains of: its calls return None or False and say the reason here alone."""
@@ -95,7 +105,7 @@ class EngineSession(Session):
             names = [name for name, flag in known if int(reasons) & int(flag)]
             raise BackendError(
                 f"TensorRT-RTX {self.trt.__version__} cannot run '{file}': {', '.join(names) or 'no reason given'}",
-                "Build it again: edgeresnext build BUNDLE --target here.",
+                _REBUILD,
             )
 
     def _profile(self) -> tuple[int, int]:
@@ -163,7 +173,7 @@ class EngineSession(Session):
                 self.run(images)
                 if turn:  # the first captures
                     samples.append(time.perf_counter() - start)
-        self._graph_batch = min(times, key=lambda way: median(times[way]))
+        self._graph_batch = _faster(times)
         self.detail = "no CUDA graph" if self._graph_batch is None else f"CUDA graph of {size}"
 
     def profile(self, images: NDArray[np.uint8]) -> dict[str, float]:
@@ -204,6 +214,12 @@ class EngineSession(Session):
             for slot in slots:
                 slot.close()
         self.engine = self._runtime = None
+        self.cuda.close()
+
+
+def _faster(times: Mapping[int | None, Sequence[float]]) -> int | None:
+    """Return the way with the smaller median."""
+    return min(times, key=lambda way: median(times[way]))
 
 
 class _Slot:

@@ -1,0 +1,83 @@
+"""Interrupting a build of engines: it ends at once, with no child process and no file left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from standins import installed
+
+WORKER = "edgeresnext.backends._trt.worker"
+
+
+@pytest.fixture
+def hanging(monkeypatch, bundle_copy):
+    """Start a build whose native code does not return, and wait until it is there."""
+    installed(monkeypatch, "tensorrt_rtx", "1.7", gpu_settings={"failures": {"build_serialized_network": "hang"}})
+    command = [sys.executable, "-m", "edgeresnext", "build", str(bundle_copy), "--target", "rtx40"]
+    before = children()
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that run in the background of a shell ignore SIGINT, and so would this child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no thread runs yet
+    )
+    end = time.monotonic() + 30
+    while not children() - before and time.monotonic() < end:
+        time.sleep(0.05)
+    time.sleep(1)  # the child is there; let it come to the call that does not return
+    yield process, before
+    process.kill()
+    process.wait()
+    process.stderr.close()
+
+
+def children():
+    """Return the process numbers of all workers on this machine."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if WORKER in path.read_text():
+                found.add(int(path.parent.name))
+        except OSError:  # ended meanwhile
+            continue
+    return found
+
+
+def gone(before, within_s):
+    """Whether no worker but earlier ones is left."""
+    end = time.monotonic() + within_s
+    while children() - before:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def test_ctrl_c_ends_a_build_within_two_seconds(hanging, bundle_copy):
+    process, before = hanging
+    assert children() - before
+    manifest = (bundle_copy / "manifest.json").read_bytes()
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(10) == 130
+    assert time.monotonic() - start < 2
+    assert gone(before, 0)
+    assert "interrupted" in rest
+    assert "Traceback" not in rest
+    assert (bundle_copy / "manifest.json").read_bytes() == manifest
+    assert sorted(path.name for path in bundle_copy.parent.iterdir()) == [".copy.lock", "copy"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
+def test_a_killed_build_takes_its_child_along(hanging):
+    process, before = hanging
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert gone(before, 5)

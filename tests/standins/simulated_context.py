@@ -1,0 +1,315 @@
+"""What simulated execution contexts do; ONNX Runtime computes."""
+
+import hashlib
+import weakref
+from math import prod
+
+import numpy as np
+
+from .simulated_build import ITEM_BYTES
+from .simulated_config import is_rtx
+from .simulated_gpu import Operation, gpu
+from .simulated_runtime import free_sizes, tensor
+from .surface import create, host_memory, log, simulated
+
+NUMPY = {"FLOAT": "f4", "HALF": "f2", "INT8": "i1", "UINT8": "u1", "INT32": "i4", "INT64": "i8", "BOOL": "?"}
+LAYER_MS = 0.1
+SESSIONS_KEPT = 4
+sessions = {}
+
+
+def session(onnx_bytes):
+    """An ONNX Runtime session without optimisations, kept for the next engine with the same network."""
+    import onnxruntime
+
+    key = hashlib.sha256(onnx_bytes).digest()
+    if key not in sessions:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        while len(sessions) >= SESSIONS_KEPT:
+            del sessions[next(iter(sessions))]
+        sessions[key] = onnxruntime.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
+    return sessions[key]
+
+
+@simulated("ICudaEngine", "create_execution_context")
+def create_execution_context(self, choice=None):
+    module = self._sim.module
+    config = choice if hasattr(module, "IRuntimeConfig") and isinstance(choice, module.IRuntimeConfig) else None
+    strategy = config._sim.strategy if config else choice
+    scratch = 0 if strategy is not None and strategy.name == "USER_MANAGED" else self._sim.plan["scratch_bytes"]
+    reserved = gpu.reserve(scratch)
+    if reserved is None:
+        log(
+            module,
+            self._sim.logger,
+            "ERROR",
+            f"Requested amount of GPU memory ({scratch} bytes) could not be allocated. (OutOfMemory)",
+        )
+        return None
+    context = create(
+        module,
+        "IExecutionContext",
+        logger=self._sim.logger,
+        engine=self,
+        config=config,
+        addresses={},
+        warm=set(),
+        times=[],
+    )
+    plain = {name: one["dims"] for name, one in self._sim.tensors.items() if name in self._sim.inputs}
+    context._sim.shapes = {
+        name: tuple(dims) for name, dims in plain.items() if all(isinstance(size, int) for size in dims)
+    }
+    context._sim.values.update(enqueue_emits_profile=True, debug_sync=False, active_optimization_profile=0, name="")
+    weakref.finalize(context, gpu.release, reserved)
+    if is_rtx(module):
+        compile_kernels(context)
+    return context
+
+
+def compile_kernels(context):
+    """Note in `gpu.compiled` an engine whose kernels are not in the runtime cache, and put them there."""
+    engine, config = context._sim.engine, context._sim.config
+    key = hashlib.sha256(engine._sim.data).hexdigest()[:16]
+    cache = config._sim.cache if config else None
+    if cache is None or key not in cache._sim.entries:
+        gpu.compiled.append(key)
+    if cache is not None:
+        cache._sim.entries.add(key)
+
+
+# Configuration of contexts, and the cache of compiled kernels
+
+
+@simulated("ICudaEngine", "create_runtime_config")
+def create_runtime_config(self):
+    module = self._sim.module
+    config = create(module, "IRuntimeConfig", logger=self._sim.logger, engine=self, cache=None)
+    config._sim.strategy = module.ExecutionContextAllocationStrategy.STATIC
+    if hasattr(module, "CudaGraphStrategy"):
+        config._sim.values["cuda_graph_strategy"] = module.CudaGraphStrategy.DISABLED
+    return config
+
+
+@simulated("IRuntimeConfig", "set_execution_context_allocation_strategy")
+def set_allocation_strategy(self, strategy):
+    self._sim.strategy = strategy
+
+
+@simulated("IRuntimeConfig", "get_execution_context_allocation_strategy")
+def get_allocation_strategy(self):
+    return self._sim.strategy
+
+
+@simulated("IRuntimeConfig", "create_runtime_cache")
+def create_runtime_cache(self):
+    return create(self._sim.module, "IRuntimeCache", logger=self._sim.logger, entries=set())
+
+
+@simulated("IRuntimeConfig", "set_runtime_cache")
+def set_runtime_cache(self, cache):
+    self._sim.cache = cache
+    return True
+
+
+@simulated("IRuntimeConfig", "get_runtime_cache")
+def get_runtime_cache(self):
+    return self._sim.cache
+
+
+def cache_prefix(module):
+    """What a serialised runtime cache starts with."""
+    return f"RUNTIMECACHE {module.__version__} {gpu.compute_capability} {gpu.driver_version} ".encode()
+
+
+@simulated("IRuntimeCache", "serialize")
+def serialize_runtime_cache(self):
+    text = " ".join(sorted(self._sim.entries)).encode()
+    return host_memory(self._sim.module, cache_prefix(self._sim.module) + text)
+
+
+@simulated("IRuntimeCache", "deserialize")
+def deserialize_runtime_cache(self, blob):
+    content, prefix = bytes(blob), cache_prefix(self._sim.module)
+    if not content.startswith(prefix):
+        log(self._sim.module, self._sim.logger, "WARNING", "the runtime cache is of another release, driver or device")
+        return False
+    self._sim.entries |= set(content[len(prefix) :].decode().split())
+    return True
+
+
+@simulated("IRuntimeCache", "reset")
+def reset_runtime_cache(self):
+    self._sim.entries.clear()
+    return True
+
+
+# Context
+
+
+@simulated("IExecutionContext", "engine")
+def context_engine(self):
+    return self._sim.engine
+
+
+@simulated("IExecutionContext", "set_input_shape")
+def set_input_shape(self, name, shape):
+    shape = tuple(int(size) for size in shape)
+    module, logger, engine = self._sim.module, self._sim.logger, self._sim.engine
+    if name not in engine._sim.inputs:
+        log(module, logger, "ERROR", f"{name} is no input of the engine")
+        return False
+    smallest, _, largest = engine._sim.plan["profile"][name]
+    ranked = len(shape) == len(smallest)
+    if not ranked or any(not low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True)):
+        message = (
+            f"IExecutionContext::setInputShape: {name} {shape} does not satisfy the profile, {smallest} to {largest}"
+        )
+        log(module, logger, "ERROR", message)
+        return False
+    self._sim.shapes[name] = shape
+    return True
+
+
+def actual_shape(context, name):
+    """A tensor's shape with the sizes that the inputs have now; -1 where one is not known yet."""
+    if name in context._sim.shapes:
+        return context._sim.shapes[name]
+    sizes = free_sizes(context)
+    declared = context._sim.engine._sim.tensors[name]["dims"]
+    return tuple(size if isinstance(size, int) else sizes.get(size, -1) for size in declared)
+
+
+@simulated("IExecutionContext", "get_tensor_shape")
+def context_tensor_shape(self, name):
+    return self._sim.module.Dims(actual_shape(self, name) if tensor(self._sim.engine, name) else ())
+
+
+@simulated("IExecutionContext", "infer_shapes")
+def infer_shapes(self):
+    return [name for name in self._sim.engine._sim.inputs if name not in self._sim.shapes]
+
+
+@simulated("IExecutionContext", "all_binding_shapes_specified")
+def all_binding_shapes_specified(self):
+    return not infer_shapes(self)
+
+
+@simulated("IExecutionContext", "get_max_output_size")
+def get_max_output_size(self, name):
+    engine = self._sim.engine
+    declared = {}
+    for one in engine._sim.plan["inputs"]:
+        declared.update(zip(map(str, one["dims"]), engine._sim.plan["profile"][one["name"]][2], strict=True))
+    found = engine._sim.tensors[name]
+    return (
+        prod(declared.get(str(size), 1) if isinstance(size, str) else size for size in found["dims"])
+        * ITEM_BYTES[found["dtype"]]
+    )
+
+
+@simulated("IExecutionContext", "set_tensor_address")
+def set_tensor_address(self, name, memory):
+    if tensor(self._sim.engine, name) is None:
+        return False
+    self._sim.addresses[name] = memory
+    return True
+
+
+@simulated("IExecutionContext", "get_tensor_address")
+def get_tensor_address(self, name):
+    return self._sim.addresses.get(name, 0)
+
+
+@simulated("IExecutionContext", "set_optimization_profile_async")
+def set_optimization_profile_async(self, profile_index, _stream):
+    return profile_index == 0
+
+
+@simulated("IExecutionContext", "is_stream_capturable")
+def is_stream_capturable(self, _stream):
+    return True
+
+
+@simulated("IExecutionContext", "report_to_profiler")
+def report_to_profiler(self):
+    report_times(self)
+    return True
+
+
+@simulated("IExecutionContext", "execute_async_v3")
+def execute_async_v3(self, stream_handle):
+    module, logger, engine = self._sim.module, self._sim.logger, self._sim.engine
+    for name in engine._sim.tensors:
+        if -1 in actual_shape(self, name):
+            log(
+                module,
+                logger,
+                "ERROR",
+                f"IExecutionContext::enqueueV3: the shape of {name} is not known: set the input shapes",
+            )
+            return False
+        if not self._sim.addresses.get(name):
+            log(module, logger, "ERROR", f"IExecutionContext::enqueueV3: Address is not set for tensor {name}")
+            return False
+    shapes = {name: actual_shape(self, name) for name in engine._sim.tensors}
+    captured = gpu.stream(stream_handle).captured is not None
+    key = tuple(shapes.values())
+    # NVIDIA: run once after a change of shape before capturing, which updates the context's state.
+    if captured and key not in self._sim.warm:
+        log(
+            module,
+            logger,
+            "ERROR",
+            "IExecutionContext::enqueueV3: the stream is being captured before the first run at this shape",
+        )
+        return False
+    if not captured:
+        self._sim.warm = {key}
+    if stream_handle == 0:
+        log(module, logger, "WARNING", "Using default stream in enqueueV3() may lead to performance issues")
+    addresses = dict(self._sim.addresses)
+    milliseconds = LAYER_MS * len(engine._sim.plan["layers"])
+    writes = tuple(addresses[name] for name in addresses if name not in engine._sim.inputs)
+    gpu.enqueue(
+        stream_handle, Operation(lambda: execute(self, shapes, addresses), milliseconds=milliseconds, writes=writes)
+    )
+    return True
+
+
+@simulated("IExecutionContext", "execute_v2")
+def execute_v2(self, bindings):
+    names = list(self._sim.engine._sim.tensors)
+    if len(bindings) != len(names):
+        log(self._sim.module, self._sim.logger, "ERROR", f"{len(bindings)} bindings for {len(names)} tensors")
+        return False
+    execute(self, {name: actual_shape(self, name) for name in names}, dict(zip(names, bindings, strict=True)))
+    return True
+
+
+def execute(context, shapes, addresses):
+    """Read the inputs from the device, run the network, and write the outputs to the device."""
+    engine = context._sim.engine
+    feeds = {}
+    for name, shape in shapes.items():
+        dtype = np.dtype(NUMPY[engine._sim.tensors[name]["dtype"]])
+        if name in engine._sim.inputs:
+            content = gpu.read(addresses[name], prod(shape) * dtype.itemsize, f"engine reads {name}")
+            feeds[name] = np.frombuffer(content, dtype).reshape(shape)
+    names = [name for name in shapes if name not in feeds]
+    for name, values in zip(names, session(engine._sim.onnx).run(names, feeds), strict=True):
+        dtype = np.dtype(NUMPY[engine._sim.tensors[name]["dtype"]])
+        gpu.write(addresses[name], np.ascontiguousarray(values, dtype).tobytes(), f"engine writes {name}")
+    context._sim.times = [(layer["name"], LAYER_MS) for layer in engine._sim.plan["layers"]]
+    if context._sim.values["enqueue_emits_profile"]:
+        report_times(context)
+
+
+def report_times(context):
+    """Give the time of each layer of the last run to the profiler."""
+    profiler = context._sim.values.get("profiler")
+    for name, milliseconds in context._sim.times if profiler is not None else ():
+        profiler.report_layer_time(name, milliseconds)
