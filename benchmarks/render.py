@@ -108,7 +108,33 @@ def build() -> str:
     )
 
 
-TABLES = {"demo": demo, "cpu": cpu, "fidelity": fidelity, "build": build}
+def engines() -> str:
+    """Engines built ahead of time: their cost, their layers, and estimates."""
+    figures = load("engines")
+    lines = [
+        "| engine | MB | layers | activations moved, MB | constants, MB | estimate |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in figures["layers"]:
+        moved = (row["read_bytes"] + row["written_bytes"]) / 1e6
+        estimate = ", ".join(f"{seconds * 1e3:.2f} ms {name}" for name, seconds in row["estimate_s"].items())
+        lines.append(
+            f"| {row['engine']} | {row['bytes'] / 1e6:.1f} | {row['layers']} | {moved:.0f} "
+            f"| {row['constant_bytes'] / 1e6:.0f} | {estimate} |"
+        )
+    costs = "; ".join(
+        f"`{build['model']}` {build['engines_s']:.1f} s, {build['tree_bytes'] / 2**30:.2f} GiB"
+        for build in figures["builds"]
+    )
+    return (
+        "\n".join(lines)
+        + f"\n\n`{figures['model']}` at 224 px, one image. Estimates are each layer's bytes and multiply-accumulates at the device's peak "
+        "rates; no GPU has run these engines. Four engines (rtx40 and rtx30 in FP16 and INT8) take beyond the ONNX files, with the "
+        f"peak memory of both processes meanwhile: {costs}. TensorRT-RTX {figures['environment']['tensorrt-rtx']}; {machine(figures)}."
+    )
+
+
+TABLES = {"demo": demo, "cpu": cpu, "fidelity": fidelity, "build": build, "engines": engines}
 
 
 def rendered(text: str) -> str:

@@ -5,10 +5,12 @@ Below the pipeline: it works on a bundle that is being written, and publishes no
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import gc
 import shutil
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -188,6 +190,7 @@ def build_engines(
         BackendError: A build failed.
     """
     found = []
+    _return_freed_memory()
     for one in wanted_engines:
         (bundle.path / FOLDER).mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="edgeresnext-") as scratch:
@@ -197,6 +200,17 @@ def build_engines(
             Artifact(backend=one.backend, precision=one.precision, target=one.target, file=one.file, engine=engine)
         )
     return tuple(found)
+
+
+def _return_freed_memory() -> None:
+    """Let the system have what this process has freed, for the child that builds.
+
+    glibc keeps it otherwise: 630 MB after ResNeXt-101 64x4d has been emitted (1.66 against 1.08 GiB for both processes
+    while engines are built).
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def onnx_for(manifest: Manifest, precision: Precision, *, typed: bool = True, grouped: bool = True) -> str:
