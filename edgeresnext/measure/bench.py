@@ -144,7 +144,7 @@ def bench(
             "calibration": bundle.manifest.calibration,
         },
         environment=environment()
-        | package_versions("torch", "openvino", "onnxruntime")
+        | package_versions("torch", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx")
         | ({"threads": str(threads)} if threads else {}),
         baseline=_baseline(variants),
         data=_about(images, classified),

@@ -10,6 +10,7 @@ import platform
 from pathlib import Path
 
 from edgeresnext import __version__
+from edgeresnext.backends import gpu
 
 _ISA = (
     "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx_vnni", "amx_int8", "amx_bf16",  # x86, as Linux names them
@@ -29,13 +30,15 @@ def cores() -> int:
 
 
 def machine() -> str:
-    """Return the machine in a few words: processor and cores."""
+    """Return the machine in a few words: processor and cores, and its GPU where it has one."""
     count = cores()
-    return f"{cpu_name()}, {count} core{'' if count == 1 else 's'}"
+    device = gpu.detect()
+    return f"{cpu_name()}, {count} core{'' if count == 1 else 's'}" + (f", {device.name}" if device else "")
 
 
 def environment() -> dict[str, str]:
-    """Return what decides a figure besides the artefact: processor, instruction sets, load, versions, date."""
+    """Return what decides a figure besides the artefact: processor, instruction sets, load, GPU, versions, date."""
+    device = gpu.detect()
     flags = set((_cpuinfo().get("flags") or _cpuinfo().get("Features") or "").split())
     found = {
         "cpu": cpu_name(),
@@ -43,6 +46,8 @@ def environment() -> dict[str, str]:
         "isa": " ".join(name for name in _ISA if name in flags),
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "load_1min": f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "",
+        "gpu": device.name if device else "",
+        "gpu_driver": device.driver if device else "",
         "os": platform.platform(),
         "python": platform.python_version(),
         "edgeresnext": __version__,

@@ -1,6 +1,6 @@
 """Peak memory of one artefact: a fresh process that loads it and runs it.
 
-    python -m edgeresnext.measure.memory BUNDLE BACKEND PRECISION BATCH [THREADS]
+    python -m edgeresnext.measure.memory BUNDLE ARTEFACT BATCH [THREADS]
 
 prints the process's peak resident memory in bytes.
 """
@@ -24,7 +24,7 @@ def peak_memory(bundle: Path, artifact: Artifact, batch: int, threads: int | Non
     """Return the peak resident memory in bytes of a process that runs the artefact, or None and why not."""
     if sys.platform == "win32":
         return None, "peak memory is not measured on Windows"
-    command = [sys.executable, "-m", __name__, str(bundle), artifact.backend, artifact.precision, str(batch)]
+    command = [sys.executable, "-m", __name__, str(bundle), artifact.name, str(batch)]
     command += [str(threads)] if threads else []
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)  # noqa: S603
@@ -50,7 +50,7 @@ def own_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
-def _main(path: str, backend: str, precision: str, batch: str, threads: str = "") -> None:
+def _main(path: str, name: str, batch: str, threads: str = "") -> None:
     """Load and run the artefact in this process and print its peak memory."""
     import numpy as np
 
@@ -58,7 +58,8 @@ def _main(path: str, backend: str, precision: str, batch: str, threads: str = ""
     from edgeresnext.runtime.classifier import open_artifact
 
     bundle = read(path)
-    session = open_artifact(bundle, bundle.artifacts(backend, precision)[0], int(threads) if threads else None)
+    artifact = next(one for one in bundle.manifest.artifacts if one.name == name)
+    session = open_artifact(bundle, artifact, int(threads) if threads else None)
     edge = bundle.manifest.model.preprocess.crop_px
     for _ in range(_RUNS):
         session.run(np.zeros((int(batch), edge, edge, 3), np.uint8))

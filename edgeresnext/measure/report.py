@@ -72,7 +72,8 @@ def render(report: Report) -> RenderableType:
         figures = [texts[index] for index in shown] if row.status == "ok" else [row.status]
         table.add_row(row.name, *figures, style="" if row.status == "ok" else "dim")
     environment = report.environment
-    where = f"{environment['cpu']}, {environment['cores']} cores; batch {report.rows[0].batch}"
+    gpu = f", {environment['gpu']}" if "gpu" in environment else ""
+    where = f"{environment['cpu']}, {environment['cores']} cores{gpu}; batch {report.rows[0].batch}"
     notes = [Text(f"baseline: {report.baseline}; {where}; images in memory to logits", style="dim")]
     notes += [Text(f"{names}: {reason}", style="dim") for reason, names in _reasons(report).items()]
     return Group(table, *notes)
