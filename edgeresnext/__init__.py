@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from edgeresnext.bundle import Bundle as Bundle
+    from edgeresnext.device_pipeline import build_engines as build_engines
     from edgeresnext.errors import EdgeResNeXtError as EdgeResNeXtError
     from edgeresnext.measure.bench import bench as bench
     from edgeresnext.model.training import train as train
     from edgeresnext.pipeline import build as build
-    from edgeresnext.pipeline import build_engines as build_engines
     from edgeresnext.runtime.classifier import Classifier as Classifier
     from edgeresnext.runtime.classifier import Prediction as Prediction
     from edgeresnext.runtime.classifier import load as load
@@ -37,7 +37,7 @@ _HOME = {
     "Report": "edgeresnext.spec",
     "bench": "edgeresnext.measure.bench",
     "build": "edgeresnext.pipeline",
-    "build_engines": "edgeresnext.pipeline",
+    "build_engines": "edgeresnext.device_pipeline",
     "load": "edgeresnext.runtime.classifier",
     "train": "edgeresnext.model.training",
     "verify": "edgeresnext.runtime.verify",

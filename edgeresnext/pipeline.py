@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import logging
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +16,7 @@ import numpy as np
 
 from edgeresnext import bundle as bundles
 from edgeresnext import engines
-from edgeresnext.acceptance import accept, accept_and_time, replay
+from edgeresnext.acceptance import accept, replay
 from edgeresnext.backends import base
 from edgeresnext.backends._trt.calibrator import write_cache
 from edgeresnext.backends.targets import CPU_ARTIFACTS, HERE, JETSON
@@ -26,7 +24,8 @@ from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.bundle import Bundle, Golden
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, ONNX_FILES
 from edgeresnext.data import calibration_set, folder
-from edgeresnext.errors import BackendError, DataError, NotInstalledError, RequestError, unknown_name
+from edgeresnext.device_pipeline import PRECISIONS, add_engines, check_precisions
+from edgeresnext.errors import BackendError, DataError, NotInstalledError, RequestError
 from edgeresnext.measure.environment import machine, package_versions
 from edgeresnext.progress import silent
 from edgeresnext.spec import CPU, Artifact, EngineOptions, Manifest, OnnxFile, Ranges, Selection
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from edgeresnext.progress import Progress
     from edgeresnext.spec import ModelSpec, Precision, Preprocess
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 DEFAULT_METHOD = "percentile"
 DEFAULT_SAMPLES = 512
 _DEFAULT_OPTIONS = EngineOptions()
@@ -96,7 +94,7 @@ def build(
         AccuracyError: A file is too far from PyTorch to be published.
     """
     # Whatever can be wrong with the request is found before anything slow is done.
-    chosen = PRECISIONS if precisions is None else _check_precisions(precisions)
+    chosen = PRECISIONS if precisions is None else check_precisions(precisions)
     asked = parse_targets(targets)
     engines.check_options(engine_options)
     wanted = engines.wanted(asked, None if precisions is None else chosen, engine_backend)
@@ -170,101 +168,8 @@ def build(
             layer_macs={layer.name: layer.macs for layer in graph.layers if layer.macs},
         )
         del graph, network  # engines are built beside this process: leave them the memory
-        _finish(Bundle(path=staging, manifest=manifest), wanted, engine_options, progress)
+        add_engines(Bundle(path=staging, manifest=manifest), wanted, engine_options, progress)
     return bundles.read(output)
-
-
-def build_engines(
-    path: str | Path,
-    *,
-    targets: Iterable[str] = (HERE,),
-    precisions: Iterable[str] | None = None,
-    output: str | Path | None = None,
-    engine_options: EngineOptions = _DEFAULT_OPTIONS,
-    engine_backend: str | None = None,
-    progress: Progress = silent,
-) -> Bundle:
-    """Add engines to a bundle, from its ONNX files: on the device, without PyTorch or the checkpoint.
-
-    Each engine is checked against PyTorch's recorded logits where this machine can run it, and timed together with
-    everything else that runs here. An engine of the same target and precision is replaced; others are kept.
-
-    Args:
-        path: The bundle.
-        targets: `here` for the GPU of this machine, or any rtx target.
-        precisions: Any of fp32, fp16 and int8; None for those that pay.
-        output: Where to write the bundle with its engines; None changes it in place, when all have been built.
-        engine_options: Batch profile, workspace and the like.
-        engine_backend: tensorrt or tensorrt_rtx, where both are installed.
-        progress: Told how far each engine is.
-
-    Raises:
-        BundleError: The path is no bundle, or a file of it is missing or altered.
-        RequestError: A name does not exist, or options contradict each other.
-        NotInstalledError: TensorRT or a GPU is missing.
-        BackendError: A build failed; the bundle is as it was.
-        AccuracyError: An engine is too far from PyTorch to be published.
-    """
-    chosen = None if precisions is None else _check_precisions(precisions)
-    asked = parse_targets(targets)
-    unfit = [target.name for target in asked if target.name != HERE and not target.compute_capabilities]
-    if unfit:
-        raise RequestError(
-            f"target '{unfit[0]}' gets no engine from a bundle",
-            "On the device itself: --target here. CPUs and Jetsons need nothing more in the bundle.",
-        )
-    engines.check_options(engine_options)
-    bundle = bundles.read(path)
-    wanted = engines.wanted(asked, chosen, engine_backend)
-    for one in wanted:
-        engines.onnx_for(bundle.manifest, one.precision)
-    output = Path(path if output is None else output)
-    bundles.check_output(output)
-    with bundles.replacing(output, _log.warning) as staging:
-        for name in bundle.manifest.files:
-            target = staging / name
-            target.parent.mkdir(exist_ok=True)
-            _link_or_copy(bundle.file(name), target)
-        manifest = msgspec.structs.replace(
-            bundle.manifest, targets=tuple(dict.fromkeys([*bundle.manifest.targets, *(t.name for t in asked)]))
-        )
-        _finish(Bundle(path=staging, manifest=manifest), wanted, engine_options, progress)
-    return bundles.read(output)
-
-
-def _finish(bundle: Bundle, wanted: tuple[engines.Wanted, ...], options: EngineOptions, progress: Progress) -> None:
-    """Build the engines, check and time whatever runs here, and write the manifest."""
-    new = {one.file for one in wanted}
-    for file in new:
-        (bundle.path / file).unlink(missing_ok=True)  # a link to the old bundle's: never written through
-    kept = tuple(artifact for artifact in bundle.manifest.artifacts if artifact.file not in new)
-    built = engines.build_engines(bundle, wanted, options, progress, _log.warning)
-    manifest = msgspec.structs.replace(
-        bundle.manifest, artifacts=(*built, *kept), files=bundles.list_files(bundle.path)
-    )
-    manifest = accept_and_time(Bundle(path=bundle.path, manifest=manifest), bundle.golden(), progress)
-    bundles.write_json(bundle.path / bundles.MANIFEST, manifest)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Give an unchanged file a second name; copy it where the file system has no such links."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
-def _check_precisions(precisions: Iterable[str]) -> tuple[Precision, ...]:
-    """Return the precisions, each once, in the catalogue's order."""
-    asked = list(precisions)
-    for name in asked:
-        if name == "bf16":
-            raise RequestError("bf16 has no file of its own", "It is run from fp32: ask for --precision fp32.")
-        if name not in PRECISIONS:
-            raise unknown_name("precision", name, PRECISIONS)
-    if not asked:
-        raise RequestError("no precision given", f"Known: {', '.join(PRECISIONS)}.")
-    return tuple(name for name in PRECISIONS if name in asked)
 
 
 def _check_installed() -> None:

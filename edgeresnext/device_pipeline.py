@@ -1,0 +1,127 @@
+"""From a bundle to a bundle with engines: what runs on the device, without PyTorch or the checkpoint.
+
+bundle -> engines -> checked and timed -> bundle
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgeresnext import bundle as bundles
+from edgeresnext import engines
+from edgeresnext.acceptance import accept_and_time
+from edgeresnext.backends.targets import HERE
+from edgeresnext.backends.targets import parse as parse_targets
+from edgeresnext.bundle import Bundle
+from edgeresnext.errors import RequestError, unknown_name
+from edgeresnext.progress import silent
+from edgeresnext.spec import EngineOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from edgeresnext.progress import Progress
+    from edgeresnext.spec import Precision
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+_DEFAULT_OPTIONS = EngineOptions()
+_log = logging.getLogger("edgeresnext")
+
+
+def build_engines(
+    path: str | Path,
+    *,
+    targets: Iterable[str] = (HERE,),
+    precisions: Iterable[str] | None = None,
+    output: str | Path | None = None,
+    engine_options: EngineOptions = _DEFAULT_OPTIONS,
+    engine_backend: str | None = None,
+    progress: Progress = silent,
+) -> Bundle:
+    """Add engines to a bundle, from its ONNX files: on the device, without PyTorch or the checkpoint.
+
+    Each engine is checked against PyTorch's recorded logits where this machine can run it, and timed together with
+    everything else that runs here. An engine of the same target and precision is replaced; others are kept.
+
+    Args:
+        path: The bundle.
+        targets: `here` for the GPU of this machine, or any rtx target.
+        precisions: Any of fp32, fp16 and int8; None for those that pay.
+        output: Where to write the bundle with its engines; None changes it in place, when all have been built.
+        engine_options: Batch profile, workspace and the like.
+        engine_backend: tensorrt or tensorrt_rtx, where both are installed.
+        progress: Told how far each engine is.
+
+    Raises:
+        BundleError: The path is no bundle, or a file of it is missing or altered.
+        RequestError: A name does not exist, or options contradict each other.
+        NotInstalledError: TensorRT or a GPU is missing.
+        BackendError: A build failed; the bundle is as it was.
+        AccuracyError: An engine is too far from PyTorch to be published.
+    """
+    chosen = None if precisions is None else check_precisions(precisions)
+    asked = parse_targets(targets)
+    unfit = [target.name for target in asked if target.name != HERE and not target.compute_capabilities]
+    if unfit:
+        raise RequestError(
+            f"target '{unfit[0]}' gets no engine from a bundle",
+            "On the device itself: --target here. CPUs and Jetsons need nothing more in the bundle.",
+        )
+    engines.check_options(engine_options)
+    bundle = bundles.read(path)
+    wanted = engines.wanted(asked, chosen, engine_backend)
+    for one in wanted:
+        engines.onnx_for(bundle.manifest, one.precision)
+    output = Path(path if output is None else output)
+    bundles.check_output(output)
+    with bundles.replacing(output, _log.warning) as staging:
+        for name in bundle.manifest.files:
+            target = staging / name
+            target.parent.mkdir(exist_ok=True)
+            _link_or_copy(bundle.file(name), target)
+        manifest = msgspec.structs.replace(
+            bundle.manifest, targets=tuple(dict.fromkeys([*bundle.manifest.targets, *(t.name for t in asked)]))
+        )
+        add_engines(Bundle(path=staging, manifest=manifest), wanted, engine_options, progress)
+    return bundles.read(output)
+
+
+def add_engines(bundle: Bundle, wanted: tuple[engines.Wanted, ...], options: EngineOptions, progress: Progress) -> None:
+    """Build the engines, check and time whatever runs here, and write the manifest."""
+    new = {one.file for one in wanted}
+    for file in new:
+        (bundle.path / file).unlink(missing_ok=True)  # a link to the old bundle's: never written through
+    kept = tuple(artifact for artifact in bundle.manifest.artifacts if artifact.file not in new)
+    built = engines.build_engines(bundle, wanted, options, progress, _log.warning)
+    manifest = msgspec.structs.replace(
+        bundle.manifest, artifacts=(*built, *kept), files=bundles.list_files(bundle.path)
+    )
+    manifest = accept_and_time(Bundle(path=bundle.path, manifest=manifest), bundle.golden(), progress)
+    bundles.write_json(bundle.path / bundles.MANIFEST, manifest)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Give an unchanged file a second name; copy it where the file system has no such links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def check_precisions(precisions: Iterable[str]) -> tuple[Precision, ...]:
+    """Return the precisions, each once, in the catalogue's order."""
+    asked = list(precisions)
+    for name in asked:
+        if name == "bf16":
+            raise RequestError("bf16 has no file of its own", "It is run from fp32: ask for --precision fp32.")
+        if name not in PRECISIONS:
+            raise unknown_name("precision", name, PRECISIONS)
+    if not asked:
+        raise RequestError("no precision given", f"Known: {', '.join(PRECISIONS)}.")
+    return tuple(name for name in PRECISIONS if name in asked)
