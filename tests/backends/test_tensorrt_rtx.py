@@ -1,5 +1,8 @@
 """TensorRT-RTX for real: it builds engines on machines without a GPU."""
 
+import subprocess
+import sys
+
 import msgspec
 import onnx
 import pytest
@@ -196,3 +199,16 @@ def test_an_unknown_compute_capability_is_refused(network, tmp_path):
     asked = request(tmp_path / "x.onnx", spec, "fp16", graph, compute_capabilities=("3.0",))
     with pytest.raises(RequestError, match=r"cannot build for compute capability 3\.0"):
         BACKEND.build(tmp_path / "x.engine", asked)
+
+
+def test_a_device_needs_neither_pytorch_nor_onnx(bundle_copy):
+    script = (
+        "import sys\n"
+        "for name in ('torch', 'onnx', 'safetensors', 'sklearn'):\n"
+        "    sys.modules[name] = None\n"
+        "import edgeresnext\n"
+        "edgeresnext.build_engines(sys.argv[1], targets=['rtx40'])\n"
+        "print(*(check.status for check in edgeresnext.verify(sys.argv[1]) if check.artifact.startswith('rtx40')))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, bundle_copy], capture_output=True, text=True, check=False)
+    assert done.stdout == "skipped\n", done.stderr
