@@ -54,7 +54,10 @@ class _Build:
         self.errors: list[str] = []
         self.warnings: Counter[str] = Counter()
         self.notes: list[str] = []
+        # TensorRT keeps pointers to these, and Python must keep the objects.
         self.logger = make_logger(self.trt, self._listen)
+        self.monitor: Any = None
+        self.timing_cache: Any = None
 
     def run(self) -> Built:
         """Build, write the engine, and return what it is."""
@@ -161,7 +164,8 @@ class _Build:
         trt, options = self.trt, self.job.options
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if hasattr(config, "progress_monitor"):
-            config.progress_monitor = make_monitor(trt, lambda percent: self.send(Progressed(percent)))
+            self.monitor = make_monitor(trt, lambda percent: self.send(Progressed(percent)))
+            config.progress_monitor = self.monitor
         if self.job.precision == "fp32":
             # TensorFloat-32 keeps ten bits of mantissa: another precision than the one asked for.
             config.clear_flag(trt.BuilderFlag.TF32)
@@ -176,7 +180,7 @@ class _Build:
             config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
         if options.timing_cache:
             path = Path(options.timing_cache)
-            cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
+            cache = self.timing_cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
             if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
                 raise RequestError(
                     f"{self.job.module} {trt.__version__} refuses the timing cache '{path}': {self._last_words()}",

@@ -10,6 +10,7 @@ import importlib
 import queue
 import threading
 import time
+from collections import deque
 from contextlib import ExitStack, contextmanager, suppress
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ _CONTEXTS = 4
 
 _REBUILD = "Build it again: edgeresnext build BUNDLE --target here."
 _TIMED_RUNS = 15
+_KEPT_ERRORS = 10
 _MIB = 2**20
 
 
@@ -56,7 +58,7 @@ class EngineSession(Session):
         self.trt: Any = importlib.import_module(module)
         self._runtime: Any = None
         self.engine: Any = None
-        self._errors: list[str] = []
+        self._errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
         self.cuda = cuda_library.connect()
         self._logger = make_logger(self.trt, self._listen)
         self._idle: queue.LifoQueue[_Slot] = queue.LifoQueue()
@@ -213,7 +215,8 @@ class EngineSession(Session):
         with self.cuda.active():
             for slot in slots:
                 slot.close()
-        self.engine = self._runtime = None
+            self.engine = None
+            self._runtime = None
         self.cuda.close()
 
 
@@ -279,13 +282,15 @@ class _Slot:
         count = len(images)
         batch = max(count, self._session.smallest)
         self._images[: count * self._image_bytes] = images.reshape(-1)
-        if batch != self._batch:
-            self._set_batch(batch)
-        if batch == graph_batch:
-            self._launch(batch)
-        else:
-            self._enqueue(batch)
-        self._stream.synchronize()
+        try:
+            if batch != self._batch:
+                self._set_batch(batch)
+            if batch == graph_batch:
+                self._launch(batch)
+            else:
+                self._enqueue(batch)
+        finally:  # what was queued before an error still reads the buffers
+            self._stream.synchronize()
         logits: NDArray[np.float32] = self._logits.view(np.float32)[: count * self._classes]
         found: NDArray[np.float32] = logits.reshape(count, self._classes).copy()
         return found
