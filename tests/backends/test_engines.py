@@ -184,6 +184,20 @@ def test_pycuda_runs_without_graphs_and_says_so(install, bundle_copy):
     session.close()
 
 
+@pytest.mark.parametrize("cuda", ["cuda-python", "pycuda"])
+def test_the_device_times_a_batch_without_its_copies(install, bundle_copy, cuda):
+    install(cuda=cuda)
+    session = opened(edgeresnext.build_engines(bundle_copy, precisions=["fp32"], engine_options=BATCH))
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    session.run(images)
+    copied = len(gpu.copies)
+    assert session.compute_s(images) > 0
+    assert len(gpu.copies) == copied + 2  # one batch in and its logits out; none for the timed run
+    session.close()
+    assert gpu.faults == []
+    assert [kind for kind, _ in gpu.live() if kind == "event"] == []
+
+
 def test_the_profiler_names_layers(each, bundle_copy):
     session = opened(edgeresnext.build_engines(bundle_copy, precisions=["fp32"], engine_options=BATCH))
     seconds = session.profile(np.zeros((2, 32, 32, 3), np.uint8))

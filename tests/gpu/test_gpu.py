@@ -5,6 +5,7 @@ where there is no GPU, no runtime or no CUDA library.
 """
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -191,6 +192,19 @@ def test_pytorch_can_use_the_gpu_in_the_same_program(bundle, library, validation
     np.testing.assert_array_equal(session.run(images[:2]), first)
     session.close()
     assert float((ones * 2).sum()) == 2000
+
+
+def test_the_device_takes_no_longer_than_the_whole_run(bundle, library):
+    session = open_artifact(bundle, engine(bundle, "fp16"))
+    images = np.zeros((LARGEST, 32, 32, 3), np.uint8)
+    device_s = min(session.compute_s(images) for _ in range(20))
+    walls_s = []
+    for _ in range(20):
+        start = time.perf_counter()
+        session.run(images)
+        walls_s.append(time.perf_counter() - start)
+    session.close()
+    assert 0 < device_s <= min(walls_s) * 1.05
 
 
 def test_the_profiler_names_layers(bundle):
