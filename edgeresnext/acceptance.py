@@ -10,13 +10,15 @@ import msgspec
 import numpy as np
 
 from edgeresnext.backends import base
-from edgeresnext.errors import AccuracyError
+from edgeresnext.errors import AccuracyError, BackendError, EdgeResNeXtError
 from edgeresnext.measure.environment import machine
 from edgeresnext.measure.latency import interleave
 from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.spec import Selection, Timing
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from edgeresnext.backends.base import Session
     from edgeresnext.bundle import Bundle, Golden
     from edgeresnext.progress import Progress
@@ -50,12 +52,23 @@ def accept(name: str, precision: Precision, shortfall: str) -> None:
     )
 
 
-def accept_and_time(bundle: Bundle, golden: Golden, progress: Progress) -> Manifest:
+def accept_and_time(bundle: Bundle, golden: Golden, progress: Progress, new: Collection[str] | None = None) -> Manifest:
     """Return the manifest with the artefacts timed in turn at batch 1, after each has passed its check here.
 
     bf16 comes for nothing where the CPU has it: a network that it does not suit loses bf16 and is built all the same.
+
+    Args:
+        bundle: What is about to be published.
+        golden: Its golden images, with PyTorch's logits.
+        progress: Told how far the measurement is.
+        new: The artefacts on trial, None for all. Others that fail here are left as they are, with a warning: they were
+            accepted before, and this machine may not be theirs.
+
+    Raises:
+        AccuracyError: An artefact on trial is too far from PyTorch.
+        BackendError: An artefact on trial does not run.
     """
-    sessions = {}
+    sessions: dict[str, Session] = {}
     offered = list(bundle.manifest.artifacts)
     try:
         for artifact in bundle.manifest.artifacts:
@@ -63,15 +76,22 @@ def accept_and_time(bundle: Bundle, golden: Golden, progress: Progress) -> Manif
             if reason is not None:
                 _log.info("not measured: %s: %s", artifact.name, reason)
                 continue
-            session = sessions[artifact.name] = open_artifact(bundle, artifact)
-            shortfall = replay(session, golden).shortfall(artifact.precision)
-            if shortfall and artifact.precision == "bf16":
-                _log.warning("%s is left out: %s", artifact.name, shortfall)
-                offered.remove(artifact)
-                sessions.pop(artifact.name).close()
-                continue
-            accept(artifact.name, artifact.precision, shortfall)
-        samples, _ = interleave(
+            try:
+                session = sessions[artifact.name] = open_artifact(bundle, artifact)
+                shortfall = replay(session, golden).shortfall(artifact.precision)
+                if shortfall and artifact.precision == "bf16":
+                    _log.warning("%s is left out: %s", artifact.name, shortfall)
+                    offered.remove(artifact)
+                    sessions.pop(artifact.name).close()
+                    continue
+                accept(artifact.name, artifact.precision, shortfall)
+            except EdgeResNeXtError as error:
+                if new is None or artifact.name in new:
+                    raise
+                _log.warning("%s, which was in the bundle before, is not measured: %s", artifact.name, error.what)
+                if artifact.name in sessions:
+                    sessions.pop(artifact.name).close()
+        samples, failures = interleave(
             sessions,
             golden.images,
             1,
@@ -83,7 +103,12 @@ def accept_and_time(bundle: Bundle, golden: Golden, progress: Progress) -> Manif
     finally:
         for session in sessions.values():
             session.close()
+    for name, failure in failures.items():
+        if new is None or name in new:
+            raise BackendError(f"{name} failed while it was timed: {failure}", "Nothing was published.")
+        _log.warning("%s failed while it was timed: %s", name, failure)
     timings = [Timing(artifact=name, latency_s=median(s), samples=len(s)) for name, s in samples.items() if s]
     ranked = tuple(sorted(timings, key=lambda timing: timing.latency_s))
-    selection = Selection(machine=machine(), timings=ranked)
+    # A machine that can run nothing of it knows nothing better than what was measured before.
+    selection = Selection(machine=machine(), timings=ranked) if ranked else bundle.manifest.selection
     return msgspec.structs.replace(bundle.manifest, artifacts=tuple(offered), selection=selection)

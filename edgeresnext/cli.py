@@ -91,7 +91,7 @@ def build(model: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401, F
 
     Or add engines to a BUNDLE, for the GPU of this machine: edgeresnext build BUNDLE --target here
     """
-    given = {name: value for name, value in options.items() if value not in (None, (), False)}
+    given = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
     given["engine_options"] = take_engine_options(given)
     if "preprocess" in given:
         given["preprocess"] = parse_preprocess(given["preprocess"])

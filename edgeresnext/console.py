@@ -179,7 +179,9 @@ def print_engine(found: dict[str, Any], *, layers: bool) -> None:
         return
     options = engine["options"]
     where = " and ".join(engine["compute_capabilities"])
-    click.echo(f"  runs on    compute capability {where}, {title} {release}")
+    where += " and any newer GPU from Ampere on" if options["hardware_compatible"] else ""
+    later = " or later" if options["version_compatible"] else ""
+    click.echo(f"  runs on    compute capability {where}, {title} {release}{later}, {engine['platform']}")
     click.echo(f"  built      {engine['built_s']:.1f} s, {_built_on(engine)}")
     click.echo(f"  from       {engine['onnx']}, batch {':'.join(map(str, options['batch']))}")
     for note in engine["notes"]:

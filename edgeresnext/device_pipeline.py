@@ -73,17 +73,15 @@ def build_engines(
             f"target '{unfit[0]}' gets no engine from a bundle",
             "On the device itself: --target here. CPUs and Jetsons need nothing more in the bundle.",
         )
-    engines.check_options(engine_options)
-    bundle = bundles.read(path)
-    wanted = engines.wanted(asked, chosen, engine_backend)
-    for one in wanted:
-        engines.onnx_for(bundle.manifest, one.precision)
+    wanted = engines.wanted(asked, chosen, engine_options, engine_backend)
+    engines.check_files(bundles.read(path).manifest, wanted, engine_options)
     output = Path(path if output is None else output)
     bundles.check_output(output)
     with bundles.replacing(output, _log.warning) as staging:
+        bundle = bundles.read(path)  # another build may have added to it while this one waited
         for name in bundle.manifest.files:
             target = staging / name
-            target.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             _link_or_copy(bundle.file(name), target)
         manifest = msgspec.structs.replace(
             bundle.manifest, targets=tuple(dict.fromkeys([*bundle.manifest.targets, *(t.name for t in asked)]))
@@ -92,17 +90,33 @@ def build_engines(
     return bundles.read(output)
 
 
-def add_engines(bundle: Bundle, wanted: tuple[engines.Wanted, ...], options: EngineOptions, progress: Progress) -> None:
-    """Build the engines, check and time whatever runs here, and write the manifest."""
-    new = {one.file for one in wanted}
-    for file in new:
+def add_engines(
+    bundle: Bundle,
+    wanted: tuple[engines.Wanted, ...],
+    options: EngineOptions,
+    progress: Progress,
+    *,
+    all_new: bool = False,
+) -> None:
+    """Build the engines, check and time whatever runs here, and write the manifest.
+
+    Args:
+        bundle: What is about to be published.
+        wanted: The engines.
+        options: How they are built.
+        progress: Told how far each is.
+        all_new: Whether everything else in the bundle is on trial too.
+    """
+    files = {one.file for one in wanted}
+    for file in files:
         (bundle.path / file).unlink(missing_ok=True)  # a link to the old bundle's: never written through
-    kept = tuple(artifact for artifact in bundle.manifest.artifacts if artifact.file not in new)
+    kept = tuple(artifact for artifact in bundle.manifest.artifacts if artifact.file not in files)
     built = engines.build_engines(bundle, wanted, options, progress, _log.warning)
     manifest = msgspec.structs.replace(
         bundle.manifest, artifacts=(*built, *kept), files=bundles.list_files(bundle.path)
     )
-    manifest = accept_and_time(Bundle(path=bundle.path, manifest=manifest), bundle.golden(), progress)
+    on_trial = None if all_new else {artifact.name for artifact in built}
+    manifest = accept_and_time(Bundle(path=bundle.path, manifest=manifest), bundle.golden(), progress, on_trial)
     bundles.write_json(bundle.path / bundles.MANIFEST, manifest)
 
 

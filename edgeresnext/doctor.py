@@ -132,7 +132,7 @@ def _cuda_library() -> Finding:
         return Finding(name="CUDA from Python", status="ok", detail=library.library)
     if gpu.detect() is None:
         return Finding(name="CUDA from Python", status="none", detail="of no use without a GPU")
-    return Finding(name="CUDA from Python", status="missing", detail="run engines", remedy=cuda.HOW_TO_INSTALL)
+    return Finding(name="CUDA from Python", status="missing", detail="run engines", remedy=cuda.how_to_install())
 
 
 def _jetson() -> list[Finding]:
@@ -185,13 +185,13 @@ def _jobs() -> tuple[Job, ...]:
     else:
         runtimes = [base.get_engine_backend(name).missing() for name in base.ENGINE_NAMES]
         here = "" if None in runtimes else "neither TensorRT nor TensorRT-RTX is installed"
-    run = here or ("" if cuda.installed() else "no Python library for CUDA memory")
+        here = here or ("" if cuda.installed() else "no Python library for CUDA memory")
     reasons = {
         "build MODEL --weights FILE": build,
         f"load, verify and bench on target {CPU}": cpu,
         "build --target rtx20 to rtx50, for other machines": ahead,
         "build BUNDLE --target here": here,
-        "load, verify and bench engines": run,
+        "load, verify and bench engines": here,
     }
     return tuple(Job(name=name, possible=not reason, reason=reason) for name, reason in reasons.items())
 

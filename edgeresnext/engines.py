@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import gc
+import hashlib
 import shutil
 import tempfile
 from contextlib import ExitStack, suppress
@@ -20,12 +21,12 @@ import msgspec
 import numpy as np
 
 from edgeresnext import bundle as bundles
-from edgeresnext.backends import base, gpu, targets
+from edgeresnext.backends import base, cuda, gpu, targets
 from edgeresnext.compiler.plan import grouped_float
 from edgeresnext.data import calibration_set, folder
 from edgeresnext.errors import BackendError, NotInstalledError, RequestError, unknown_name
 from edgeresnext.measure.latency import interleave
-from edgeresnext.spec import Artifact
+from edgeresnext.spec import Artifact, EngineOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from edgeresnext.backends.targets import Target
     from edgeresnext.bundle import Bundle
     from edgeresnext.progress import Progress
-    from edgeresnext.spec import Engine, EngineOptions, Manifest, Precision
+    from edgeresnext.spec import Engine, Manifest, Precision
 
 FOLDER = "engines"
 DEFAULT_SAMPLES = 512
@@ -75,7 +76,7 @@ class Wanted:
         return f"{self.target}-{self.precision}"
 
 
-def check_options(options: EngineOptions) -> None:
+def _check_options(options: EngineOptions) -> None:
     """Refuse options that no engine can be built with.
 
     Raises:
@@ -98,26 +99,51 @@ def check_options(options: EngineOptions) -> None:
 
 
 def wanted(
-    asked: Sequence[Target], precisions: Collection[Precision] | None, backend: str | None = None
+    asked: Sequence[Target],
+    precisions: Collection[Precision] | None,
+    options: EngineOptions,
+    backend: str | None = None,
 ) -> tuple[Wanted, ...]:
     """Return the engines that a request asks for, after checking that they can be built on this machine.
 
     Args:
         asked: The targets; `cpu` and Jetsons get no engine here.
         precisions: Any of fp32, fp16 and int8; None for what suits each backend.
+        options: How they will be built.
         backend: Which builds for `here`, where both are installed.
 
     Raises:
-        RequestError: A target cannot have a precision, or the backend is ambiguous.
+        RequestError: A target cannot have a precision, the backend is ambiguous, or an option would change nothing.
         NotInstalledError: The package, or the GPU, is missing.
     """
+    _check_options(options)
+    if backend is not None and not any(target.name == targets.HERE for target in asked):
+        raise RequestError(f"--backend {backend} would change nothing: it is for --target here", "Leave it out.")
     found: list[Wanted] = []
     for target in asked:
         if target.name == targets.HERE:
-            found += _here(precisions, backend)
+            found += _here(precisions, options, backend)
         elif target.compute_capabilities:
             found += _ahead_of_time(target, precisions)
+    found = list({one.file: one for one in found}.values())
+    for one in found:
+        base.get_engine_backend(one.backend).check(options, one.precision)
+    _check_use(options, asked, found)
     return tuple(found)
+
+
+def _check_use(options: EngineOptions, asked: Sequence[Target], found: Sequence[Wanted]) -> None:
+    """Refuse options that nothing which was asked for would use."""
+    # Without an engine the treatment of grouped convolutions still decides which files a Jetson gets.
+    rest = msgspec.structs.replace(options, int8_grouped="auto")
+    for_jetson = any(target.name in targets.JETSON for target in asked)
+    if not found and (rest if for_jetson else options) != EngineOptions():
+        raise RequestError(
+            "options of engines would change nothing: no target here gets an engine",
+            "Give them where the engine is built: edgeresnext build BUNDLE --target here.",
+        )
+    if options.implicit_calibration and not any(one.precision == "int8" for one in found):
+        raise RequestError("--implicit-calibration would change nothing: no INT8 engine is built", "Leave it out.")
 
 
 def _ahead_of_time(target: Target, precisions: Collection[Precision] | None) -> list[Wanted]:
@@ -140,7 +166,7 @@ def _ahead_of_time(target: Target, precisions: Collection[Precision] | None) -> 
     ]
 
 
-def _here(precisions: Collection[Precision] | None, backend: str | None) -> list[Wanted]:
+def _here(precisions: Collection[Precision] | None, options: EngineOptions, backend: str | None) -> list[Wanted]:
     """Return the engines for the GPU of this machine."""
     device = gpu.detect()
     if device is None:
@@ -160,11 +186,18 @@ def _here(precisions: Collection[Precision] | None, backend: str | None) -> list
     missing = base.get_engine_backend(name).missing()
     if missing is not None:
         raise NotInstalledError(f"target 'here' needs TensorRT for {device.name}: {missing}", "edgeresnext doctor")
+    if cuda.installed() is None:
+        raise NotInstalledError(
+            "an engine is checked where it is built, and no Python library for CUDA memory is installed",
+            cuda.how_to_install(),
+        )
     if name == "tensorrt":
         label = f"sm{device.compute_capability.replace('.', '')}"
     else:
         known = {capability: rtx for rtx, capability in targets.RTX.items()}
         label = known.get(device.compute_capability, f"rtx-sm{device.compute_capability.replace('.', '')}")
+    if options.dla_core is not None:
+        label += f"-dla{options.dla_core}"
     chosen = _DEFAULT[name] if precisions is None else precisions
     return [Wanted(backend=name, target=label, precision=precision) for precision in chosen]
 
@@ -235,6 +268,22 @@ def onnx_for(manifest: Manifest, precision: Precision, *, typed: bool = True, gr
     )
 
 
+def check_files(manifest: Manifest, wanted_engines: Iterable[Wanted], options: EngineOptions) -> None:
+    """Refuse engines whose ONNX file a bundle does not have, before any is built.
+
+    Raises:
+        RequestError: A file is missing.
+    """
+    for one in wanted_engines:
+        onnx_for(manifest, one.precision)
+        if one.precision != "int8" or one.backend != "tensorrt":
+            continue
+        if options.dla_core is not None or options.implicit_calibration:
+            onnx_for(manifest, "fp32")
+        elif options.int8_grouped == "off":
+            onnx_for(manifest, "int8", grouped=False)
+
+
 def _request(
     bundle: Bundle, one: Wanted, options: EngineOptions, progress: Progress, warn: Callable[[str], None]
 ) -> base.EngineRequest:
@@ -259,16 +308,24 @@ def _request(
 
 def _beside(bundle: Bundle, request: base.EngineRequest, scratch: Path) -> base.EngineRequest:
     """Return a request with the thresholds beside a plain graph, as a DLA and TensorRT's own calibration want them."""
-    images = cache = None
-    if request.options.implicit_calibration:
-        images = scratch / "images.npy"
-        photos = folder.scan(request.options.implicit_calibration)
-        drawn = calibration_set.from_folder(photos, request.model.preprocess, DEFAULT_SAMPLES, seed=0)
-        np.save(images, np.concatenate(list(drawn.batches())))
-    else:
-        cache = bundle.file(bundles.CALIBRATION_CACHE)
     plain = bundle.file(onnx_for(bundle.manifest, "fp32"))
-    return dataclasses.replace(request, plain_onnx=plain, calibration_cache=cache, implicit_images=images)
+    if not request.options.implicit_calibration:
+        cache = bundle.file(bundles.CALIBRATION_CACHE)
+        return dataclasses.replace(request, plain_onnx=plain, calibration_cache=cache)
+    photos = folder.scan(request.options.implicit_calibration)
+    drawn = calibration_set.from_folder(photos, request.model.preprocess, DEFAULT_SAMPLES, seed=0)
+    batch = request.options.batch[1]
+    if drawn.count < batch:
+        raise RequestError(
+            f"{drawn.count} images in '{photos.root}' do not fill one calibration batch of {batch}",
+            "Give more images, or a smaller OPT in --batch MIN:OPT:MAX.",
+        )
+    images = scratch / "images.npy"
+    np.save(images, np.concatenate(list(drawn.batches())))
+    # What TensorRT finds depends on the images, their batches and the network, and is kept under their digest.
+    key = hashlib.sha256(f"{drawn.digest} {batch} {folder.file_digest(plain)}".encode()).hexdigest()[:16]
+    found = bundle.path / FOLDER / f"implicit-{key}.cache"
+    return dataclasses.replace(request, plain_onnx=plain, implicit_images=images, implicit_cache=found)
 
 
 def _grouped_floating(bundle: Bundle, request: base.EngineRequest) -> base.EngineRequest:
@@ -291,7 +348,14 @@ def _build(bundle: Bundle, one: Wanted, request: base.EngineRequest, scratch: Pa
         return backend.build(file, _beside(bundle, request, scratch))
     if options.int8_grouped == "on":
         return backend.build(file, request)
-    floating = _grouped_floating(bundle, request)
+    try:
+        floating = _grouped_floating(bundle, request)
+    except RequestError:
+        if options.int8_grouped == "off":
+            raise
+        note = "grouped convolutions: INT8; the bundle has no file with them in floating point to compare with"
+        engine = backend.build(file, request)
+        return msgspec.structs.replace(engine, notes=(*engine.notes, note))
     if options.int8_grouped == "off":
         return backend.build(file, floating)
     other = scratch / "grouped-float.engine"

@@ -12,7 +12,7 @@ import msgspec
 from edgeresnext import bundle as bundles
 from edgeresnext.backends._trt.identity import read_header
 from edgeresnext.backends.devices import DEVICES, estimate_s
-from edgeresnext.errors import BundleError, InputError, NotInstalledError
+from edgeresnext.errors import InputError, NotInstalledError
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
@@ -54,10 +54,10 @@ def inspect_engine(path: Path) -> dict[str, Any]:
     header = read_header(path)
     found: dict[str, Any] = {"kind": "engine", "path": str(path), "bytes": path.stat().st_size}
     found |= {"backend": header.backend, "release": header.release}
-    try:
-        bundle = bundles.read(path.absolute().parent.parent)
-    except BundleError:
+    root = path.absolute().parent.parent
+    if not (root / bundles.MANIFEST).exists():
         return found  # not in a bundle: the header is all there is
+    bundle = bundles.read(root)
     name = path.absolute().relative_to(bundle.path).as_posix()
     artifact = next((one for one in bundle.manifest.artifacts if one.file == name), None)
     if artifact is None or artifact.engine is None:

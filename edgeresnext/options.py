@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -61,7 +62,7 @@ def take_engine_options(given: dict[str, Any]) -> EngineOptions:
     """Remove the options of engines from what was given, and return them as one value.
 
     Raises:
-        RequestError: The batch profile cannot be read.
+        RequestError: The batch profile or the workspace cannot be read.
     """
     from edgeresnext.spec import EngineOptions
 
@@ -69,7 +70,10 @@ def take_engine_options(given: dict[str, Any]) -> EngineOptions:
     if "batch" in given:
         values["batch"] = _batch(given.pop("batch"))
     if "workspace" in given:
-        values["workspace_bytes"] = int(given.pop("workspace") * _MIB)
+        mib = given.pop("workspace")
+        if not math.isfinite(mib):
+            raise RequestError(f"workspace is {mib} MiB", "Give a positive number of MiB.")
+        values["workspace_bytes"] = int(mib * _MIB)
     for name in ("timing_cache", "implicit_calibration"):
         if name in given:
             values[name] = str(given.pop(name))

@@ -96,8 +96,7 @@ def build(
     # Whatever can be wrong with the request is found before anything slow is done.
     chosen = PRECISIONS if precisions is None else check_precisions(precisions)
     asked = parse_targets(targets)
-    engines.check_options(engine_options)
-    wanted = engines.wanted(asked, None if precisions is None else chosen, engine_backend)
+    wanted = engines.wanted(asked, None if precisions is None else chosen, engine_options, engine_backend)
     if (weights is None) is not random_weights:
         raise RequestError(
             "give either weights or random weights" + (", not both" if random_weights else ""),
@@ -168,7 +167,7 @@ def build(
             layer_macs={layer.name: layer.macs for layer in graph.layers if layer.macs},
         )
         del graph, network  # engines are built beside this process: leave them the memory
-        add_engines(Bundle(path=staging, manifest=manifest), wanted, engine_options, progress)
+        add_engines(Bundle(path=staging, manifest=manifest), wanted, engine_options, progress, all_new=True)
     return bundles.read(output)
 
 

@@ -158,8 +158,10 @@ class EngineLayer(Value, frozen=True):
 class Engine(Value, frozen=True):
     """What a compiled engine is, and where it can run: only there, and only with the release that built it.
 
-    `release` is the TensorRT release (four numbers), `compute_capabilities` such as ("8.9",); `device` and `driver` are
-    those of the machine that built it, empty where it was built ahead of time. `onnx` is the file that was compiled.
+    `release` is the TensorRT release (four numbers), `compute_capabilities` such as ("8.9",), `platform` such as
+    "linux-x86_64"; `device` and `driver` are those of the machine that built it, empty where it was built ahead of
+    time. `onnx` is the file that was compiled; `calibration_sha256` the cache with the thresholds, where those stood
+    beside it.
     """
 
     release: str
@@ -168,6 +170,8 @@ class Engine(Value, frozen=True):
     onnx_sha256: str
     options: EngineOptions
     built_s: float
+    platform: str
+    calibration_sha256: str = ""
     device: str = ""
     driver: str = ""
     notes: tuple[str, ...] = ()

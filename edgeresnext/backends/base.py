@@ -74,7 +74,9 @@ class Backend(ABC):
         """Return None where this machine can run `precision`, or one line: what is missing and how to get it."""
 
     @abstractmethod
-    def open(self, file: Path, model: ModelSpec, precision: Precision, threads: int | None) -> Session:
+    def open(
+        self, file: Path, model: ModelSpec, precision: Precision, threads: int | None, engine: Engine | None = None
+    ) -> Session:
         """Load an artefact.
 
         Args:
@@ -82,9 +84,11 @@ class Backend(ABC):
             model: The network that it holds.
             precision: What to compute in, exactly.
             threads: CPU threads; None leaves the choice to the runtime.
+            engine: What the manifest says of an engine.
 
         Raises:
             BackendError: The runtime refuses the file.
+            NotInstalledError: The runtime does not start.
         """
 
 
@@ -105,6 +109,14 @@ class EngineBackend(Backend):
     @abstractmethod
     def misfit(self, engine: Engine) -> str | None:
         """Return None where this machine can run an engine, or one line that names both sides and the way out."""
+
+    @abstractmethod
+    def check(self, options: EngineOptions, precision: Precision) -> None:
+        """Refuse options that this runtime, or this machine, cannot build with.
+
+        Raises:
+            RequestError: One of them is not for it.
+        """
 
     @abstractmethod
     def build(self, engine: Path, request: EngineRequest) -> Engine:
@@ -136,6 +148,7 @@ class EngineRequest:
         options: Batch profile and everything that is left to the user.
         layer_macs: Multiply-accumulates of each convolution and Gemm.
         calibration_cache: Thresholds in TensorRT's format, for builds that take no Q/DQ.
+        implicit_cache: Where what TensorRT finds is kept, and taken from where it is there already.
         implicit_images: uint8 images `(N, H, W, 3)` in an .npy file, for TensorRT to calibrate on by itself.
         progress: Told how far the build is, in percent.
         warn: Told what the builder warns of.
@@ -152,6 +165,7 @@ class EngineRequest:
     plain_onnx: Path | None = None
     calibration_cache: Path | None = None
     implicit_images: Path | None = None
+    implicit_cache: Path | None = None
     progress: Callable[[int, int], None] = lambda _done, _total: None
     warn: Callable[[str], None] = lambda _message: None
 

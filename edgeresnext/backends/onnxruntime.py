@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import onnxruntime
     from numpy.typing import NDArray
 
-    from edgeresnext.spec import ModelSpec, Precision
+    from edgeresnext.spec import Engine, ModelSpec, Precision
 
 _ERRORS_ONLY = 3
 
@@ -56,8 +56,11 @@ class ONNXRuntime(Backend):
             return f"ONNX Runtime on a CPU has no {precision}; use fp32 or int8"
         return None
 
-    def open(self, file: Path, model: ModelSpec, precision: Precision, threads: int | None) -> ONNXRuntimeSession:
+    def open(
+        self, file: Path, model: ModelSpec, precision: Precision, threads: int | None, engine: Engine | None = None
+    ) -> ONNXRuntimeSession:
         """Load an ONNX file with all optimisations."""
+        del engine  # there is none
         del precision  # stated by the file
         return ONNXRuntimeSession(_session(file, threads, optimise=True), model)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import openvino
     from numpy.typing import NDArray
 
-    from edgeresnext.spec import ModelSpec, Precision
+    from edgeresnext.spec import Engine, ModelSpec, Precision
 
 
 class OpenVINOSession(Session):
@@ -64,8 +64,11 @@ class OpenVINO(Backend):
             return "this CPU has no bfloat16 instructions (AVX512_BF16, AMX or Arm BF16)"
         return None
 
-    def open(self, file: Path, model: ModelSpec, precision: Precision, threads: int | None) -> OpenVINOSession:
+    def open(
+        self, file: Path, model: ModelSpec, precision: Precision, threads: int | None, engine: Engine | None = None
+    ) -> OpenVINOSession:
         """Compile an ONNX file for the CPU, with the batch left free."""
+        del engine  # there is none
         config: dict[str, object] = {
             "PERFORMANCE_HINT": "LATENCY",
             # Without the hint OpenVINO runs float32 in bfloat16 on CPUs that have it: another precision.

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
+from filelock import FileLock
 
 from edgeresnext.backends import gpu
 from edgeresnext.backends._trt.backend import NO_GPU, EngineRuntime
@@ -10,10 +17,9 @@ from edgeresnext.backends._trt.build import build_engine
 from edgeresnext.errors import NotInstalledError, RequestError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from edgeresnext.backends.base import EngineRequest
-    from edgeresnext.spec import Engine
+    from edgeresnext.backends.gpu import Gpu
+    from edgeresnext.spec import Engine, EngineOptions, Precision
 
 
 class TensorRT(EngineRuntime):
@@ -27,39 +33,47 @@ class TensorRT(EngineRuntime):
         "on a Jetson it comes with JetPack (python3 -m venv --system-site-packages sees it), else pip install tensorrt"
     )
 
-    def build(self, engine: Path, request: EngineRequest) -> Engine:
-        """Compile for the GPU of this machine."""
-        if request.compute_capabilities:
+    def check(self, options: EngineOptions, precision: Precision) -> None:
+        """Refuse a workspace beyond the GPU's memory, a timing cache that cannot be kept, and what a DLA cannot do."""
+        device = self._device()
+        workspace = options.workspace_bytes
+        if workspace is not None and workspace > device.memory_bytes:
             raise RequestError(
-                f"TensorRT cannot build for compute capability {', '.join(request.compute_capabilities)} from here",
-                "Build there: edgeresnext build BUNDLE --target here.",
+                f"a workspace of {workspace:,} bytes exceeds the {device.memory_bytes:,} of {device.name}",
+                "Give less --workspace, or leave it out.",
             )
+        if options.timing_cache:
+            path = Path(options.timing_cache)
+            if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+                raise RequestError(f"cannot write the timing cache '{path}'", "Give a file in a directory of yours.")
+        smallest, _, largest = options.batch
+        if options.dla_core is None:
+            return
+        if smallest != largest:
+            raise RequestError(
+                f"a DLA engine has one batch size, and {smallest}:{largest} is a range", f"Give --batch {largest}."
+            )
+        if precision == "fp32":
+            raise RequestError("a DLA computes fp16 and int8, not fp32", "Give --precision fp16 or --precision int8.")
+
+    def build(self, engine: Path, request: EngineRequest) -> Engine:
+        """Compile for the GPU of this machine, one build at a time: tactics are chosen by their time."""
+        device = self._device()
+        if (reason := self.missing()) is not None:
+            raise NotInstalledError(reason)
+        if request.options.workspace_bytes is None and device.integrated:
+            # The GPU's memory is the machine's: without a limit TensorRT takes what the system needs.
+            options = msgspec.structs.replace(request.options, workspace_bytes=device.memory_bytes // 2)
+            request = dataclasses.replace(request, options=options)
+        with FileLock(Path(tempfile.gettempdir()) / f"edgeresnext-gpu-{os.getuid()}.lock"):
+            return build_engine(self.module, engine, request, device)
+
+    def _device(self) -> Gpu:
+        """Return the GPU to build for."""
         device = gpu.detect()
         if device is None:
             raise NotInstalledError(NO_GPU, "TensorRT builds on the GPU that will run the engine.")
-        if (reason := self.missing()) is not None:
-            raise NotInstalledError(reason)
-        options = request.options
-        if options.dla_core is not None:
-            self._check_dla(request)
-        free = options.workspace_bytes
-        if free is not None and free > device.memory_bytes:
-            raise RequestError(
-                f"a workspace of {free:,} bytes exceeds the memory of {device.name}, {device.memory_bytes:,} bytes",
-                "Give less --workspace, or leave it out.",
-            )
-        return build_engine(self.module, engine, request, device)
-
-    def _check_dla(self, request: EngineRequest) -> None:
-        """Refuse what the deep learning accelerator cannot do."""
-        smallest, _, largest = request.options.batch
-        if smallest != largest:
-            raise RequestError(
-                f"a DLA engine has one batch size, and {smallest}:{largest} is a range",
-                f"Give --batch {largest}.",
-            )
-        if request.precision == "fp32":
-            raise RequestError("a DLA computes fp16 and int8, not fp32", "Give --precision fp16 or --precision int8.")
+        return device
 
 
 BACKEND = TensorRT()

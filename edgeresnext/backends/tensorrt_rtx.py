@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgeresnext.backends.base import EngineRequest
-    from edgeresnext.spec import Engine
+    from edgeresnext.spec import Engine, EngineOptions, Precision
 
 
 class TensorRTRTX(EngineRuntime):
@@ -25,21 +25,25 @@ class TensorRTRTX(EngineRuntime):
     distributions = ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings")
     how_to_install = "pip install 'edgeresnext[rtx]' (x86-64)"
 
-    def build(self, engine: Path, request: EngineRequest) -> Engine:
-        """Compile for the compute capabilities asked for; the GPU's driver does the rest at first load."""
-        if (reason := self.missing()) is not None:
-            raise NotInstalledError(reason)
-        options = request.options
-        unknown = {
+    def check(self, options: EngineOptions, precision: Precision) -> None:
+        """Refuse the options that are TensorRT's alone."""
+        del precision
+        given = {
             "--dla": options.dla_core is not None,
             "--implicit-calibration": bool(options.implicit_calibration),
             "--version-compatible": options.version_compatible,
             "--hardware-compatible": options.hardware_compatible,
             "--timing-cache": bool(options.timing_cache),
+            "--int8-grouped off": options.int8_grouped == "off",
         }
-        if any(unknown.values()):
-            given = ", ".join(name for name, is_given in unknown.items() if is_given)
-            raise RequestError(f"TensorRT-RTX has no {given}", "Leave it out, or build with TensorRT on the device.")
+        if any(given.values()):
+            names = ", ".join(name for name, is_given in given.items() if is_given)
+            raise RequestError(f"TensorRT-RTX has no {names}", "Leave it out, or build with TensorRT on the device.")
+
+    def build(self, engine: Path, request: EngineRequest) -> Engine:
+        """Compile for the compute capabilities asked for; the GPU's driver does the rest at first load."""
+        if (reason := self.missing()) is not None:
+            raise NotInstalledError(reason)
         device = None if request.compute_capabilities else gpu.detect()
         if device is None and not request.compute_capabilities:
             raise NotInstalledError(NO_GPU, "Name the GPUs instead: --target rtx40.")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeresnext.model.resnext import ResNeXt
-    from edgeresnext.spec import ModelSpec, Precision
+    from edgeresnext.spec import Engine, ModelSpec, Precision
 
 _TIMED_RUNS = 7
 
@@ -106,8 +106,11 @@ class Torch(Backend):
             return f"the PyTorch baseline runs fp32, not {precision}"
         return None
 
-    def open(self, file: Path, model: ModelSpec, precision: Precision, threads: int | None) -> TorchSession:
+    def open(
+        self, file: Path, model: ModelSpec, precision: Precision, threads: int | None, engine: Engine | None = None
+    ) -> TorchSession:
         """Load the weights into the network."""
+        del engine  # there is none
         del precision  # fp32 alone
         try:
             from edgeresnext.model.checkpoints import load_network

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from edgeresnext import bundle as bundles
-from edgeresnext.backends import base
+from edgeresnext.backends import base, gpu
 from edgeresnext.data import folder
 from edgeresnext.data.images import load_image
 from edgeresnext.errors import DataError, EdgeResNeXtError, RequestError
@@ -261,10 +261,11 @@ def _row(
         against: The same, or that of the golden images where PyTorch did not run: what agreement is taken from.
     """
     artifact = variant.artifact
+    device = gpu.detect()
     row = Row(
         backend=artifact.backend,
         precision=artifact.precision,
-        device="cpu" if artifact.target == CPU else artifact.engine.device if artifact.engine else "",
+        device="cpu" if artifact.target == CPU else device.name if device else "",
         target=artifact.target,
         batch=batch,
         scenario="single-stream" if batch == 1 else "multi-stream",

@@ -199,4 +199,4 @@ def open_artifact(bundle: Bundle, artifact: Artifact, threads: int | None = None
     if threads is not None and threads < 1:
         raise RequestError(f"threads is {threads}", "Give one thread or more, or leave it out.")
     file = bundle.file(artifact.file)
-    return base.get(artifact.backend).open(file, bundle.manifest.model, artifact.precision, threads)
+    return base.get(artifact.backend).open(file, bundle.manifest.model, artifact.precision, threads, artifact.engine)

@@ -172,8 +172,21 @@ def test_a_cuda_graph_gives_the_same_logits(install, bundle_copy, release, monke
             session.run(images[start : start + 2]), reference[start : start + 2], rtol=1e-4, atol=1e-5
         )
     np.testing.assert_allclose(session.run(images[:3]), reference[:3], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(session.run(images[4:]), reference[4:], rtol=1e-4, atol=1e-5)  # captured anew
     session.close()
     assert gpu.faults == []
+
+
+def test_a_graph_that_cannot_be_captured_is_done_without(install, bundle_copy):
+    install()
+    session = opened(edgeresnext.build_engines(bundle_copy, precisions=["fp32"], engine_options=BATCH))
+    images = np.zeros((2, 32, 32, 3), np.uint8)
+    expected_logits = session.run(images)
+    gpu.failures = {"cudaStreamBeginCapture": 900}
+    session.prepare(images)
+    assert session.detail.startswith("no CUDA graph: CUDA's cudaStreamBeginCapture failed")
+    np.testing.assert_array_equal(session.run(images), expected_logits)
+    session.close()
 
 
 def test_pycuda_runs_without_graphs_and_says_so(install, bundle_copy):
@@ -292,7 +305,19 @@ def test_tensorrt_can_calibrate_by_itself(install, bundle_copy, digit_folders, r
     install(release=release, cuda=cuda)
     options = EngineOptions(batch=(1, 4, 4), implicit_calibration=str(digit_folders["calibration"]))
     bundle = edgeresnext.build_engines(bundle_copy, precisions=["int8"], engine_options=options)
-    assert engines(bundle)["int8"].engine.onnx == "onnx/fp32.onnx"
+    engine = engines(bundle)["int8"].engine
+    assert engine.onnx == "onnx/fp32.onnx"
+    (cache,) = (name for name in bundle.manifest.files if "implicit-" in name)
+    assert engine.calibration_sha256 == bundle.manifest.files[cache].sha256
+    again = edgeresnext.build_engines(bundle_copy, precisions=["int8"], engine_options=options)  # from the cache
+    assert engines(again)["int8"].engine.calibration_sha256 == engine.calibration_sha256
+
+
+def test_too_few_images_for_one_calibration_batch_are_refused(install, bundle_copy, photos):
+    install()
+    options = EngineOptions(batch=(1, 64, 64), implicit_calibration=str(photos))
+    with pytest.raises(RequestError, match=r"12 images in .* do not fill one calibration batch of 64"):
+        edgeresnext.build_engines(bundle_copy, precisions=["int8"], engine_options=options)
 
 
 def test_tensorrt_11_does_not_calibrate(install, bundle_copy, digit_folders):
@@ -337,7 +362,7 @@ def test_grouped_convolutions_as_asked(install, with_grouped, tmp_path, release,
     [
         ({}, EngineOptions(dla_core=0, batch=(1, 1, 1)), (RequestError, "DLA core 0 does not exist")),
         ({"dla_cores": 2}, EngineOptions(dla_core=0), (RequestError, "a DLA engine has one batch size")),
-        ({}, EngineOptions(workspace_bytes=2**50), (RequestError, "exceeds the memory of")),
+        ({}, EngineOptions(workspace_bytes=2**50), (RequestError, "exceeds the ")),
         ({}, EngineOptions(workspace_bytes=1000), (BackendError, "could not build the engine")),
         ({"failures": {"build_serialized_network": "fail"}}, BATCH, (BackendError, "could not build the engine")),
         ({"failures": {"build_serialized_network": "kill"}}, BATCH, (BackendError, "was killed")),
@@ -399,14 +424,19 @@ def test_the_manifest_alone_tells_whether_an_engine_runs_here(install, bundle_co
     assert older == "built by TensorRT 8.6.2.3, and 10.3.0.30 is installed: edgeresnext build BUNDLE --target here"
     compatible = msgspec.structs.replace(BATCH, version_compatible=True, hardware_compatible=True)
     assert base.unavailable(changed(bundle, release="8.6.2.3", options=compatible)) is None
+    assert "is installed" in base.unavailable(changed(bundle, release="11.0.0.1", options=compatible))
+    assert base.unavailable(changed(bundle, platform="win32-amd64")).startswith("built for win32-amd64, and this is ")
     assert base.unavailable(changed(bundle, compute_capabilities=("8.7",), options=compatible)) is None
     assert base.unavailable(changed(bundle, compute_capabilities=("7.5",), options=compatible)) is None
 
 
-def test_without_a_cuda_library_the_engine_is_there_but_does_not_run(install, bundle_copy):
-    install(cuda=None)
+def test_without_a_cuda_library_nothing_is_built_that_could_not_be_checked(install, bundle_copy):
+    install()
     bundle = edgeresnext.build_engines(bundle_copy, precisions=["fp32"], engine_options=BATCH)
-    assert "pip install cuda-python" in base.unavailable(engines(bundle)["fp32"])
+    install(cuda=None)
+    assert "pip install 'cuda-python<13'" in base.unavailable(engines(bundle)["fp32"])
+    with pytest.raises(NotInstalledError, match="no Python library for CUDA memory"):
+        edgeresnext.build_engines(bundle_copy, precisions=["fp32"], engine_options=BATCH)
 
 
 def test_a_truncated_engine_is_refused_before_native_code_sees_it(install, bundle_copy):

@@ -174,8 +174,13 @@ def test_an_altered_engine_is_refused_before_anything_reads_it(bundle_copy):
 
 @pytest.mark.parametrize(
     "options",
-    [EngineOptions(dla_core=0), EngineOptions(version_compatible=True), EngineOptions(timing_cache="x")],
-    ids=["dla", "version-compatible", "timing-cache"],
+    [
+        EngineOptions(dla_core=0),
+        EngineOptions(version_compatible=True),
+        EngineOptions(timing_cache="x"),
+        EngineOptions(int8_grouped="off"),
+    ],
+    ids=["dla", "version-compatible", "timing-cache", "int8-grouped"],
 )
 def test_options_that_tensorrt_rtx_does_not_have_are_refused(bundle_copy, options):
     before = sorted(path.name for path in bundle_copy.rglob("*"))

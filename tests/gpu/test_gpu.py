@@ -21,7 +21,7 @@ LARGEST = 8
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(gpu.detect() is None, reason="no NVIDIA GPU with a driver"),
-    pytest.mark.skipif(cuda.installed() is None, reason=f"no CUDA from Python: {cuda.HOW_TO_INSTALL}"),
+    pytest.mark.skipif(cuda.installed() is None, reason=f"no CUDA from Python: {cuda.how_to_install()}"),
 ]
 
 

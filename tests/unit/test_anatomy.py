@@ -46,6 +46,12 @@ def test_a_printed_list_gives_bytes_types_and_modules():
     assert kernel.types == "fp32 -> int8"
 
 
+def test_a_list_for_a_batch_is_told_for_one_image():
+    (alone, _), (batch, _) = (from_build_log(LOG, {"conv1": 5}, size) for size in (1, 8))
+    assert (batch.read_bytes, batch.written_bytes) == (alone.read_bytes // 8, alone.written_bytes // 8)
+    assert (batch.constant_bytes, batch.macs) == (alone.constant_bytes, 5)
+
+
 def test_macs_go_to_the_layer_that_computes_not_to_the_one_that_requantises():
     assert [layer.macs for layer in from_build_log(LOG, {"conv1": 5})] == [5, 0]
 

@@ -2,7 +2,7 @@ import struct
 
 import pytest
 
-from edgeresnext.backends._trt.identity import read_header, same_release
+from edgeresnext.backends._trt.identity import read_header, release_key, same_release
 from edgeresnext.errors import BundleError
 
 
@@ -24,6 +24,10 @@ def test_what_is_no_plan_is_refused(tmp_path, content):
     (tmp_path / "x.engine").write_bytes(content)
     with pytest.raises(BundleError, match=r"x\.engine' is not an? "):
         read_header(tmp_path / "x.engine")
+
+
+def test_releases_are_ordered_by_number_not_by_letter():
+    assert release_key("10.13.0") > release_key("10.3.0.30") > release_key("8.6.2")
 
 
 def test_releases_are_compared_without_their_build_number():

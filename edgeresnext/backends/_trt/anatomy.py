@@ -57,12 +57,13 @@ class _Tensor:
         )
 
 
-def from_build_log(text: str, layer_macs: Mapping[str, int]) -> tuple[EngineLayer, ...]:
+def from_build_log(text: str, layer_macs: Mapping[str, int], batch: int = 1) -> tuple[EngineLayer, ...]:
     """Return the layers that TensorRT-RTX printed.
 
     Args:
         text: The message that begins with `LIST_START`.
         layer_macs: Multiply-accumulates of each convolution and Gemm of the network.
+        batch: Images a run that the list describes; a free dimension counts once.
     """
     found = []
     for line in text.removeprefix(LIST_START).splitlines():
@@ -71,10 +72,10 @@ def from_build_log(text: str, layer_macs: Mapping[str, int]) -> tuple[EngineLaye
             continue
         parts = {key: _printed(match[key]) for key in ("inputs", "constants", "outputs")}
         found.append(_layer(match["name"], match["kind"], match["metadata"], **parts))
-    return _with_macs(found, layer_macs)
+    return _with_macs(found, layer_macs, batch)
 
 
-def from_inspector(text: str, layer_macs: Mapping[str, int]) -> tuple[EngineLayer, ...]:
+def from_inspector(text: str, layer_macs: Mapping[str, int], batch: int = 1) -> tuple[EngineLayer, ...]:
     """Return the layers that TensorRT's engine inspector gives as JSON.
 
     Releases differ: 8.6 writes type and format as one text under "Format/Datatype", later ones apart; constants are
@@ -83,9 +84,10 @@ def from_inspector(text: str, layer_macs: Mapping[str, int]) -> tuple[EngineLaye
     Args:
         text: The JSON.
         layer_macs: Multiply-accumulates of each convolution and Gemm of the network.
+        batch: Images a run that the list describes; a free dimension counts once.
     """
     found = []
-    for layer in json.loads(text).get("Layers", []):
+    for layer in json.loads(text or "{}").get("Layers", []):
         if not isinstance(layer, dict):  # built with less than DETAILED: a list of names
             found.append(_layer(str(layer), "", "", inputs=[], constants=[], outputs=[]))
             continue
@@ -105,7 +107,7 @@ def from_inspector(text: str, layer_macs: Mapping[str, int]) -> tuple[EngineLaye
                 outputs=[_inspected(tensor) for tensor in layer.get("Outputs", [])],
             )
         )
-    return _with_macs(found, layer_macs)
+    return _with_macs(found, layer_macs, batch)
 
 
 def _printed(text: str) -> list[_Tensor]:
@@ -165,8 +167,8 @@ def _joined(names: Any) -> str:  # noqa: ANN401 - any iterable of text
     return ", ".join(dict.fromkeys(names))
 
 
-def _with_macs(layers: Sequence[EngineLayer], layer_macs: Mapping[str, int]) -> tuple[EngineLayer, ...]:
-    """Give each convolution's multiply-accumulates to the one layer that computes it.
+def _with_macs(layers: Sequence[EngineLayer], layer_macs: Mapping[str, int], batch: int) -> tuple[EngineLayer, ...]:
+    """Give each convolution's multiply-accumulates to the one layer that computes it, and activations to one image.
 
     Several may name it, such as the kernel that requantises its result: the one with the most constants, its weights,
     is meant.
@@ -176,4 +178,9 @@ def _with_macs(layers: Sequence[EngineLayer], layer_macs: Mapping[str, int]) -> 
         holders = [i for i, layer in enumerate(layers) if module in layer.modules and _COMPUTING.search(layer.kind)]
         if holders:
             macs[max(holders, key=lambda i: layers[i].constant_bytes)] += count
-    return tuple(msgspec.structs.replace(layer, macs=count) for layer, count in zip(layers, macs, strict=True))
+    return tuple(
+        msgspec.structs.replace(
+            layer, macs=count, read_bytes=layer.read_bytes // batch, written_bytes=layer.written_bytes // batch
+        )
+        for layer, count in zip(layers, macs, strict=True)
+    )

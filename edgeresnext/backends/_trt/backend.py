@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import importlib.util
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from edgeresnext.backends import cuda, gpu
-from edgeresnext.backends._trt.identity import read_header, same_release
+from edgeresnext.backends._trt.identity import platform_name, read_header, release_key, same_release
+from edgeresnext.backends._trt.module import load_module
 from edgeresnext.backends._trt.session import EngineSession
 from edgeresnext.backends.base import EngineBackend
-from edgeresnext.errors import BackendError
+from edgeresnext.errors import BackendError, NotInstalledError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +59,7 @@ class EngineRuntime(EngineBackend):
         if (reason := self.missing()) is not None:
             return reason
         if cuda.installed() is None:
-            return f"no Python library for CUDA memory: {cuda.HOW_TO_INSTALL}"
+            return f"no Python library for CUDA memory: {cuda.how_to_install()}"
         return None
 
     def misfit(self, engine: Engine) -> str | None:
@@ -72,8 +72,15 @@ class EngineRuntime(EngineBackend):
                 f"built for compute capability {capabilities}{built_on}, and this GPU, {device.name}, "
                 f"has {device.compute_capability}: {REBUILD}"
             )
-        release = self.release() or str(importlib.import_module(self.module).__version__)
-        if not same_release(release, engine.release) and not engine.options.version_compatible:
+        here = platform_name()
+        if engine.platform != here:
+            return f"built for {engine.platform}, and this is {here}: {REBUILD}"
+        try:
+            release = self.release() or str(load_module(self.module).__version__)
+        except NotInstalledError as error:
+            return error.what
+        later = engine.options.version_compatible and release_key(release) >= release_key(engine.release)
+        if not same_release(release, engine.release) and not later:
             return f"built by {self.title} {engine.release}, and {release} is installed: {REBUILD}"
         return None
 
@@ -84,7 +91,9 @@ class EngineRuntime(EngineBackend):
         # AMPERE_PLUS: compute capability 8.0 and newer (TensorRT developer guide, "Hardware Compatibility").
         return engine.options.hardware_compatible and int(capability.split(".", maxsplit=1)[0]) >= _AMPERE
 
-    def open(self, file: Path, model: ModelSpec, precision: Precision, threads: int | None) -> Session:
+    def open(
+        self, file: Path, model: ModelSpec, precision: Precision, threads: int | None, engine: Engine | None = None
+    ) -> Session:
         """Deserialise an engine; `threads` of the CPU have no part in it."""
         del threads
         if (reason := self.unavailable(precision)) is not None:
@@ -92,7 +101,7 @@ class EngineRuntime(EngineBackend):
         header = read_header(file)
         if header.backend != self.name:
             raise BackendError(f"'{file}' is an engine for {header.backend}, not {self.name}", REBUILD)
-        return EngineSession(self.module, file, model)
+        return EngineSession(self.module, file, model, engine.options if engine else None)
 
 
 _AMPERE = 8

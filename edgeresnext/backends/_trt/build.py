@@ -8,12 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from edgeresnext.backends._trt import anatomy
+from edgeresnext.backends._trt.identity import platform_name
 from edgeresnext.backends._trt.job import Built, Event, Failed, Job, Logged, Progressed
 from edgeresnext.data.folder import file_digest
 from edgeresnext.errors import BackendError, EdgeResNeXtError, InputError, NotInstalledError, RequestError
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from edgeresnext.backends.base import EngineRequest
     from edgeresnext.backends.gpu import Gpu
+    from edgeresnext.spec import EngineOptions
 
 _TAIL = 5
 _ERRORS: dict[str, type[EdgeResNeXtError]] = {
@@ -61,6 +64,7 @@ def build_engine(
         options=request.options,
         calibration_cache=str(request.calibration_cache or ""),
         implicit_images=str(request.implicit_images or ""),
+        implicit_cache=str(request.implicit_cache or ""),
     )
     start = time.perf_counter()
     try:
@@ -68,18 +72,34 @@ def build_engine(
     except BaseException:
         engine.unlink(missing_ok=True)
         raise
+    calibration = request.calibration_cache or request.implicit_cache
+    if built.onnx != job.plain_onnx or (calibration and not calibration.exists()):
+        calibration = None
+    batch = request.options.batch
+    described = batch[0] if built.anatomy_from == "inspector" or batch[0] == batch[2] else 1
     read = {"log": anatomy.from_build_log, "inspector": anatomy.from_inspector}[built.anatomy_from]
     return Engine(
         release=built.release,
         compute_capabilities=request.compute_capabilities or ((gpu.compute_capability,) if gpu else ()),
         onnx=f"onnx/{Path(built.onnx).name}",
         onnx_sha256=file_digest(Path(built.onnx)),
-        options=request.options,
+        options=_shippable(request.options),
+        platform=platform_name(),
+        calibration_sha256=file_digest(calibration) if calibration else "",
         built_s=time.perf_counter() - start,
         device=gpu.name if gpu else "",
         driver=gpu.driver if gpu else "",
         notes=built.notes,
-        layers=read(built.anatomy, request.layer_macs),
+        layers=read(built.anatomy, request.layer_macs, described),
+    )
+
+
+def _shippable(options: EngineOptions) -> EngineOptions:
+    """Return options as the manifest keeps them: names instead of this machine's paths."""
+    return msgspec.structs.replace(
+        options,
+        timing_cache=Path(options.timing_cache).name,
+        implicit_calibration=Path(options.implicit_calibration).name,
     )
 
 
@@ -101,7 +121,8 @@ def _run(job: Job, request: EngineRequest) -> Built:
         try:
             os.close(writing)
             assert process.stdin is not None
-            with process.stdin:
+            # A child that dies before it reads is reported by how it ended, not by the broken pipe.
+            with suppress(BrokenPipeError), process.stdin:
                 process.stdin.write(msgspec.json.encode(job))
             with os.fdopen(reading, "rb") as events:
                 for line in events:

@@ -6,7 +6,6 @@ versions.
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections import Counter
 from pathlib import Path
@@ -18,6 +17,7 @@ from edgeresnext.backends._trt.anatomy import LIST_START
 from edgeresnext.backends._trt.calibrator import make_calibrator
 from edgeresnext.backends._trt.job import Built, Failed, Logged, Progressed
 from edgeresnext.backends._trt.log import make_logger
+from edgeresnext.backends._trt.module import allow, load_module
 from edgeresnext.backends._trt.progress import make_monitor
 from edgeresnext.errors import BackendError, EdgeResNeXtError, NotInstalledError, RequestError
 
@@ -33,12 +33,13 @@ _NO_DRIVER = ("cudaError 35", "CUDA driver version is insufficient", "CUDA initi
 
 def run(job: Job, send: Callable[[Event], None]) -> None:
     """Do a job, and send what happens: each warning once, and last `Built` or `Failed`."""
-    build = _Build(job, send)
+    build = None
     try:
+        build = _Build(job, send)
         last: Event = build.run()
     except EdgeResNeXtError as error:
         last = Failed(type(error).__name__, error.what, error.hint)
-    for text, count in build.warnings.items():
+    for text, count in (build.warnings if build else {}).items():
         send(Logged(text if count == 1 else f"{text} ({count} times)"))
     send(last)
 
@@ -49,7 +50,7 @@ class _Build:
     def __init__(self, job: Job, send: Callable[[Event], None]) -> None:
         self.job = job
         self.send = send
-        self.trt: Any = importlib.import_module(job.module)
+        self.trt: Any = load_module(job.module)
         self.layers = ""
         self.errors: list[str] = []
         self.warnings: Counter[str] = Counter()
@@ -58,6 +59,7 @@ class _Build:
         self.logger = make_logger(self.trt, self._listen)
         self.monitor: Any = None
         self.timing_cache: Any = None
+        self.calibrator: Any = None
 
     def run(self) -> Built:
         """Build, write the engine, and return what it is."""
@@ -70,16 +72,23 @@ class _Build:
         self._configure(config, builder, network)
         if not typed:
             self._set_precision_flags(config)
-        calibrator = self._set_calibrator(config) if implicit else None
+        if implicit:
+            self.calibrator = self._set_calibrator(config)
+        if job.options.dla_core is not None:  # after the precisions: a DLA has no FP32
+            self._set_dla(config, network)
         plan = builder.build_serialized_network(network, config)
-        if calibrator is not None:
-            calibrator.close()
+        if self.calibrator is not None:
+            self.calibrator.close()
+            if self.calibrator.error is not None:
+                raise self.calibrator.error
         if plan is None:
             raise BackendError(f"{job.module} could not build the engine: {self._last_words()}", self._hint())
         engine = Path(job.engine)
         with engine.open("wb") as file:
             file.write(plan)
         self._save_timing_cache(config)
+        # The engine is loaded once more to be described, and a Jetson has memory for one of these alone.
+        del plan, config, network, builder
         text, source = self._anatomy(engine)
         return Built(
             release=str(trt.__version__), onnx=onnx, anatomy=text, anatomy_from=source, notes=tuple(self.notes)
@@ -187,8 +196,9 @@ class _Build:
                     "It is of another release or GPU: give another file, or delete it.",
                 )
         self._set_compute_capabilities(config)
-        if options.dla_core is not None:
-            self._set_dla(config, network)
+        sharing = getattr(trt.PreviewFeature, "PROFILE_SHARING_0806", None)
+        if sharing is not None:  # TensorRT 8: else two contexts of a dynamic engine exclude each other
+            config.set_preview_feature(sharing, enable=True)
 
     def _set_profile(self, config: Any, builder: Any, network: Any) -> None:  # noqa: ANN401 - as above
         profile = builder.create_optimization_profile()
@@ -235,7 +245,7 @@ class _Build:
 
     def _set_calibrator(self, config: Any) -> Any:  # noqa: ANN401 - as above
         images = np.load(self.job.implicit_images) if self.job.implicit_images else None
-        cache = Path(self.job.calibration_cache) if self.job.calibration_cache else None
+        cache = Path(self.job.calibration_cache or self.job.implicit_cache)
         calibrator = make_calibrator(self.trt, cache, images, self.job.options.batch[1])
         config.int8_calibrator = calibrator
         return calibrator
@@ -250,14 +260,23 @@ class _Build:
             return
         path = Path(self.job.options.timing_cache)
         partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_bytes(bytes(cache.serialize()))
-        partial.replace(path)
+        try:
+            partial.write_bytes(bytes(cache.serialize()))
+            partial.replace(path)
+        except (OSError, TypeError) as error:  # the engine is good all the same
+            self.notes.append(f"timing cache: not kept ({error})")
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _anatomy(self, engine: Path) -> tuple[str, Literal["log", "inspector"]]:
         """Return the layer list: printed by TensorRT-RTX, or asked of the engine itself."""
         if self.layers:
             return self.layers, "log"
+        if self.job.compute_capabilities:
+            self.notes.append("layers: this release does not print them")
+            return "", "log"
         runtime = self.trt.Runtime(self.logger)
+        allow(runtime, self.job.options)
         loaded = runtime.deserialize_cuda_engine(engine.read_bytes())
         if loaded is None:
             raise BackendError(f"{self.job.module} cannot load the engine it has just built: {self._last_words()}")
@@ -266,6 +285,7 @@ class _Build:
         if context is not None:  # without shapes the inspector says "N/A due to dynamic shapes"
             name = loaded.get_tensor_name(0)
             shapes = loaded.get_tensor_profile_shape(name, 0)
-            context.set_input_shape(name, tuple(shapes[0]))
+            if not context.set_input_shape(name, tuple(shapes[0])):
+                raise BackendError(f"{self.job.module} refuses its own smallest batch: {self._last_words()}")
             inspector.execution_context = context
         return inspector.get_engine_information(self.trt.LayerInformationFormat.JSON), "inspector"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgeresnext.backends import cuda as cuda_library
-from edgeresnext.errors import InputError
+from edgeresnext.errors import EdgeResNeXtError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -56,76 +56,107 @@ def read_cache(text: str, file: str = "calibration cache") -> dict[str, float]:
 
 def make_calibrator(
     trt: Any,  # noqa: ANN401 - TensorRT carries no types
-    cache: Path | None,
+    cache: Path,
     images: NDArray[np.uint8] | None,
     batch: int,
 ) -> Any:  # noqa: ANN401 - as above
     """Return an `IInt8EntropyCalibrator2` of module `trt` that gives our thresholds, or else our images.
 
+    Its `error` is the first that a callback met, for TensorRT swallows what they raise.
+
     Args:
         trt: The module.
-        cache: A calibration cache to take the thresholds from.
-        images: uint8 `(N, H, W, 3)`, for TensorRT to calibrate by itself, where there is no cache.
+        cache: The thresholds. Without images they must be there; with images TensorRT's are written there, and taken
+            from there if they are there already.
+        images: uint8 `(N, H, W, 3)`, for TensorRT to calibrate by itself.
         batch: Images a calibration step; a remainder that fills no batch is left out.
+
+    Raises:
+        InputError: The cache is damaged.
     """
+    known = _known(trt, cache, images is None)
+    feed = None if images is None or known is not None else _Feed(images, batch)
 
     class Calibrator(trt.IInt8EntropyCalibrator2):
         def __init__(self) -> None:
             trt.IInt8EntropyCalibrator2.__init__(self)
-            self._next = 0
-            self._feed = None if images is None else _Feed(images[:batch].nbytes)
+
+        @property
+        def error(self) -> EdgeResNeXtError | None:
+            return feed.error if feed else None
 
         def get_batch_size(self) -> int:
             return batch
 
         def get_batch(self, names: list[str]) -> list[int] | None:
             del names  # the network has one input
-            if images is None or self._feed is None or self._next + batch > len(images):
-                return None
-            pointer = self._feed.put(images[self._next : self._next + batch])
-            self._next += batch
-            return [pointer]
+            return feed.next_batch() if feed else None
 
         def read_calibration_cache(self) -> bytes | None:
-            if cache is None:
-                return None
-            major, minor, patch = str(trt.__version__).split(".")[:3]
-            release = (
-                f"{major}{int(minor):02}{int(patch):02}" if int(major) >= _TWO_DIGITS else f"{major}{minor}0{patch}"
-            )
-            return write_cache(read_cache(cache.read_text(encoding="ascii"), str(cache)), release).encode()
+            return known
 
-        def write_calibration_cache(self, cache: bytes) -> None:
-            """Let go what TensorRT found: it is inside the engine."""
+        def write_calibration_cache(self, found: bytes) -> None:
+            if feed:
+                cache.write_bytes(bytes(found))
 
         def close(self) -> None:
-            if self._feed is not None:
-                self._feed.close()
+            if feed:
+                feed.close()
 
     return Calibrator()
 
 
+def _known(trt: Any, cache: Path, ours: bool) -> bytes | None:  # noqa: ANN401, FBT001 - as above
+    """Return our thresholds for the release that reads them; or what TensorRT found before, if it did."""
+    if ours:
+        thresholds = read_cache(cache.read_text(encoding="ascii"), str(cache))
+        return write_cache(thresholds, cache_release(trt)).encode()
+    return cache.read_bytes() if cache.exists() else None
+
+
+def cache_release(trt: Any) -> str:  # noqa: ANN401 - as above
+    """Return the release as a cache's first line has it: 8602 for 8.6.2, 100300 for 10.3.0."""
+    major, minor, patch = str(trt.__version__).split(".")[:3]
+    return f"{major}{int(minor):02}{int(patch):02}" if int(major) >= _TWO_DIGITS else f"{major}{minor}0{patch}"
+
+
 _TWO_DIGITS = 10
-"""From release 10 on minor and patch have two digits each in a cache's first line (TRT-100300, before TRT-8602)."""
+"""From release 10 on minor and patch have two digits each."""
 
 
 class _Feed:
-    """Device memory for one batch of calibration images."""
+    """Calibration images, one batch after the other in the same device memory.
 
-    def __init__(self, nbytes: int) -> None:
+    TensorRT swallows what its callbacks raise, so the first error is kept as `error` and ends the images.
+    """
+
+    def __init__(self, images: NDArray[np.uint8], batch: int) -> None:
+        self.error: EdgeResNeXtError | None = None
+        self._images = images
+        self._batch = batch
+        self._next = 0
+        nbytes = images[:batch].nbytes
         self._cuda = cuda_library.connect()
         with self._cuda.active():
             self._device = self._cuda.allocate(nbytes)
             self._host = self._cuda.pinned(nbytes)
             self._stream = self._cuda.stream()
 
-    def put(self, images: NDArray[np.uint8]) -> int:
-        """Copy a batch to the device and return its address."""
+    def next_batch(self) -> list[int] | None:
+        """Copy the next batch to the device and return its address; None after the last."""
+        images = self._images[self._next : self._next + self._batch]
+        if len(images) < self._batch:
+            return None
+        self._next += self._batch
         self._host[:] = np.ascontiguousarray(images).reshape(-1)
-        with self._cuda.active():
-            self._cuda.to_device(self._device, self._host, self._stream)
-            self._stream.synchronize()
-        return self._device.pointer
+        try:
+            with self._cuda.active():
+                self._cuda.to_device(self._device, self._host, self._stream)
+                self._stream.synchronize()
+        except EdgeResNeXtError as error:
+            self.error = error
+            return None
+        return [self._device.pointer]
 
     def close(self) -> None:
         """Free the memory."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 import struct
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,6 +47,16 @@ def read_header(path: Path) -> Header:
     if tag not in _TAGS:
         raise BundleError(f"'{path}' is not a TensorRT engine: its first bytes are {raw[:4]!r}", "Build it again.")
     return Header(backend=_TAGS[tag], release=".".join(map(str, release)))
+
+
+def platform_name() -> str:
+    """Return operating system and architecture, which an engine is tied to, such as "linux-x86_64"."""
+    return f"{sys.platform}-{platform.machine().lower()}"
+
+
+def release_key(release: str) -> tuple[int, ...]:
+    """Return the numbers of a release, for comparison."""
+    return tuple(int(part) for part in release.split(".") if part.isdecimal())
 
 
 def same_release(one: str, other: str) -> bool:

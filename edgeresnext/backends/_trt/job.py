@@ -14,7 +14,8 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
 
     `module` is the Python package, `compute_capabilities` empty for the GPU of this machine. Files are paths, or empty:
     `onnx` is for releases whose networks are typed, `weak_onnx` for the others, `plain_onnx` (without Q/DQ) for INT8 by
-    thresholds that stand beside the graph: in `calibration_cache`, or found by TensorRT on `implicit_images` (.npy).
+    thresholds that stand beside the graph: in `calibration_cache`, or found by TensorRT on `implicit_images` (.npy) and
+    kept in `implicit_cache`.
     """
 
     module: Literal["tensorrt", "tensorrt_rtx"]
@@ -27,6 +28,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     options: EngineOptions
     calibration_cache: str = ""
     implicit_images: str = ""
+    implicit_cache: str = ""
 
 
 class Progressed(msgspec.Struct, frozen=True, tag="progress"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -50,18 +51,22 @@ def make_monitor(trt: Any, report: Callable[[int], None]) -> Any:  # noqa: ANN40
             trt.IProgressMonitor.__init__(self)
             self._phases = Phases()
             self._told = -1
+            self._lock = threading.Lock()  # TensorRT calls from several threads
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self._phases.start(phase_name, parent_phase, num_steps)
+            with self._lock:
+                self._phases.start(phase_name, parent_phase, num_steps)
 
         def phase_finish(self, phase_name: str) -> None:
-            self._phases.finish(phase_name)
+            with self._lock:
+                self._phases.finish(phase_name)
 
         def step_complete(self, phase_name: str, step: int) -> bool:
-            self._phases.step(phase_name, step)
-            if self._phases.percent > self._told:
-                self._told = self._phases.percent
-                report(self._told)
+            with self._lock:
+                self._phases.step(phase_name, step)
+                if self._phases.percent > self._told:
+                    self._told = self._phases.percent
+                    report(self._told)
             return True
 
     return Monitor()

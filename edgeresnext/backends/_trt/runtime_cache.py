@@ -51,6 +51,10 @@ class RuntimeCache:
         if self._cache is not None:
             config.set_runtime_cache(self._cache)
 
+    def close(self) -> None:
+        """Let go of the cache, before its runtime goes."""
+        self._cache = None
+
     def save(self) -> None:
         """Write what has been added, whole or not at all; a directory that takes no files is no error."""
         if self._cache is None:

@@ -6,7 +6,7 @@ TensorRT-RTX by what each offers.
 
 from __future__ import annotations
 
-import importlib
+import logging
 import queue
 import threading
 import time
@@ -19,9 +19,11 @@ import numpy as np
 
 from edgeresnext.backends import cuda as cuda_library
 from edgeresnext.backends._trt.log import make_logger
+from edgeresnext.backends._trt.module import allow, load_module
 from edgeresnext.backends._trt.runtime_cache import RuntimeCache
 from edgeresnext.backends.base import Session
 from edgeresnext.errors import BackendError
+from edgeresnext.spec import EngineOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,8 +38,10 @@ _CONTEXTS = 4
 """Threads that run at once, at most; each has its own context, stream and buffers, made when it is first needed."""
 
 _REBUILD = "Build it again: edgeresnext build BUNDLE --target here."
+_DOCTOR = "edgeresnext doctor shows what is missing."
 _TIMED_RUNS = 15
 _KEPT_ERRORS = 10
+_log = logging.getLogger("edgeresnext")
 _MIB = 2**20
 
 
@@ -48,14 +52,16 @@ class EngineSession(Session):
         module: `tensorrt` or `tensorrt_rtx`.
         file: The plan; its digest, header and compute capability have been checked.
         model: The network that it holds.
+        options: How it was built, where that is known.
 
     Raises:
         BackendError: TensorRT refuses the plan, or memory is short.
     """
 
-    def __init__(self, module: str, file: Path, model: ModelSpec) -> None:
+    def __init__(self, module: str, file: Path, model: ModelSpec, options: EngineOptions | None = None) -> None:
         super().__init__(model)
-        self.trt: Any = importlib.import_module(module)
+        self.trt: Any = load_module(module)
+        self._options = options or EngineOptions()
         self._runtime: Any = None
         self.engine: Any = None
         self._errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
@@ -80,7 +86,13 @@ class EngineSession(Session):
     def _deserialize(self, file: Path) -> None:
         """Load the plan."""
         plan = file.read_bytes()
-        self._runtime = self.trt.Runtime(self._logger)
+        try:
+            self._runtime = self.trt.Runtime(self._logger)
+        except TypeError:  # pybind11: the factory returned null
+            raise self.failure(
+                "TensorRT cannot start its runtime", "edgeresnext doctor shows what is missing."
+            ) from None
+        allow(self._runtime, self._options)
         self._check_validity(plan, file)
         self.engine = self._runtime.deserialize_cuda_engine(plan)
         if self.engine is None:
@@ -102,6 +114,8 @@ class EngineSession(Session):
         if not hasattr(self._runtime, "get_engine_validity"):
             return
         validity, reasons = self._runtime.get_engine_validity(plan)
+        if validity == self.trt.EngineValidity.SUBOPTIMAL:
+            _log.warning("'%s' runs here, but not as fast as one built for this GPU: %s", file, _REBUILD)
         if validity == self.trt.EngineValidity.INVALID:
             known = self.trt.EngineInvalidityDiagnostics.__members__.items()
             names = [name for name, flag in known if int(reasons) & int(flag)]
@@ -162,19 +176,26 @@ class EngineSession(Session):
         size = len(images)
         if hasattr(self._runtime, "get_engine_validity"):
             self.detail = "built-in CUDA graph"
-            self.runtime_cache.save()
+            with self.cuda.active():
+                self.runtime_cache.save()
             return
         if not self.cuda.graphs or not self.smallest <= size <= self.largest:
             self.detail = "no CUDA graph"
             return
         times: dict[int | None, list[float]] = {None: [], size: []}
-        for turn in range(_TIMED_RUNS + 1):
-            for way, samples in times.items():
-                self._graph_batch = way
-                start = time.perf_counter()
-                self.run(images)
-                if turn:  # the first captures
-                    samples.append(time.perf_counter() - start)
+        try:
+            for turn in range(_TIMED_RUNS + 1):
+                for way, samples in times.items():
+                    self._graph_batch = way
+                    start = time.perf_counter()
+                    self.run(images)
+                    if turn:  # the first captures
+                        samples.append(time.perf_counter() - start)
+        except BackendError as error:
+            self._graph_batch = None
+            self.run(images)  # if that fails too, it was not the graph
+            self.detail = f"no CUDA graph: {error.what}"
+            return
         self._graph_batch = _faster(times)
         self.detail = "no CUDA graph" if self._graph_batch is None else f"CUDA graph of {size}"
 
@@ -207,7 +228,9 @@ class EngineSession(Session):
     def layer_information(self) -> str:
         """Return what TensorRT's inspector tells of the engine, as JSON text."""
         inspector = self.engine.create_engine_inspector()
-        text: str = inspector.get_engine_information(self.trt.LayerInformationFormat.JSON)
+        with self._slot() as slot, self.cuda.active():
+            inspector.execution_context = slot.context
+            text: str = inspector.get_engine_information(self.trt.LayerInformationFormat.JSON)
         return text
 
     def close(self) -> None:
@@ -217,13 +240,16 @@ class EngineSession(Session):
                 return
             self._closed = True
             slots = [self._idle.get() for _ in self._made]
-        self.runtime_cache.save()
-        with self.cuda.active():
+        with suppress(BackendError), self.cuda.active():  # a GPU that has failed frees nothing more
+            self.runtime_cache.save()
             for slot in slots:
-                slot.close()
+                with suppress(BackendError):
+                    slot.close()
+            self.runtime_cache.close()
             self.engine = None
             self._runtime = None
-        self.cuda.close()
+        with suppress(BackendError):
+            self.cuda.close()
 
 
 def _faster(times: Mapping[int | None, Sequence[float]]) -> int | None:
@@ -306,6 +332,7 @@ class _Slot:
         if not self.context.set_input_shape(model.input.name, (batch, *model.input.shape[1:])):
             raise self._session.failure(f"TensorRT refuses a batch of {batch}")
         self._batch = batch
+        self._drop_graph()  # it was captured for the shapes that the context had before
 
     def _enqueue(self, batch: int) -> None:
         """Queue the copy in, the engine and the copy out."""

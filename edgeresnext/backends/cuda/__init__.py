@@ -9,9 +9,10 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
+from edgeresnext.backends import gpu
 from edgeresnext.backends.cuda.driver import PyCuda
 from edgeresnext.backends.cuda.runtime import CudaPython
-from edgeresnext.errors import NotInstalledError
+from edgeresnext.errors import EdgeResNeXtError, NotInstalledError
 
 if TYPE_CHECKING:
     from edgeresnext.backends.cuda.api import Cuda
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 LIBRARIES: dict[str, type[Cuda]] = {"cuda.bindings": CudaPython, "pycuda": PyCuda}
 """The package that each implementation needs, the preferred one first: only it captures CUDA graphs."""
 
-HOW_TO_INSTALL = "pip install cuda-python (or pycuda, which compiles against the CUDA headers)"
+
+def how_to_install() -> str:
+    """Return the command that installs a library for this machine's driver."""
+    device = gpu.detect()
+    package = "cuda-python" if device is None else f"'cuda-python<{int(device.driver.split('.')[0]) + 1}'"
+    return f"pip install {package} (or pycuda, which compiles against the CUDA headers)"
 
 
 def installed() -> type[Cuda] | None:
@@ -38,10 +44,14 @@ def connect() -> Cuda:
     """Return CUDA by the library that is installed.
 
     Raises:
-        NotInstalledError: None is.
-        BackendError: It finds no GPU.
+        NotInstalledError: None is, or none starts; the reason is given.
     """
-    library = installed()
-    if library is None:
-        raise NotInstalledError("TensorRT needs a Python library for CUDA memory", HOW_TO_INSTALL)
-    return library()
+    reasons = []
+    for package, library in LIBRARIES.items():
+        if _found(package):
+            try:
+                return library()
+            except (EdgeResNeXtError, ImportError, OSError) as error:
+                reasons.append(f"{library.library}: {error}")
+    what = "; ".join(reasons) or "none is installed"
+    raise NotInstalledError(f"no Python library for CUDA memory: {what}", how_to_install())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,18 @@ class CudaPython(Cuda):
         self._runtime = importlib.import_module("cuda.bindings.runtime")
         if not self.call("cudaGetDeviceCount"):
             raise BackendError("CUDA finds no GPU", "edgeresnext doctor shows what is missing.")
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Make the first device current in this thread for the block; PyTorch may have chosen another."""
+        before = int(self.call("cudaGetDevice"))
+        if before:
+            self.call("cudaSetDevice", 0)
+        try:
+            yield
+        finally:
+            if before:
+                self.call("cudaSetDevice", before)
 
     def call(self, name: str, *arguments: Any) -> Any:  # noqa: ANN401 - whatever the function returns
         """Call a function of the runtime API by name.
@@ -95,8 +107,11 @@ class CudaPython(Cuda):
         self.call("cudaStreamBeginCapture", stream.handle, mode)
         try:
             yield
-        finally:
-            graph = self.call("cudaStreamEndCapture", stream.handle)
+        except BaseException:
+            with suppress(BackendError):  # it ends the capture, and says only that it was broken
+                self.call("cudaGraphDestroy", self.call("cudaStreamEndCapture", stream.handle))
+            raise
+        graph = self.call("cudaStreamEndCapture", stream.handle)
         try:
             found.append(_RuntimeGraph(self, self.call("cudaGraphInstantiate", graph, 0)))
         finally:

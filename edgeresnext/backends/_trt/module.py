@@ -1,0 +1,41 @@
+"""Start TensorRT or TensorRT-RTX: import it, and let its runtime load an engine."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from edgeresnext.errors import BackendError, NotInstalledError
+
+if TYPE_CHECKING:
+    from edgeresnext.spec import EngineOptions
+
+
+def load_module(name: str) -> Any:  # noqa: ANN401 - TensorRT's modules carry no types
+    """Return the module `tensorrt` or `tensorrt_rtx`.
+
+    Raises:
+        NotInstalledError: It cannot be imported, or a library that it needs cannot be loaded.
+    """
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        raise NotInstalledError(
+            f"{name} does not start: {error}", "edgeresnext doctor shows what is missing."
+        ) from error
+
+
+def allow(runtime: Any, options: EngineOptions) -> None:  # noqa: ANN401 - TensorRT's modules carry no types
+    """Let a runtime load an engine that was built with these options; its digest has been checked.
+
+    A version-compatible engine carries the runtime of its own release as code, which TensorRT loads only when told.
+    """
+    if options.version_compatible:
+        runtime.engine_host_code_allowed = True
+    if options.dla_core is not None:
+        if options.dla_core >= runtime.num_DLA_cores:
+            raise BackendError(
+                f"the engine was built for DLA core {options.dla_core}, and this device has {runtime.num_DLA_cores}",
+                "Build it again without --dla: edgeresnext build BUNDLE --target here.",
+            )
+        runtime.DLA_core = options.dla_core
