@@ -64,6 +64,10 @@ def read(data, module_name, version, gpu, *, host_code_allowed=False):
             message = f"The engine plan file is not compatible with this version of TensorRT, expecting library version {version} got {built}"
             raise BadPlanError("VERSION_MISMATCH", message)
     description, onnx_bytes = unpack(data)
+    flags = description["flags"]
+    if "VERSION_COMPATIBLE" in flags and "EXCLUDE_LEAN_RUNTIME" not in flags and not host_code_allowed:
+        # IRuntime::setEngineHostCodeAllowed: the plan carries a lean runtime, which is host code.
+        raise BadPlanError("VERSION_MISMATCH", "Cannot deserialize engine with lean runtime: host code is not allowed")
     if not runs_on(description, list(gpu.compute_capability)):
         message = f"The engine was built for compute capability {description['targets']}, and this device has {list(gpu.compute_capability)}"
         raise BadPlanError("UNSUPPORTED_CC", message)

@@ -244,6 +244,8 @@ def describe(network, config, calibration):
         "portable": portable,
         "profile": profiles[0] if profiles else {tensor["name"]: [tensor["dims"]] * 3 for tensor in inputs},
         "flags": sorted(flags),
+        "dla_core": config._sim.values["DLA_core"] if config._sim.values["default_device_type"].name == "DLA" else None,
+        "shared_profile": config._sim.previews.get("PROFILE_SHARING_0806", not module.__version__.startswith("8.")),
         "typed": state.typed,
         "inputs": inputs,
         "outputs": outputs,

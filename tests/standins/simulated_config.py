@@ -201,7 +201,10 @@ def num_dla_cores(self):
 
 @simulated("IBuilderConfig", "can_run_on_DLA")
 def can_run_on_dla(self, layer):
-    return gpu.dla_cores > 0 and layer.type.name in DLA_LAYERS
+    """Whether the accelerator could run the layer as the configuration is now: it has no FP32."""
+    names = {flag.name for flag in self._sim.module.BuilderFlag.__members__.values() if self.get_flag(flag)}
+    half = names & {"FP16", "INT8"} or not hasattr(self._sim.module.BuilderFlag, "FP16")
+    return bool(half) and gpu.dla_cores > 0 and layer.type.name in DLA_LAYERS
 
 
 # Timing caches

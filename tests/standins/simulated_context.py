@@ -170,6 +170,12 @@ def set_input_shape(self, name, shape):
         )
         log(module, logger, "ERROR", message)
         return False
+    # Up to TensorRT 8 a profile belongs to one context of a dynamic engine, unless PROFILE_SHARING_0806 is on.
+    holder = engine._sim.profile_holder() if hasattr(engine._sim, "profile_holder") else None
+    if not engine._sim.plan["shared_profile"] and smallest != largest and holder not in (None, self):
+        log(module, logger, "ERROR", "Profile 0 has been chosen by another IExecutionContext")
+        return False
+    engine._sim.profile_holder = weakref.ref(self)
     self._sim.shapes[name] = shape
     return True
 

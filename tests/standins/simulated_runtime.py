@@ -47,7 +47,11 @@ def read_plan(runtime, data):
     """(description, ONNX bytes) of a plan that this runtime can run; BadPlanError where it cannot."""
     module = runtime._sim.module
     allowed = runtime._sim.values["engine_host_code_allowed"]
-    return plan.read(data, module.__name__, module.__version__, gpu, host_code_allowed=allowed)
+    description, onnx_bytes = plan.read(data, module.__name__, module.__version__, gpu, host_code_allowed=allowed)
+    core = description["dla_core"]
+    if core is not None and runtime._sim.values.get("DLA_core", -1) != core:
+        raise plan.BadPlanError("MALFORMED_ENGINE", f"the engine is for DLA core {core}, which IRuntime was not told")
+    return description, onnx_bytes
 
 
 @simulated("Runtime", "get_engine_validity")
