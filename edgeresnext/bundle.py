@@ -229,7 +229,9 @@ def check_output(output: Path) -> None:
         BundleError: It is a file, or a directory that holds something other than a bundle.
     """
     if output.exists() and output.resolve() == Path.cwd():
-        raise BundleError("output is the current directory, which a bundle would replace", "Give a directory in it.")
+        raise BundleError(
+            "output is the current directory, which a bundle would replace", "Leave it first (cd ..), or give another."
+        )
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise BundleError(f"output '{output}' is a file or a link", "Give a new directory, or that of a bundle.")
     if output.is_dir() and any(output.iterdir()):
@@ -294,7 +296,7 @@ def replacing(output: Path, waiting: Callable[[str], None]) -> Iterator[Path]:
                 _exchange(staging, output)
                 _sync_path(output.parent)  # makes the new name itself durable
             finally:
-                shutil.rmtree(staging, ignore_errors=True)
+                _remove(staging)
         finally:
             lock.release()  # the empty lock file stays: removing it would race with a build that waits on it
     except OSError as error:
@@ -307,6 +309,13 @@ def replacing(output: Path, waiting: Callable[[str], None]) -> Iterator[Path]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise BundleError(f"cannot write '{output}': {error.strerror}", "Choose another directory.") from error
         raise EdgeResNeXtError(f"cannot write '{output}': {error}") from error
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory that is ours, even if what was exchanged into it was write-protected."""
+    for root, _, _ in os.walk(directory):
+        Path(root).chmod(0o700)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -6,6 +6,7 @@ Progress and messages go to stderr; results to stdout, as JSON alone with `--jso
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import click
 
 import edgeresnext
 from edgeresnext import console
-from edgeresnext.errors import EdgeResNeXtError, RequestError, unknown_name
+from edgeresnext.errors import EdgeResNeXtError, InputError, RequestError, unknown_name
 from edgeresnext.options import (
     backend_option,
     bundle_argument,
@@ -91,15 +92,20 @@ def build(model: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401, F
 
     Or add engines to a BUNDLE, for the GPU of this machine: edgeresnext build BUNDLE --target here
     """
+    from edgeresnext.model.catalogue import CATALOGUE
+
     given = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
     given["engine_options"] = take_engine_options(given)
     if "preprocess" in given:
         given["preprocess"] = parse_preprocess(given["preprocess"])
     with console.progress() as progress:
-        if Path(model).is_dir():
+        named = model in CATALOGUE and bool(given.keys() & {"weights", "random_weights"})
+        if Path(model).is_dir() and not named:
             _check_for_bundle(given)
             bundle = edgeresnext.build_engines(model, progress=progress, **given)
         else:
+            if os.sep in model:
+                raise InputError(f"bundle '{model}' does not exist", "`edgeresnext models` lists the networks by name.")
             if "output" not in given:
                 raise RequestError("no output directory", "Add --output DIR, where the bundle will be.")
             bundle = edgeresnext.build(model, progress=progress, **given)
@@ -108,8 +114,11 @@ def build(model: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401, F
         return
     console.print_bundle(bundle)
     name = bundle.path
+    on_jetson = any(target.startswith("jetson-") for target in bundle.manifest.targets)
+    there = [f"edgeresnext build {name} --target here     (on the Jetson, after copying it there)"] if on_jetson else []
     console.hint(
         "Next:",
+        *there,
         f"edgeresnext bench {name} --data VALIDATION_FOLDER",
         f"edgeresnext predict {name} IMAGE",
         f"edgeresnext verify {name}          (there, after copying it to a device)",

@@ -68,6 +68,7 @@ def print_json(value: object) -> None:
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> None:
     """Print rows under headings; the columns in `left` are aligned left, the others right."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for index, heading in enumerate(headings):
@@ -79,7 +80,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Se
             overflow="fold" if last else "ellipsis",
         )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))  # as text: brackets are no markup
     console = wide_console()
     console.print(table)
     console.print()
@@ -193,7 +194,7 @@ def print_engine(found: dict[str, Any], *, layers: bool) -> None:
         f"{totals['constant_bytes'] / 1e6:.1f} MB of constants, {totals['macs'] / 1e9:.2f} GMACs"
     )
     for device, seconds in found["estimate_s"].items():
-        click.echo(f"  estimate   {seconds * 1e3:.2f} ms on {device} at its peak rates (not measured)")
+        click.echo(f"  estimate   {seconds * 1e3:.2g} ms on {device} at its peak rates (not measured)")
     click.echo()
     if layers:
         print_table(

@@ -71,7 +71,7 @@ def build_engines(
     if unfit:
         raise RequestError(
             f"target '{unfit[0]}' gets no engine from a bundle",
-            "On the device itself: --target here. CPUs and Jetsons need nothing more in the bundle.",
+            "On the device itself: --target here. A Jetson's files come from a build of the checkpoint.",
         )
     wanted = engines.wanted(asked, chosen, engine_options, engine_backend)
     engines.check_files(bundles.read(path).manifest, wanted, engine_options)
@@ -79,10 +79,14 @@ def build_engines(
     bundles.check_output(output)
     with bundles.replacing(output, _log.warning) as staging:
         bundle = bundles.read(path)  # another build may have added to it while this one waited
-        for name in bundle.manifest.files:
+        replaced = {one.file for one in wanted}
+        for name in bundle.manifest.files.keys() - replaced:  # a lost or damaged engine is built anew all the same
             target = staging / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            _link_or_copy(bundle.file(name), target)
+            if output.resolve() == Path(path).resolve():
+                _link_or_copy(bundle.file(name), target)
+            else:  # two bundles share no file
+                shutil.copyfile(bundle.file(name), target)
         manifest = msgspec.structs.replace(
             bundle.manifest, targets=tuple(dict.fromkeys([*bundle.manifest.targets, *(t.name for t in asked)]))
         )
@@ -123,7 +127,7 @@ def add_engines(
 def _link_or_copy(source: Path, target: Path) -> None:
     """Give an unchanged file a second name; copy it where the file system has no such links."""
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)
     except OSError:
         shutil.copyfile(source, target)
 

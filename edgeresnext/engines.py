@@ -45,6 +45,7 @@ _DEFAULT: dict[str, tuple[Precision, ...]] = {"tensorrt": ("fp16", "int8"), "ten
 ResNeXt-50 moves 148 MB an image in INT8 against 71 MB in FP16 (the engines' own layer lists, SM89)."""
 
 _MAX_BATCH = 4096
+_MAX_WORKSPACE = 2**50
 _TIMED_ROUNDS = 50
 _TIMED_BUDGET_S = 10.0
 
@@ -90,8 +91,10 @@ def _check_options(options: EngineOptions) -> None:
         )
     if options.optimization_level is not None and not 0 <= options.optimization_level <= 5:  # noqa: PLR2004
         raise RequestError(f"optimisation level is {options.optimization_level}", "Give 0 (fast build) to 5 (slow).")
-    if options.workspace_bytes is not None and options.workspace_bytes < 1:
-        raise RequestError(f"workspace is {options.workspace_bytes} bytes", "Give a positive number of MiB.")
+    if options.workspace_bytes is not None and not 1 <= options.workspace_bytes <= _MAX_WORKSPACE:
+        raise RequestError(
+            f"workspace is {options.workspace_bytes / 2**20:g} MiB", "Give a positive number of MiB, or leave it out."
+        )
     if options.dla_core is not None and options.dla_core < 0:
         raise RequestError(f"DLA core is {options.dla_core}", "Give 0 or 1, or leave --dla out.")
     if options.implicit_calibration:
@@ -142,8 +145,13 @@ def _check_use(options: EngineOptions, asked: Sequence[Target], found: Sequence[
             "options of engines would change nothing: no target here gets an engine",
             "Give them where the engine is built: edgeresnext build BUNDLE --target here.",
         )
-    if options.implicit_calibration and not any(one.precision == "int8" for one in found):
+    int8 = any(one.precision == "int8" for one in found)
+    if options.implicit_calibration and not int8:
         raise RequestError("--implicit-calibration would change nothing: no INT8 engine is built", "Leave it out.")
+    plain = options.dla_core is not None or bool(options.implicit_calibration)
+    if options.int8_grouped == "off" and found and (plain or not int8):
+        why = "TensorRT decides layer by layer there" if plain else "no INT8 engine is built"
+        raise RequestError(f"--int8-grouped off would change nothing: {why}", "Leave it out.")
 
 
 def _ahead_of_time(target: Target, precisions: Collection[Precision] | None) -> list[Wanted]:
@@ -226,6 +234,8 @@ def build_engines(
     _return_freed_memory()
     for one in wanted_engines:
         (bundle.path / FOLDER).mkdir(exist_ok=True)
+        if one.backend == "tensorrt_rtx" and one.precision == "int8":
+            warn(f"{one.name}: TensorRT-RTX 1.7 moves twice the bytes in INT8 that it moves in FP16 (README, engines)")
         with tempfile.TemporaryDirectory(prefix="edgeresnext-") as scratch:
             request = _request(bundle, one, options, progress, warn)
             engine = _build(bundle, one, request, Path(scratch))
@@ -280,8 +290,14 @@ def check_files(manifest: Manifest, wanted_engines: Iterable[Wanted], options: E
             continue
         if options.dla_core is not None or options.implicit_calibration:
             onnx_for(manifest, "fp32")
+            if bundles.CALIBRATION_CACHE not in manifest.files and not options.implicit_calibration:
+                raise RequestError(
+                    "the bundle has no calibration cache, which a DLA needs for INT8",
+                    "Build the bundle again from the checkpoint, with this release.",
+                )
         elif options.int8_grouped == "off":
             onnx_for(manifest, "int8", grouped=False)
+            onnx_for(manifest, "int8", typed=False, grouped=False)
 
 
 def _request(
@@ -360,7 +376,7 @@ def _build(bundle: Bundle, one: Wanted, request: base.EngineRequest, scratch: Pa
         return backend.build(file, floating)
     other = scratch / "grouped-float.engine"
     built = {"INT8": (file, backend.build(file, request)), "floating point": (other, backend.build(other, floating))}
-    seconds = _compare(bundle, backend, {way: path for way, (path, _) in built.items()}, options.batch[1])
+    seconds = _compare(bundle, backend, built, options.batch[1])
     faster = min(seconds, key=seconds.__getitem__)
     path, engine = built[faster]
     if path != file:
@@ -370,12 +386,14 @@ def _build(bundle: Bundle, one: Wanted, request: base.EngineRequest, scratch: Pa
     return msgspec.structs.replace(engine, notes=(*engine.notes, note))
 
 
-def _compare(bundle: Bundle, backend: base.EngineBackend, files: dict[str, Path], batch: int) -> dict[str, float]:
+def _compare(
+    bundle: Bundle, backend: base.EngineBackend, built: dict[str, tuple[Path, Engine]], batch: int
+) -> dict[str, float]:
     """Return the median latency in seconds of engines that are run in turn on the golden images."""
     with ExitStack() as stack:
         sessions = {}
-        for way, file in files.items():
-            session = sessions[way] = backend.open(file, bundle.manifest.model, "int8", None)
+        for way, (file, engine) in built.items():
+            session = sessions[way] = backend.open(file, bundle.manifest.model, "int8", None, engine)
             stack.callback(session.close)
         samples, failures = interleave(
             sessions,

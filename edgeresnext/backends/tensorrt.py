@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from edgeresnext.backends.gpu import Gpu
     from edgeresnext.spec import Engine, EngineOptions, Precision
 
+_AMPERE = 8.0
+"""Compute capability from which AMPERE_PLUS engines can be built and run."""
+
 
 class TensorRT(EngineRuntime):
     """Builds on the very GPU that will run the engine, and runs it there."""
@@ -36,6 +39,11 @@ class TensorRT(EngineRuntime):
     def check(self, options: EngineOptions, precision: Precision) -> None:
         """Refuse a workspace beyond the GPU's memory, a timing cache that cannot be kept, and what a DLA cannot do."""
         device = self._device()
+        if options.hardware_compatible and (device.integrated or float(device.compute_capability) < _AMPERE):
+            raise RequestError(
+                f"{device.name} (compute capability {device.compute_capability}) builds no hardware-compatible engines",
+                "Leave --hardware-compatible out: it is for desktop GPUs from Ampere on.",
+            )
         workspace = options.workspace_bytes
         if workspace is not None and workspace > device.memory_bytes:
             raise RequestError(
@@ -46,12 +54,12 @@ class TensorRT(EngineRuntime):
             path = Path(options.timing_cache)
             if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
                 raise RequestError(f"cannot write the timing cache '{path}'", "Give a file in a directory of yours.")
-        smallest, _, largest = options.batch
+        smallest, usual, largest = options.batch
         if options.dla_core is None:
             return
         if smallest != largest:
             raise RequestError(
-                f"a DLA engine has one batch size, and {smallest}:{largest} is a range", f"Give --batch {largest}."
+                f"a DLA engine has one batch size, and {smallest}:{largest} is a range", f"Give --batch {usual}."
             )
         if precision == "fp32":
             raise RequestError("a DLA computes fp16 and int8, not fp32", "Give --precision fp16 or --precision int8.")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
+import msgspec
 import numpy as np
 
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import base
 from edgeresnext.data.images import load_image
-from edgeresnext.errors import NotInstalledError, RequestError
+from edgeresnext.errors import BackendError, NotInstalledError, RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,7 +150,19 @@ def load(
     """
     bundle = bundles.read(path)
     artifact = choose(bundle, backend, precision)
-    session = open_artifact(bundle, artifact, threads)
+    try:
+        session = open_artifact(bundle, artifact, threads)
+    except BackendError as error:
+        # An engine may fit by the manifest and still not start: too little memory, or a DLA that is not there.
+        if artifact.engine is None or backend is not None or precision is not None:
+            raise
+        rest = [one for one in bundle.manifest.artifacts if one.engine is None]
+        remaining = dataclasses.replace(
+            bundle, manifest=msgspec.structs.replace(bundle.manifest, artifacts=tuple(rest))
+        )
+        _log.warning("%s: the engine %s does not start: %s", bundle.path, artifact.name, error.what)
+        artifact = choose(remaining)
+        session = open_artifact(bundle, artifact, threads)
     _log.info("%s: running %s (%s)", bundle.path, artifact.name, artifact.file)
     return Classifier(session, artifact, bundle.labels(), bundle.manifest.model.preprocess)
 

@@ -6,6 +6,7 @@ real kernels compute. Results come from ONNX Runtime, through the copies and str
 """
 
 import gc
+import json
 import threading
 
 import msgspec
@@ -150,6 +151,71 @@ def test_a_pool_of_contexts_serves_threads(each, bundle_copy):
         np.testing.assert_allclose(logits, reference[index : index + 3], rtol=1e-4, atol=1e-5)
     assert len(found) == 8
     assert gpu.faults == []
+
+
+def test_threads_that_wait_when_a_session_closes_get_an_error(install, bundle_copy):
+    install()
+    session = opened(edgeresnext.build_engines(bundle_copy, precisions=["fp32"], engine_options=BATCH))
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    session._most = 1
+    errors = []
+
+    def classify():
+        try:
+            session.run(images)
+        except BackendError as error:
+            errors.append(error.what)
+
+    with session._slot():
+        waiting = [threading.Thread(target=classify, daemon=True) for _ in range(3)]
+        closing = threading.Thread(target=session.close, daemon=True)
+        for thread in (*waiting, closing):
+            thread.start()
+        for thread in waiting:
+            thread.join(10)
+        assert errors == ["this session is closed"] * 3
+    closing.join(10)
+    assert not closing.is_alive()
+
+
+def test_a_second_context_has_its_profile_on_tensorrt_8(install, bundle_copy):
+    install(release="8.6")
+    session = opened(edgeresnext.build_engines(bundle_copy, precisions=["fp32"], engine_options=BATCH))
+    images = np.zeros((1, 32, 32, 3), np.uint8)
+    with session._slot():
+        session.run(images)  # in another context
+    assert len(session._made) == 2
+    session.close()
+
+
+def test_load_takes_the_cpu_where_the_engine_does_not_start(install, bundle_copy, caplog):
+    install()
+    edgeresnext.build_engines(bundle_copy, precisions=["fp32"], engine_options=BATCH)
+    manifest = bundle_copy / "manifest.json"  # untimed engines come first
+    value = json.loads(manifest.read_text())
+    value["selection"]["timings"] = []
+    manifest.write_text(json.dumps(value))
+    gpu.failures = {"cudaMalloc": 2}
+    with edgeresnext.load(bundle_copy) as classifier:
+        assert classifier.artifact.target == "cpu"
+    assert "the engine sm89-fp32 does not start: no " in caplog.text
+    gpu.failures = {"cudaMalloc": 2}
+    with pytest.raises(BackendError, match="of GPU memory left"):
+        edgeresnext.load(bundle_copy, backend="tensorrt")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        EngineOptions(batch=(1, 1, 1), dla_core=0, int8_grouped="off"),
+        EngineOptions(hardware_compatible=True, optimization_level=3),
+    ],
+    ids=["grouped on a DLA", "hardware-compatible before Ampere"],
+)
+def test_options_that_change_nothing_or_cannot_be_are_refused(install, bundle_copy, options):
+    install(dla_cores=2, compute_capability=(7, 5))
+    with pytest.raises(RequestError):
+        edgeresnext.build_engines(bundle_copy, precisions=["int8"], engine_options=options)
 
 
 def opened(bundle, precision="fp32"):
@@ -343,7 +409,7 @@ def with_grouped(tmp_path_factory, digit_folders, digit_weights):
 @pytest.mark.parametrize("choice", ["auto", "on", "off"])
 def test_grouped_convolutions_as_asked(install, with_grouped, tmp_path, release, choice):
     install(release=release)
-    options = EngineOptions(int8_grouped=choice)
+    options = EngineOptions(int8_grouped=choice, version_compatible=True)
     bundle = edgeresnext.build_engines(
         with_grouped.path, precisions=["int8"], engine_options=options, output=tmp_path / "b"
     )
@@ -427,7 +493,7 @@ def test_the_manifest_alone_tells_whether_an_engine_runs_here(install, bundle_co
     assert "is installed" in base.unavailable(changed(bundle, release="11.0.0.1", options=compatible))
     assert base.unavailable(changed(bundle, platform="win32-amd64")).startswith("built for win32-amd64, and this is ")
     assert base.unavailable(changed(bundle, compute_capabilities=("8.7",), options=compatible)) is None
-    assert base.unavailable(changed(bundle, compute_capabilities=("7.5",), options=compatible)) is None
+    assert base.unavailable(changed(bundle, compute_capabilities=("7.5",), options=compatible)) is not None
 
 
 def test_without_a_cuda_library_nothing_is_built_that_could_not_be_checked(install, bundle_copy):

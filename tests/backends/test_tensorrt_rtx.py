@@ -172,6 +172,20 @@ def test_an_altered_engine_is_refused_before_anything_reads_it(bundle_copy):
         edgeresnext.verify(bundle_copy)
 
 
+def test_a_lost_engine_is_built_anew_even_in_a_write_protected_bundle(bundle_copy):
+    edgeresnext.build_engines(bundle_copy, targets=["rtx40"])
+    (bundle_copy / "engines" / "rtx40-fp16.engine").unlink()
+    (bundle_copy / "engines").chmod(0o500)
+    bundle = edgeresnext.build_engines(bundle_copy, targets=["rtx40"])
+    assert bundle.file("engines/rtx40-fp16.engine").exists()
+    assert sorted(path.name for path in bundle_copy.parent.iterdir()) == [".copy.lock", "copy"]
+
+
+def test_two_bundles_share_no_file(bundle_copy, tmp_path):
+    other = edgeresnext.build_engines(bundle_copy, targets=["rtx40"], output=tmp_path / "other")
+    assert not any((bundle_copy / name).samefile(other.path / name) for name in ("labels.txt", "onnx/fp32.onnx"))
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -63,7 +63,11 @@ def create_execution_context(self, choice=None):
     context._sim.shapes = {
         name: tuple(dims) for name, dims in plain.items() if all(isinstance(size, int) for size in dims)
     }
-    context._sim.values.update(enqueue_emits_profile=True, debug_sync=False, active_optimization_profile=0, name="")
+    context._sim.values.update(enqueue_emits_profile=True, debug_sync=False, name="")
+    # Up to TensorRT 8 only the first context has the profile chosen for it.
+    first = not module.__version__.startswith("8.") or not getattr(self._sim, "contexts", 0)
+    self._sim.contexts = getattr(self._sim, "contexts", 0) + 1
+    context._sim.values["active_optimization_profile"] = 0 if first else -1
     weakref.finalize(context, gpu.release, reserved)
     if is_rtx(module):
         compile_kernels(context)
@@ -162,6 +166,9 @@ def set_input_shape(self, name, shape):
     if name not in engine._sim.inputs:
         log(module, logger, "ERROR", f"{name} is no input of the engine")
         return False
+    if self._sim.values["active_optimization_profile"] < 0:
+        log(module, logger, "ERROR", "No optimization profile has been chosen for this context")
+        return False
     smallest, _, largest = engine._sim.plan["profile"][name]
     ranked = len(shape) == len(smallest)
     if not ranked or any(not low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True)):
@@ -232,6 +239,8 @@ def get_tensor_address(self, name):
 
 @simulated("IExecutionContext", "set_optimization_profile_async")
 def set_optimization_profile_async(self, profile_index, _stream):
+    if profile_index == 0:
+        self._sim.values["active_optimization_profile"] = 0
     return profile_index == 0
 
 

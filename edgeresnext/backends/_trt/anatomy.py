@@ -87,7 +87,7 @@ def from_inspector(text: str, layer_macs: Mapping[str, int], batch: int = 1) -> 
         batch: Images a run that the list describes; a free dimension counts once.
     """
     found = []
-    for layer in json.loads(text or "{}").get("Layers", []):
+    for layer in json.loads(text or "{}", strict=False).get("Layers", []):
         if not isinstance(layer, dict):  # built with less than DETAILED: a list of names
             found.append(_layer(str(layer), "", "", inputs=[], constants=[], outputs=[]))
             continue

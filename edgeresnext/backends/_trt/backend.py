@@ -89,7 +89,8 @@ class EngineRuntime(EngineBackend):
         if capability in engine.compute_capabilities:
             return True
         # AMPERE_PLUS: compute capability 8.0 and newer (TensorRT developer guide, "Hardware Compatibility").
-        return engine.options.hardware_compatible and int(capability.split(".", maxsplit=1)[0]) >= _AMPERE
+        both = (capability, *engine.compute_capabilities)
+        return engine.options.hardware_compatible and all(float(one) >= _AMPERE for one in both)
 
     def open(
         self, file: Path, model: ModelSpec, precision: Precision, threads: int | None, engine: Engine | None = None
@@ -104,4 +105,4 @@ class EngineRuntime(EngineBackend):
         return EngineSession(self.module, file, model, engine.options if engine else None)
 
 
-_AMPERE = 8
+_AMPERE = 8.0

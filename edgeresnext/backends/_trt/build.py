@@ -142,7 +142,7 @@ def _run(job: Job, request: EngineRequest) -> Built:
             request.progress(100, 100)
             return last
         if isinstance(last, Failed):
-            raise _ERRORS[last.error](f"{request.name}: {last.what}", last.hint)
+            raise _ERRORS.get(last.error, BackendError)(f"{request.name}: {last.what}", last.hint)
         output.seek(0)
         tail = output.read().decode(errors="replace").strip().splitlines()[-_TAIL:]
     raise _crash(request.name, process.returncode, tail)

@@ -116,8 +116,8 @@ class _Build:
 
     def _listen(self, severity: str, text: str) -> None:
         """Sort what the builder says: the layer list, what failed, what is worth telling."""
-        if text.startswith(LIST_START):
-            self.layers = text
+        if text.startswith(LIST_START) and self.job.module == "tensorrt_rtx":
+            self.layers = text  # TensorRT prints another format, and has an inspector
         if self.job.compute_capabilities and any(noise in text for noise in _NO_DRIVER):
             return
         if severity in ("ERROR", "INTERNAL_ERROR"):
@@ -132,7 +132,9 @@ class _Build:
     def _hint(self) -> str:
         """Return what to try, by what the builder said."""
         words = self._last_words().lower()
-        if "memory" in words or "workspace" in words:
+        if "workspace" in words and self.job.options.workspace_bytes is not None:
+            return "Give more --workspace, or leave it out."
+        if "memory" in words:
             return "Give less --workspace, a smaller --batch, or close other programs on the GPU."
         return "Try another --precision; if the file builds with `trtexec --onnx=...`, report this as a bug."
 
@@ -238,10 +240,14 @@ class _Build:
     def _set_precision_flags(self, config: Any) -> None:  # noqa: ANN401 - as above
         """Allow the types of the file: a weakly typed network uses none but FP32 unasked."""
         flags = self.trt.BuilderFlag
-        if self.job.precision in ("fp16", "int8"):
+        if self.job.precision == "fp16" or (self.job.precision == "int8" and self._rest_is_half()):
             config.set_flag(flags.FP16)
         if self.job.precision == "int8":
             config.set_flag(flags.INT8)
+
+    def _rest_is_half(self) -> bool:
+        """Whether what is not INT8 may be FP16: where the bundle has such a file, and on a DLA, which has no FP32."""
+        return self.job.options.dla_core is not None or Path(self.job.onnx).name.startswith("int8-fp16")
 
     def _set_calibrator(self, config: Any) -> Any:  # noqa: ANN401 - as above
         images = np.load(self.job.implicit_images) if self.job.implicit_images else None

@@ -111,7 +111,10 @@ def _known(trt: Any, cache: Path, ours: bool) -> bytes | None:  # noqa: ANN401, 
     if ours:
         thresholds = read_cache(cache.read_text(encoding="ascii"), str(cache))
         return write_cache(thresholds, cache_release(trt)).encode()
-    return cache.read_bytes() if cache.exists() else None
+    # TensorRT ignores what another release found and would then ask for images.
+    first = f"TRT-{cache_release(trt)}-".encode()
+    found = cache.read_bytes() if cache.exists() else b""
+    return found if found.startswith(first) else None
 
 
 def cache_release(trt: Any) -> str:  # noqa: ANN401 - as above

@@ -39,8 +39,11 @@ def read_header(path: Path) -> Header:
     Raises:
         BundleError: The file is no plan, or is cut off.
     """
-    with path.open("rb") as file:
-        raw = file.read(_LAYOUT.size)
+    try:
+        with path.open("rb") as file:
+            raw = file.read(_LAYOUT.size)
+    except OSError as error:
+        raise BundleError(f"cannot read engine '{path}': {error.strerror}", "Check its permissions.") from None
     if len(raw) < _LAYOUT.size:
         raise BundleError(f"'{path}' is not an engine: it has {len(raw)} bytes", "Build it again.")
     tag, *release = _LAYOUT.unpack(raw)

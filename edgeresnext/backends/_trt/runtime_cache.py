@@ -63,7 +63,7 @@ class RuntimeCache:
         blob = bytes(serialized) if serialized is not None else b""
         if not blob or blob == self._saved:
             return
-        partial = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        partial = self._path.with_name(f".{os.getpid()}-{id(self)}{RUNTIME_CACHE_SUFFIX}")
         with suppress(OSError):
             try:
                 partial.write_bytes(hashlib.sha256(blob).digest() + blob)

@@ -7,7 +7,6 @@ TensorRT-RTX by what each offers.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections import deque
@@ -67,9 +66,10 @@ class EngineSession(Session):
         self._errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
         self.cuda = cuda_library.connect()
         self._logger = make_logger(self.trt, self._listen)
-        self._idle: queue.LifoQueue[_Slot] = queue.LifoQueue()
+        self._changed = threading.Condition()  # of the three below
+        self._idle: list[_Slot] = []
         self._made: list[_Slot] = []
-        self._lock = threading.Lock()
+        self._most = _CONTEXTS
         self._graph_batch: int | None = None
         self._closed = False
         try:
@@ -77,7 +77,7 @@ class EngineSession(Session):
                 self._deserialize(file)
                 self.smallest, self.largest = self._profile()
                 self.runtime_cache = RuntimeCache.beside(file, self.engine)
-            self._idle.put(self._new_slot())
+            self._idle.append(self._new_slot())
         except BaseException:
             self.engine = self._runtime = None
             self.cuda.close()
@@ -147,19 +147,29 @@ class EngineSession(Session):
     @contextmanager
     def _slot(self) -> Iterator[_Slot]:
         """Lend a context with its buffers: an idle one, a new one while there are few, else the next to be free."""
-        with self._lock:
-            if self._closed:
-                raise BackendError("this session is closed", "Open it again.")
-            spare = None
-            with suppress(queue.Empty):
-                spare = self._idle.get_nowait()
-            if spare is None and len(self._made) < _CONTEXTS:
-                spare = self._new_slot()
-        slot = spare or self._idle.get()
+        slot = self._take()
         try:
             yield slot
         finally:
-            self._idle.put(slot)
+            with self._changed:
+                self._idle.append(slot)
+                self._changed.notify()
+
+    def _take(self) -> _Slot:
+        with self._changed:
+            while True:
+                if self._closed:
+                    raise BackendError("this session is closed", "Open it again.")
+                if self._idle:
+                    return self._idle.pop()
+                if len(self._made) < self._most:
+                    try:
+                        return self._new_slot()
+                    except BackendError:
+                        if not self._made:
+                            raise
+                        self._most = len(self._made)  # memory is short: share what there is
+                self._changed.wait()
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         starts = range(0, len(images), self.largest)
@@ -235,11 +245,14 @@ class EngineSession(Session):
 
     def close(self) -> None:
         """Wait for running batches and free device memory."""
-        with self._lock:
+        with self._changed:
             if self._closed:
                 return
             self._closed = True
-            slots = [self._idle.get() for _ in self._made]
+            self._changed.notify_all()  # who waits for a context gets an error
+            while len(self._idle) < len(self._made):
+                self._changed.wait()
+            slots = self._idle[:]
         with suppress(BackendError), self.cuda.active():  # a GPU that has failed frees nothing more
             self.runtime_cache.save()
             for slot in slots:
@@ -273,6 +286,7 @@ class _Slot:
             self.context = self._create_context()
             self._stream = self._cuda.stream()
             undo.callback(self._stream.close)
+            self._choose_profile()
             self._device_images = self._cuda.allocate(largest * self._image_bytes)
             undo.callback(self._cuda.free, self._device_images)
             self._device_logits = self._cuda.allocate(largest * logits_bytes)
@@ -308,6 +322,14 @@ class _Slot:
                 "Close other programs on the GPU, or build with a smaller --batch.",
             )
         return context
+
+    def _choose_profile(self) -> None:
+        """Choose the one profile where TensorRT has not: up to TensorRT 8 only the first context gets it unasked."""
+        if self.context.active_optimization_profile >= 0:
+            return
+        if not self.context.set_optimization_profile_async(0, self._stream.handle):
+            raise self._session.failure("TensorRT refuses the batch profile to another context")
+        self._stream.synchronize()
 
     def run(self, images: NDArray[np.uint8], graph_batch: int | None) -> NDArray[np.float32]:
         """Run one batch that the profile allows; a smaller one than its smallest is filled up and cut again."""

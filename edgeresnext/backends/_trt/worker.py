@@ -42,6 +42,7 @@ def _main(descriptor: str) -> None:
         except (ImportError, OSError, MemoryError) as error:
             kind = NotInstalledError if isinstance(error, ImportError) else BackendError
             send(Failed(kind.__name__, f"{job.module} failed: {type(error).__name__}: {error}"))
+    os._exit(0)  # all is said: what native destructors do on the way out must not undo it
 
 
 if __name__ == "__main__":
