@@ -1,7 +1,7 @@
 # make demo    a virtual environment, the package, and `edgeresnext demo`
 # make test    the same for the tests: lint, types, import contracts, tests
 # make device  the demo, then its bundle in fresh environments without PyTorch (DEVICE_PYTHONS="python3.10 python3.13")
-# make figures measures everything that the README quotes (about 15 minutes on two cores)
+# make figures measures everything that the README quotes (about 20 minutes on two cores)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -31,6 +31,7 @@ figures: $(VENV)/.dev
 	$(BIN)/python benchmarks/cpu.py
 	$(BIN)/python benchmarks/fidelity.py
 	$(BIN)/python benchmarks/build.py
+	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/render.py
 
