@@ -104,8 +104,11 @@ def build(model: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401, F
             _check_for_bundle(given)
             bundle = edgeresnext.build_engines(model, progress=progress, **given)
         else:
-            if os.sep in model:
-                raise InputError(f"bundle '{model}' does not exist", "`edgeresnext models` lists the networks by name.")
+            if model not in CATALOGUE and (os.sep in model or "output" not in given):
+                raise InputError(
+                    f"'{model}' is neither a network nor the directory of a bundle",
+                    "`edgeresnext models` lists the networks; check the path of the bundle.",
+                )
             if "output" not in given:
                 raise RequestError("no output directory", "Add --output DIR, where the bundle will be.")
             bundle = edgeresnext.build(model, progress=progress, **given)
