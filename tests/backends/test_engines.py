@@ -285,6 +285,15 @@ def test_the_profiler_names_layers(each, bundle_copy):
     assert all(value >= 0 for value in seconds.values())
 
 
+def test_the_inspector_describes_the_layers_as_they_run(each, bundle_copy):
+    session = opened(edgeresnext.build_engines(bundle_copy, precisions=["fp32"], engine_options=BATCH))
+    session.run(np.zeros((2, 32, 32, 3), np.uint8))
+    layers = json.loads(session.layer_information())["Layers"]
+    session.close()
+    assert any("conv1" in layer["Name"] for layer in layers)
+    assert "N/A" not in json.dumps(layers)  # what it says of shapes that are not known
+
+
 def test_batches_below_the_profile_are_filled_up(install, bundle_copy):
     install()
     options = EngineOptions(batch=(4, 4, 4))
