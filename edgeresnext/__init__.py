@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgeresnext.analysis import sensitivity as sensitivity
     from edgeresnext.bundle import Bundle as Bundle
     from edgeresnext.device_pipeline import build_engines as build_engines
     from edgeresnext.errors import EdgeResNeXtError as EdgeResNeXtError
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     from edgeresnext.runtime.classifier import load as load
     from edgeresnext.runtime.verify import verify as verify
     from edgeresnext.spec import EngineOptions as EngineOptions
+    from edgeresnext.spec import Gate as Gate
     from edgeresnext.spec import Preprocess as Preprocess
+    from edgeresnext.spec import Recipe as Recipe
     from edgeresnext.spec import Report as Report
 
 __version__ = "0.1.0"
@@ -32,13 +35,16 @@ _HOME = {
     "Classifier": "edgeresnext.runtime.classifier",
     "EdgeResNeXtError": "edgeresnext.errors",
     "EngineOptions": "edgeresnext.spec",
+    "Gate": "edgeresnext.spec",
     "Prediction": "edgeresnext.runtime.classifier",
     "Preprocess": "edgeresnext.spec",
+    "Recipe": "edgeresnext.spec",
     "Report": "edgeresnext.spec",
     "bench": "edgeresnext.measure.bench",
     "build": "edgeresnext.pipeline",
     "build_engines": "edgeresnext.device_pipeline",
     "load": "edgeresnext.runtime.classifier",
+    "sensitivity": "edgeresnext.analysis",
     "train": "edgeresnext.model.training",
     "verify": "edgeresnext.runtime.verify",
 }

@@ -24,7 +24,7 @@ import numpy as np
 
 from edgeresnext.data.folder import file_digest, read_labels
 from edgeresnext.errors import BundleError, EdgeResNeXtError, RequestError, shortened, unknown_name
-from edgeresnext.spec import MANIFEST_SCHEMA, Artifact, Fidelity, FileEntry, Manifest
+from edgeresnext.spec import MANIFEST_SCHEMA, Artifact, Fidelity, FileEntry, Manifest, Ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,6 +115,20 @@ class Bundle:
                 f"'{self.path / LABELS}' has {len(labels)} labels for {self.manifest.model.classes} classes", _REBUILD
             )
         return labels
+
+    def ranges(self) -> Ranges | None:
+        """Return what calibration found; None where the bundle has no INT8.
+
+        Raises:
+            BundleError: The file is missing or altered, or an earlier release wrote it.
+        """
+        if RANGES not in self.manifest.files:
+            return None
+        path = self.file(RANGES)
+        try:
+            return msgspec.json.decode(path.read_bytes(), type=Ranges)
+        except msgspec.MsgspecError as error:
+            raise BundleError(f"file '{path}' holds no ranges of this release: {error}", _REBUILD) from None
 
     def golden(self) -> Golden:
         """Return the golden images and PyTorch's logits for them.

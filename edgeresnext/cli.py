@@ -23,7 +23,9 @@ from edgeresnext.options import (
     json_option,
     parse_preprocess,
     precision_option,
+    quantisation_options,
     take_engine_options,
+    take_gate,
     threads_option,
 )
 
@@ -80,11 +82,7 @@ def cli() -> None:
     help="fp32, fp16, int8. Repeatable. [all as ONNX files; engines in what pays]",
 )
 @click.option("--preprocess", metavar="NAME|FILE", help="Preprocessing of the weights; `models` lists the names.")
-@click.option(
-    "--method", metavar="METHOD", help="Calibration: max, percentile (99.999), percentile:P, mse, entropy. [percentile]"
-)
-@click.option("--samples", type=int, metavar="N", help="Calibration images to draw, at most. [512]")
-@click.option("--seed", type=int, metavar="N", help="Of the sample and of random weights. [0]")
+@quantisation_options
 @engine_options
 @json_option
 def build(model: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
@@ -96,6 +94,9 @@ def build(model: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401, F
 
     given = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
     given["engine_options"] = take_engine_options(given)
+    gate = take_gate(given)
+    if gate is not None:
+        given["gate"] = gate
     if "preprocess" in given:
         given["preprocess"] = parse_preprocess(given["preprocess"])
     with console.progress() as progress:
@@ -220,6 +221,30 @@ def inspect(path: Path, layers: bool, as_json: bool) -> None:  # noqa: FBT001
         from edgeresnext.bundle import read
 
         console.print_bundle(read(path), layers=layers)
+
+
+@cli.command()
+@bundle_argument
+@click.option("--file", metavar="NAME", help="INT8 file: int8, int8-fp16, int8-cpu. [int8-cpu]")
+@click.option("--data", type=click.Path(path_type=Path), help="Folder of images; one folder a class for top-1.")
+@click.option("--samples", type=int, default=64, show_default=True, help="Images to draw from it, at most.")
+@click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw it: .svg, .png or .pdf.")
+@json_option
+def sensitivity(bundle: Path, plot_file: Path | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
+    """Show what the quantisation of each layer of BUNDLE costs alone."""
+    from edgeresnext import analysis
+
+    if plot_file is not None:
+        analysis.check_plot(plot_file)
+    with console.progress() as progress:
+        found = analysis.sensitivity(bundle, progress=progress, **options)
+    if plot_file is not None:
+        analysis.plot(found, plot_file)
+        click.echo(f"wrote {plot_file}", err=True)
+    if as_json:
+        console.print_json(found)
+    else:
+        console.print_sensitivity(found)
 
 
 @cli.command()

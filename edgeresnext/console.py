@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -15,9 +16,11 @@ if TYPE_CHECKING:
     from edgeresnext.bundle import Bundle
     from edgeresnext.doctor import Finding, Job
     from edgeresnext.progress import Progress
-    from edgeresnext.spec import Check
+    from edgeresnext.spec import Check, Gate, OnnxFile, Sensitivity
 
 _TABLE_WIDTH = 120
+_BAR = 20
+"""Characters of the longest bar."""
 
 
 @contextmanager
@@ -112,6 +115,9 @@ def print_bundle(bundle: Bundle, *, layers: bool = False) -> None:
     )
     click.echo(f"  calibration  {manifest.calibration or 'none'}")
     click.echo(f"  golden       {manifest.golden}\n")
+    gate = manifest.gate
+    if gate is not None:
+        click.echo(f"  gate         {_gate(gate)}\n")
     files = []
     for file in manifest.onnx:
         counts = {p: list(file.plan.layers.values()).count(p) for p in ("int8", "fp16", "fp32")}
@@ -122,8 +128,13 @@ def print_bundle(bundle: Bundle, *, layers: bool = False) -> None:
             ", ".join(f"{count} {precision}" for precision, count in counts.items() if count),
             f"{manifest.files[file.file].bytes / 1e6:.1f}",
             "exact" if snr is None else f"{snr:.1f}",
+            *([_verdict(file)] if gate else []),
         ))  # fmt: skip
-    print_table(("file", "opset", "layers", "MB", "SNR dB"), files, left=(0, 2))
+    print_table(
+        ("file", "opset", "layers", "MB", "SNR dB", *(["gate"] if gate else [])),
+        files,
+        left=(0, 2, 5) if gate else (0, 2),
+    )
     timings = {timing.artifact: timing for timing in manifest.selection.timings}
     ranked = [
         (a.name, f"{timings[a.name].latency_s * 1e3:.2f}" if a.name in timings else "n/a", a.target, a.file)
@@ -138,6 +149,48 @@ def print_bundle(bundle: Bundle, *, layers: bool = False) -> None:
         for plan in plans:
             for name, reason in plan.reasons.items():
                 click.echo(f"{plan.name}: {name} is {plan.layers[name]}: {reason}")
+
+
+def print_sensitivity(found: Sensitivity) -> None:
+    """Print what each layer's quantisation costs, the most sensitive first."""
+    click.echo(f"{found.bundle}, {found.file}: each layer in INT8 alone, {found.images} images ({found.data})\n")
+    ranked = sorted(found.layers, key=lambda row: row.share, reverse=True)
+    rows = [
+        (
+            row.layer,
+            "exact" if row.snr_db is None else f"{row.snr_db:.1f}",
+            f"{row.share:.1%}",
+            f"{row.agreement:.2%}",
+            "n/a" if row.top1 is None else f"{row.top1:.2%}",
+            "█" * round(_BAR * row.share / ranked[0].share) if ranked[0].share else "",
+        )
+        for row in [msgspec.structs.replace(found.together, layer="all together"), *ranked]
+    ]
+    bars = [row if index else (*row[:-1], "") for index, row in enumerate(rows)]
+    print_table(("layer", "SNR dB", "noise", "agree", "top-1", ""), bars, left=(0, 5))
+    best = ranked[0]
+    hint("To keep the most sensitive layer in floating point:", f"edgeresnext build ... --keep 'fp16:{best.layer}'")
+
+
+def _gate(gate: Gate) -> str:
+    """Say what a gate asks for."""
+    limits = [f"{gate.max_drop:g} points of top-1 at most"] if gate.max_drop is not None else []
+    limits += [f"{gate.min_agreement:.2%} like PyTorch at least"] if gate.min_agreement is not None else []
+    return f"{', '.join(limits)}, on '{gate.validation}'; {gate.min_int8:.0%} of the convolutions in INT8 at least"
+
+
+def _verdict(file: OnnxFile) -> str:
+    """Say what the gate measured of a file."""
+    verdict = file.verdict
+    if verdict is None:
+        return ""
+    parts = [] if verdict.drop is None else [f"drop {verdict.drop:+.2f} (-{verdict.lost} +{verdict.gained})"]
+    parts.append(f"agree {verdict.agreement:.2%} of {verdict.images}")
+    if verdict.returned:
+        parts.append(f"{len(verdict.returned)} layers returned")
+    if verdict.overlap:
+        parts.append(f"{verdict.overlap} calibrated on")
+    return ", ".join(parts)
 
 
 def print_onnx(found: dict[str, Any], *, layers: bool) -> None:

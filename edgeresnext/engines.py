@@ -337,7 +337,7 @@ def _beside(bundle: Bundle, request: base.EngineRequest, scratch: Path) -> base.
             "Give more images, or a smaller OPT in --batch MIN:OPT:MAX.",
         )
     images = scratch / "images.npy"
-    np.save(images, np.concatenate(list(drawn.batches())))
+    np.save(images, np.concatenate(list(drawn.batches(None))))
     # What TensorRT finds depends on the images, their batches and the network, and is kept under their digest.
     key = hashlib.sha256(f"{drawn.digest} {batch} {folder.file_digest(plain)}".encode()).hexdigest()[:16]
     found = bundle.path / FOLDER / f"implicit-{key}.cache"

@@ -13,7 +13,7 @@ from edgeresnext.errors import InputError, RequestError, unknown_name
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgeresnext.spec import EngineOptions, Preprocess
+    from edgeresnext.spec import EngineOptions, Gate, Preprocess
 
     Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -56,6 +56,74 @@ def engine_options(command: Command) -> Command:
     for option in reversed(_ENGINE_OPTIONS):
         command = option(command)
     return command
+
+
+_QUANTISATION_OPTIONS = (
+    click.option("--recipe", type=click.Path(path_type=Path), help="TOML file with what the next five options say."),
+    click.option(
+        "--method",
+        metavar="NAME",
+        help="Calibration: auto, max, percentile (99.999), percentile:P, mse, entropy. [auto]",
+    ),
+    click.option("--samples", type=int, metavar="N", help="Calibration images to draw, at most. [512]"),
+    click.option("--seed", type=int, metavar="N", help="Of the sample and of random weights. [0]"),
+    click.option(
+        "--repair",
+        "repairs",
+        multiple=True,
+        metavar="NAME",
+        help="equalisation, bias-correction, weight-clipping, none. Repeatable. [all]",
+    ),
+    click.option(
+        "--ranges", type=click.Path(path_type=Path), help="ranges.json of an earlier build, instead of calibrating."
+    ),
+    click.option(
+        "--keep",
+        multiple=True,
+        metavar="PRECISION:LAYERS",
+        help="Layers that are not to be INT8, such as 'fp16:layer1.*'. Repeatable.",
+    ),
+    click.option(
+        "--validation",
+        type=click.Path(path_type=Path),
+        help="Folder of images on which INT8 must keep its accuracy, or sensitive layers go back.",
+    ),
+    click.option("--max-drop", type=float, metavar="POINTS", help="Points of top-1 that INT8 may lose. [0.5]"),
+    click.option(
+        "--min-agreement", type=float, metavar="SHARE", help="Images classified as PyTorch does; needs no labels."
+    ),
+    click.option(
+        "--min-int8", type=float, metavar="SHARE", help="Convolutions that must stay INT8, or the build fails. [0.5]"
+    ),
+)
+
+
+def quantisation_options(command: Command) -> Command:
+    """Add the options of calibration and of the accuracy gate to a command."""
+    for option in reversed(_QUANTISATION_OPTIONS):
+        command = option(command)
+    return command
+
+
+def take_gate(given: dict[str, Any]) -> Gate | None:
+    """Remove the options of the accuracy gate from what was given, and return them as one value.
+
+    Raises:
+        RequestError: Limits are given without images to measure on, or `none` among repairs.
+    """
+    from edgeresnext.spec import Gate
+
+    if "repairs" in given and "none" in given["repairs"]:
+        if len(given["repairs"]) > 1:
+            raise RequestError("--repair none contradicts the other repairs", "Leave one of them out.")
+        given["repairs"] = ()
+    limits = {name: given.pop(name) for name in ("max_drop", "min_agreement", "min_int8") if name in given}
+    if "validation" not in given:
+        if limits:
+            name = f"--{next(iter(limits)).replace('_', '-')}"
+            raise RequestError(f"{name} would change nothing without images to measure on", "Add --validation DIR.")
+        return None
+    return Gate(validation=str(given.pop("validation")), **limits)
 
 
 def take_engine_options(given: dict[str, Any]) -> EngineOptions:

@@ -1,11 +1,10 @@
 """From a checkpoint to a bundle: the stages in order. Read this first.
 
-checkpoint -> network -> graph -> ranges -> plans -> ONNX files, checked -> engines -> bundle, measured
+checkpoint -> network -> graph -> ranges -> plans -> ONNX files, checked -> the gate -> engines -> bundle, measured
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 from pathlib import Path
@@ -16,7 +15,8 @@ import numpy as np
 
 from edgeresnext import bundle as bundles
 from edgeresnext import engines
-from edgeresnext.acceptance import accept, replay
+from edgeresnext import recipe as recipes
+from edgeresnext.acceptance import accept
 from edgeresnext.backends import base
 from edgeresnext.backends._trt.calibrator import write_cache
 from edgeresnext.backends.targets import CPU_ARTIFACTS, HERE, JETSON
@@ -25,28 +25,26 @@ from edgeresnext.bundle import Bundle, Golden
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, ONNX_FILES
 from edgeresnext.data import calibration_set, folder
 from edgeresnext.device_pipeline import PRECISIONS, add_engines, check_precisions
-from edgeresnext.errors import BackendError, DataError, NotInstalledError, RequestError
+from edgeresnext.errors import DataError, NotInstalledError, RequestError
 from edgeresnext.measure.environment import machine, package_versions
 from edgeresnext.progress import silent
-from edgeresnext.spec import CPU, Artifact, EngineOptions, Manifest, OnnxFile, Ranges, Selection
+from edgeresnext.spec import AUTO, CPU, Artifact, EngineOptions, Manifest, Selection
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from edgeresnext.backends.targets import Target
     from edgeresnext.compiler.graph import Graph
-    from edgeresnext.compiler.thresholds import Method
+    from edgeresnext.compiler.plan import Keep
     from edgeresnext.data.calibration_set import CalibrationSet
+    from edgeresnext.gate import Validation
     from edgeresnext.model.resnext import ResNeXt
+    from edgeresnext.onnx_files import Writer
     from edgeresnext.progress import Progress
-    from edgeresnext.spec import ModelSpec, Precision, Preprocess
+    from edgeresnext.spec import Gate, ModelSpec, OnnxFile, Precision, Preprocess, Ranges, Recipe, Repair
 
-DEFAULT_METHOD = "percentile"
-DEFAULT_SAMPLES = 512
 _DEFAULT_OPTIONS = EngineOptions()
 _PACKAGES = ("edgeresnext", "torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "numpy", "pillow")
-_NO_RANGES = Ranges(method="", images=0, thresholds={}, digests={})
-_MAX_SEED = 2**32
 _log = logging.getLogger("edgeresnext")
 
 
@@ -61,9 +59,14 @@ def build(
     targets: Iterable[str] = (CPU,),
     precisions: Iterable[str] | None = None,
     preprocess: Preprocess | None = None,
-    method: str = DEFAULT_METHOD,
-    samples: int = DEFAULT_SAMPLES,
-    seed: int = 0,
+    recipe: Recipe | str | Path | None = None,
+    method: str | None = None,
+    samples: int | None = None,
+    seed: int | None = None,
+    repairs: Iterable[Repair] | None = None,
+    keep: Iterable[str] = (),
+    ranges: str | Path | None = None,
+    gate: Gate | None = None,
     engine_options: EngineOptions = _DEFAULT_OPTIONS,
     engine_backend: str | None = None,
     progress: Progress = silent,
@@ -80,18 +83,24 @@ def build(
         targets: Where the bundle will run, any of `backends.targets.KNOWN`; CPUs always can, in FP32 and INT8.
         precisions: Any of fp32, fp16 and int8; None for all three as ONNX files, and those engines that pay.
         preprocess: Resize, crop and normalisation of the weights, where they differ from the catalogue's.
-        method: Calibration method: max, percentile (99.999), percentile:P, mse or entropy.
-        samples: Calibration images to draw, at most.
-        seed: Of the sample and of random weights.
+        recipe: How to calibrate, or a TOML file that says so; None for the defaults of `Recipe`.
+        method: Calibration method instead of the recipe's: auto, max, percentile (99.999), percentile:P, mse, entropy.
+        samples: Calibration images to draw, at most, instead of the recipe's.
+        seed: Of the sample and of random weights, instead of the recipe's.
+        repairs: Any of `spec.REPAIRS`, instead of the recipe's.
+        keep: Layers that are not to be INT8, such as `fp16:layer1.*` or `fp32:fc`.
+        ranges: `ranges.json` of an earlier build, or its bundle, instead of calibrating; weights, images and
+            preprocessing must be the same. Those of a bundle at `output` are used without being asked for.
+        gate: What INT8 must reach on validation images; sensitive layers go back to floating point until it does.
         engine_options: Batch profile, workspace and the like, for targets that get engines.
         engine_backend: tensorrt or tensorrt_rtx, for the target `here` where both are installed.
         progress: Told how far each stage is.
 
     Raises:
         RequestError: A name does not exist, or options contradict each other.
-        InputError: Weights, labels, images or the output directory cannot be used.
+        InputError: Weights, labels, images, ranges or the output directory cannot be used.
         NotInstalledError: A package of the `build` extra is missing.
-        AccuracyError: A file is too far from PyTorch to be published.
+        AccuracyError: A file is too far from PyTorch to be published, or does not pass the gate.
     """
     # Whatever can be wrong with the request is found before anything slow is done.
     chosen = PRECISIONS if precisions is None else check_precisions(precisions)
@@ -108,10 +117,9 @@ def build(
             "Give --calibration DIR with 100 or more training images, or leave INT8 out: "
             "--precision fp32 --precision fp16.",
         )
-    if samples < calibration_set.MINIMUM:
-        raise RequestError(f"{samples} calibration samples are too few", f"Use {calibration_set.MINIMUM} or more.")
-    if not 0 <= seed < _MAX_SEED:
-        raise RequestError(f"seed is {seed}", f"Give a number from 0 to {_MAX_SEED - 1}.")
+    if "int8" not in chosen and (gate is not None or keep or ranges is not None):
+        raise RequestError("validation, kept layers and ranges are for INT8, which is not built", "Leave them out.")
+    settled = recipes.settle(recipe, {"method": method, "samples": samples, "seed": seed, "repairs": repairs})
     artifacts = _artifacts(asked, chosen)
     onnx_names = _onnx_names(asked, chosen, engine_options)
     output = Path(output)
@@ -119,44 +127,58 @@ def build(
     _check_installed()
 
     from edgeresnext.compiler.graph import trace
-    from edgeresnext.compiler.plain import plain_thresholds
+    from edgeresnext.compiler.plan import parse_keep
     from edgeresnext.compiler.thresholds import Method
+    from edgeresnext.gate import match, prepare
     from edgeresnext.model import checkpoints
     from edgeresnext.model.catalogue import specify
 
-    threshold_method = Method.parse(method)
+    if settled.method != AUTO:
+        settled = msgspec.structs.replace(settled, method=str(Method.parse(settled.method)))
+    validation = None if gate is None else prepare(gate, trained=not random_weights)
     spec = specify(model, preprocess=preprocess)
     names = folder.read_labels(labels) if labels is not None else None
     photos = folder.scan(calibration) if calibration is not None else None
-    network, spec = _network(spec, weights, names, seed)
+    network, spec = _network(spec, weights, names, settled.seed)
+    names = names or tuple(str(index) for index in range(spec.classes))
+    graph = trace(network, spec.preprocess.crop_px)
+    kept = parse_keep(graph, keep)
+    validation = None if validation is None else match(validation, names)
     if photos is None:
-        images = calibration_set.generated(spec.preprocess, seed)
+        images = calibration_set.generated(spec.preprocess, settled.seed)
     else:
         images = calibration_set.from_folder(
-            photos, spec.preprocess, samples, seed, lambda done, total: progress("read images", done, total)
+            photos,
+            spec.preprocess,
+            settled.samples,
+            settled.seed,
+            lambda done, total: progress("read images", done, total),
+            stratified=settled.stratified,
         )
 
     with bundles.replacing(output, _log.warning) as staging:
         checkpoints.save_state(network, staging / bundles.WEIGHTS)
-        graph = trace(network, spec.preprocess.crop_px)
         golden = _golden(network, spec, images)
         np.savez(staging / bundles.REFERENCE, images=golden.images, logits=golden.logits)
-        names = names or tuple(str(index) for index in range(spec.classes))
         (staging / bundles.LABELS).write_text("\n".join(names) + "\n", encoding="utf-8")
-        ranges = _NO_RANGES
+        found = None
         if "int8" in chosen:
-            weights_digest = folder.file_digest(staging / bundles.WEIGHTS)
-            ranges = _calibrate(graph, spec, images, threshold_method, weights_digest=weights_digest, progress=progress)
-            bundles.write_json(staging / bundles.RANGES, ranges)
-            cache = write_cache(plain_thresholds(graph, ranges.thresholds, spec.preprocess))
-            (staging / bundles.CALIBRATION_CACHE).write_text(cache, encoding="ascii")
-        onnx_files = _emit(graph, spec, ranges, names=onnx_names, golden=golden, staging=staging, progress=progress)
+            found, graph = _calibrate(
+                graph, spec, images, settled, ranges, staging=staging, output=output, progress=progress
+            )
+        onnx_files = _emit(
+            _writer(graph, spec, settled, ranges=found, images=images, golden=golden, staging=staging),
+            onnx_names,
+            kept,
+            validation,
+            progress,
+        )
         manifest = Manifest(
             model=spec,
             trained=not random_weights,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             macs=graph.macs,
-            calibration=f"{ranges.method}, {images.about}" if ranges is not _NO_RANGES else "",
+            calibration="" if found is None else f"{found.method}, {images.about}",
             golden=f"{len(golden.images)} of {images.about}",
             artifacts=artifacts,
             onnx=onnx_files,
@@ -165,6 +187,8 @@ def build(
             created_with=package_versions(*_PACKAGES),
             targets=tuple(target.name for target in asked),
             layer_macs={layer.name: layer.macs for layer in graph.layers if layer.macs},
+            recipe=settled,
+            gate=None if validation is None else validation.gate,
         )
         del graph, network  # engines are built beside this process: leave them the memory
         add_engines(Bundle(path=staging, manifest=manifest), wanted, engine_options, progress, all_new=True)
@@ -214,68 +238,96 @@ def _golden(network: ResNeXt, spec: ModelSpec, images: CalibrationSet) -> Golden
 
 
 def _calibrate(
-    graph: Graph, spec: ModelSpec, images: CalibrationSet, method: Method, *, weights_digest: str, progress: Progress
-) -> Ranges:
-    """Find the threshold of every tensor that an INT8 file quantises."""
+    graph: Graph,
+    spec: ModelSpec,
+    images: CalibrationSet,
+    recipe: Recipe,
+    given: str | Path | None,
+    *,
+    staging: Path,
+    output: Path,
+    progress: Progress,
+) -> tuple[Ranges, Graph]:
+    """Write the ranges and the calibration cache; return the ranges, and the graph that they belong to."""
+    from edgeresnext.compiler.plain import plain_thresholds
+    from edgeresnext.ranges import calibrate
+
+    found = calibrate(
+        graph,
+        spec,
+        images,
+        recipe,
+        weights_digest=folder.file_digest(staging / bundles.WEIGHTS),
+        given=given,
+        output=output,
+        progress=progress,
+    )
+    bundles.write_json(staging / bundles.RANGES, found.ranges)
+    cache = write_cache(plain_thresholds(found.graph, found.ranges.limits("signed"), spec.preprocess))
+    (staging / bundles.CALIBRATION_CACHE).write_text(cache, encoding="ascii")
+    return found.ranges, found.graph
+
+
+def _writer(
+    graph: Graph,
+    spec: ModelSpec,
+    recipe: Recipe,
+    *,
+    ranges: Ranges | None,
+    images: CalibrationSet,
+    golden: Golden,
+    staging: Path,
+) -> Writer:
+    """Return the writer of the ONNX files."""
     import torch
 
-    from edgeresnext.compiler.calibrate import calibrate
-    from edgeresnext.compiler.plan import calibrated_tensors
+    from edgeresnext.compiler.correct import IMAGES
     from edgeresnext.model.resnext import normalise
+    from edgeresnext.onnx_files import Writer
 
-    thresholds = calibrate(
-        graph,
-        (normalise(torch.from_numpy(batch), spec) for batch in images.batches()),
-        calibrated_tensors(graph),
-        method,
-        lambda done: progress("calibrate", done, images.count),
+    (staging / "onnx").mkdir()
+    sample = np.concatenate(list(images.batches(IMAGES)))
+    return Writer(
+        graph=graph,
+        spec=spec,
+        recipe=recipe,
+        ranges=ranges,
+        images=normalise(torch.from_numpy(sample), spec),
+        golden=golden,
+        folder=staging / "onnx",
     )
-    digests = {
-        "weights": weights_digest,
-        "images": images.digest,
-        "preprocess": hashlib.sha256(msgspec.json.encode(spec.preprocess)).hexdigest(),
-    }
-    return Ranges(method=str(method), images=images.count, thresholds=thresholds, digests=digests)
 
 
 def _emit(
-    graph: Graph,
-    spec: ModelSpec,
-    ranges: Ranges,
-    *,
+    writer: Writer,
     names: tuple[str, ...],
-    golden: Golden,
-    staging: Path,
+    kept: Mapping[str, Keep],
+    validation: Validation | None,
     progress: Progress,
 ) -> tuple[OnnxFile, ...]:
-    """Write the ONNX files, each checked by ONNX and against PyTorch before the next."""
-    import onnx
-
-    from edgeresnext.backends.onnxruntime import open_reference
-    from edgeresnext.compiler.emit import emit
-    from edgeresnext.compiler.plan import plan_for
-
-    (staging / "onnx").mkdir()
-    files = []
+    """Write the ONNX files, those in INT8 past the gate; each must be like PyTorch on the golden images."""
+    files: dict[str, OnnxFile] = {}
     for done, name in enumerate(names):
         progress("emit and check", done, len(names))
-        plan = plan_for(graph, name, ranges.thresholds)
-        proto = emit(graph, plan, spec, ranges.thresholds)
-        path = staging / "onnx" / f"{name}.onnx"
-        onnx.save(proto, path)
-        try:
-            onnx.checker.check_model(path, full_check=True)
-        except onnx.checker.ValidationError as error:
-            raise BackendError(f"the ONNX checker refuses {path.name}: {error}", "This is a bug; report it.") from error
-        session = open_reference(path, spec)
-        fidelity = replay(session, golden)
-        session.close()
-        precision: Precision = "int8" if "int8" in plan.layers.values() else plan.floating
-        accept(f"onnx/{path.name}", precision, fidelity.shortfall(precision))
-        opset = proto.opset_import[0].version
-        files.append(OnnxFile(file=f"onnx/{path.name}", opset=opset, plan=plan, fidelity=fidelity))
+        files[name] = writer.write(name, kept)
+        if _is_int8(name) and not files[name].plan.inputs:
+            raise RequestError(f"--keep leaves no layer of onnx/{name}.onnx in INT8", "Keep fewer, or leave INT8 out.")
     progress("emit and check", len(names), len(names))
-    return tuple(files)
+    if validation is not None:
+        from edgeresnext.gate import Jury
+
+        calibrated = frozenset(writer.ranges.image_digests if writer.ranges else ())
+        jury = Jury(writer=writer, validation=validation, calibrated=calibrated, progress=progress)
+        files |= jury.judge({name: file for name, file in files.items() if _is_int8(name)}, kept)
+    for name, file in files.items():
+        precision: Precision = "int8" if _is_int8(name) else file.plan.floating
+        accept(file.file, precision, file.fidelity.shortfall(precision))
+    return tuple(files.values())
+
+
+def _is_int8(name: str) -> bool:
+    """Whether the ONNX file called `name` holds INT8 layers."""
+    return "int8" in (ONNX_FILES | GROUPED_FLOAT_FILES)[name]
 
 
 def _onnx_names(

@@ -1,78 +1,108 @@
-"""Watch a network run on calibration images and find the range of every tensor.
+"""Watch a network run on calibration images: one pass, one histogram a tensor, and every method follows from it.
 
-One pass, one histogram a tensor, no activation kept: memory does not grow with the number of images.
+No activation is kept: memory does not grow with the number of images.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, fx
 
-from edgeresnext.compiler.plan import threshold_source
+from edgeresnext.compiler.execute import Executor
+from edgeresnext.compiler.graph import INPUT
+from edgeresnext.compiler.plan import calibrated_tensors, threshold_source
 from edgeresnext.compiler.thresholds import Histogram
 from edgeresnext.errors import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
+
+    from torch import Tensor
 
     from edgeresnext.compiler.graph import Graph
     from edgeresnext.compiler.thresholds import Method
 
 
-class _Watcher(fx.Interpreter):
-    """Runs a graph and hands each watched tensor to its histogram as it appears."""
+class Observation:
+    """What is remembered of one tensor.
 
-    def __init__(self, graph: Graph, histograms: dict[str, Histogram]) -> None:
-        super().__init__(graph.module)
-        self.watched = {node: histograms[name] for node, name in graph.names.items() if name in histograms}
-        self.layer_names = graph.names
+    Args:
+        channels: Its channels.
 
-    def run_node(self, n: fx.Node) -> Any:  # noqa: ANN401 - the base class's signature
-        result = super().run_node(n)
-        histogram = self.watched.get(n.name)
-        if histogram is not None:
-            try:
-                histogram.add(result)
-            except ValueError:
-                raise DataError(
-                    f"the output of layer '{self.layer_names[n.name]}' is NaN or infinite during calibration",
-                    "The weights and the preprocessing do not fit each other, or the checkpoint is damaged; "
-                    "compare mean, std and channel order with the training's.",
-                ) from None
-        return result
+    Attributes:
+        histogram: Of |x|, over all channels.
+        maximum: Largest |x| of each channel, float32 `(channels,)`.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.histogram = Histogram()
+        self.maximum = torch.zeros(channels)
+        self._squares = torch.zeros(channels, dtype=torch.float64)
+        self._values = 0
+
+    @property
+    def mean_square(self) -> Tensor:
+        """Mean of x squared in each channel, float64 `(channels,)`."""
+        return self._squares / max(self._values, 1)
+
+    def add(self, values: Tensor) -> None:
+        """Take note of `(N, channels, ...)` values.
+
+        Raises:
+            ValueError: They hold NaN or infinity.
+        """
+        rest = [axis for axis in range(values.ndim) if axis != 1]
+        magnitudes = values.abs()
+        maximum = magnitudes.amax(rest).cpu()
+        if not math.isfinite(float(maximum.max())):
+            raise ValueError(maximum)
+        self.maximum = torch.maximum(self.maximum, maximum)
+        self.histogram.add(magnitudes, float(maximum.max()))
+        norms: Tensor = torch.linalg.vector_norm(values, dim=rest)
+        self._squares += norms.cpu().double().square()
+        self._values += values[:, 0].numel()
 
 
-def calibrate(
-    graph: Graph,
-    batches: Iterable[Tensor],
-    tensors: Iterable[str],
-    method: Method,
-    progress: Callable[[int], None] = lambda _: None,
-) -> dict[str, float]:
-    """Run normalised images through the graph and return the threshold of each tensor.
+def observe(
+    graph: Graph, batches: Iterable[Tensor], progress: Callable[[int], None] = lambda _: None
+) -> dict[str, Observation]:
+    """Run normalised images through the graph and return what was seen of every tensor that INT8 may quantise.
+
+    Runs on PyTorch's GPU where there is one.
 
     Args:
         graph: The folded graph.
         batches: Normalised float32 `(N, 3, H, W)` tensors, one after another; none is kept.
-        tensors: Names of the tensors to watch.
-        method: How a histogram becomes a threshold.
         progress: Called with the number of images seen so far.
-
-    Returns:
-        |x| above which each tensor is clipped, by name.
 
     Raises:
         DataError: A tensor is NaN or infinite; the layer is named.
     """
-    tensors = list(tensors)
-    histograms = {threshold_source(graph, name): Histogram() for name in tensors}
-    watcher = _Watcher(graph, histograms)
+    sources = {threshold_source(graph, name) for name in calibrated_tensors(graph)}
+    found: dict[str, Observation] = {}
+    executor = Executor(graph)
     seen = 0
-    with torch.inference_mode():
-        for batch in batches:
-            watcher.run(batch.contiguous(memory_format=torch.channels_last))
-            seen += len(batch)
-            progress(seen)
-    return {name: method.threshold(histograms[threshold_source(graph, name)]) for name in tensors}
+    for batch in batches:
+        for layer, values in executor.steps(batch):
+            name = INPUT if layer is None else layer.name
+            if name not in sources:
+                continue
+            try:
+                found.setdefault(name, Observation(values.shape[1])).add(values)
+            except ValueError:
+                raise DataError(
+                    f"the output of layer '{name}' is NaN or infinite during calibration",
+                    "The weights and the preprocessing do not fit each other, or the checkpoint is damaged; "
+                    "compare mean, std and channel order with the training's.",
+                ) from None
+        seen += len(batch)
+        progress(seen)
+    return found
+
+
+def thresholds(graph: Graph, observed: Mapping[str, Observation], method: Method) -> dict[str, float]:
+    """Return |x| above which each tensor is clipped, by name."""
+    limits = {name: method.threshold(observation.histogram) for name, observation in observed.items()}
+    return {name: limits[threshold_source(graph, name)] for name in calibrated_tensors(graph)}

@@ -13,59 +13,85 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeresnext.compiler.graph import INPUT
-from edgeresnext.errors import AccuracyError, RequestError, shortened
+from edgeresnext.compiler.quantise import Quantised, QuantisedWeight
+from edgeresnext.errors import AccuracyError, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from edgeresnext.compiler.graph import Graph, Layer
-    from edgeresnext.spec import ModelSpec, Plan
+    from edgeresnext.spec import ModelSpec, Plan, Precision
 
 OPSET = 13
 """Readable by every TensorRT from 8.4 on."""
 OPSET_FLOAT16_SCALES = 19
 """The first opset whose QuantizeLinear takes float16 scales."""
 
-_INT8_MAX = 127
-_UINT8_MAX = 255
+_TYPES: dict[Precision, tuple[type[np.floating], int]] = {
+    "fp32": (np.float32, TensorProto.FLOAT),
+    "fp16": (np.float16, TensorProto.FLOAT16),
+}
 
 
-def emit(graph: Graph, plan: Plan, model: ModelSpec, thresholds: Mapping[str, float]) -> onnx.ModelProto:
-    """Return the ONNX model of `graph` under `plan`.
+def emit(graph: Graph, quantised: Quantised, model: ModelSpec) -> onnx.ModelProto:
+    """Return the ONNX model of `graph` with the numbers of a plan.
+
+    Layers of another floating type than the file's get a Cast before and after them.
 
     Args:
         graph: The folded graph.
-        plan: A precision for every layer: INT8, or the one floating type of the file.
+        quantised: A precision for every layer, with scales, INT8 weights and biases.
         model: Names and shapes of input and output, and the preprocessing to put in front.
-        thresholds: Calibrated |x| limit of every tensor that the plan quantises.
 
     Raises:
         AccuracyError: A weight does not fit into float16.
-        RequestError: The plan mixes floating types.
     """
-    return _Emitter(graph, plan, model, thresholds).emit()
+    return _Emitter(graph, quantised, model).emit()
+
+
+def read_numbers(graph: Graph, path: Path, plan: Plan) -> Quantised:
+    """Return the scales, INT8 weights and biases that a file was emitted with.
+
+    Args:
+        graph: The graph that it was emitted from.
+        path: An ONNX file of a bundle.
+        plan: Its plan.
+    """
+    constants = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
+    tensors = frozenset(plan.inputs.values())
+    int8 = [layer for layer in graph.layers if layer.name in plan.inputs and layer.weight is not None]
+
+    def array(name: str) -> NDArray[Any]:
+        return numpy_helper.to_array(constants[name])
+
+    return Quantised(
+        plan=plan,
+        scales={name: array(f"{name}.scale") for name in tensors},
+        unsigned=tensors & graph.non_negative if plan.activations == "unsigned" else frozenset(),
+        weights={
+            layer.name: QuantisedWeight(
+                values=array(f"{layer.name}.weight.quantised"), scale=array(f"{layer.name}.weight.scale")
+            )
+            for layer in int8
+        },
+        biases={layer.name: array(f"{layer.name}.bias").astype(np.float32) for layer in int8 if layer.bias is not None},
+    )
 
 
 class _Emitter:
     """Collects the nodes and initializers of one file."""
 
-    def __init__(self, graph: Graph, plan: Plan, model: ModelSpec, thresholds: Mapping[str, float]) -> None:
+    def __init__(self, graph: Graph, quantised: Quantised, model: ModelSpec) -> None:
         self.graph = graph
-        self.plan = plan
+        self.quantised = quantised
+        self.plan = quantised.plan
         self.model = model
-        self.thresholds = thresholds
-        self.half = plan.floating == "fp16"
-        others = set(plan.layers.values()) - {"int8", plan.floating}
-        if others:
-            raise RequestError(
-                f"plan '{plan.name}' mixes {plan.floating} with {', '.join(others)}", "One floating type a file."
-            )
-        self.float: type[np.floating] = np.float16 if self.half else np.float32
-        self.unsigned = graph.non_negative if plan.activations == "unsigned" else frozenset()
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
+        self.types: dict[str, Precision] = {INPUT: "fp32"}
+        self.cast: dict[tuple[str, Precision], str] = {}
         self.dequantised: dict[str, str] = {}
 
     def emit(self) -> onnx.ModelProto:
@@ -75,7 +101,7 @@ class _Emitter:
         for layer in self.graph.layers:
             self._layer(layer)
         logits = self.graph.layers[-1].name
-        if self.half:
+        if self.types[logits] == "fp16":
             self._node("Cast", [logits], self.model.output.name, to=TensorProto.FLOAT)
         else:
             self.nodes[-1].output[0] = self.model.output.name
@@ -87,7 +113,7 @@ class _Emitter:
             [helper.make_tensor_value_info(self.model.output.name, TensorProto.FLOAT, ["batch", self.model.classes])],
             list(self.initializers.values()),
         )
-        quantised_half = self.half and "int8" in self.plan.layers.values()
+        quantised_half = self.plan.floating == "fp16" and "int8" in self.plan.layers.values()
         opset = helper.make_opsetid("", OPSET_FLOAT16_SCALES if quantised_half else OPSET)
         return helper.make_model(
             proto,
@@ -98,16 +124,26 @@ class _Emitter:
 
     def _check_range(self) -> None:
         """Refuse weights that float16 would turn into infinity."""
-        if not self.half:
-            return
         limit = float(np.finfo(np.float16).max)
-        arrays = ((layer.name, array) for layer in self.graph.layers for array in (layer.weight, layer.bias))
+        half = [layer for layer in self.graph.layers if self._type(layer) == "fp16"]
+        arrays = ((layer.name, array) for layer in half for array in (layer.weight, self._bias(layer)))
         large = [name for name, array in arrays if array is not None and float(np.abs(array).max()) > limit]
         if large:
             raise AccuracyError(
                 f"weights of {shortened(dict.fromkeys(large))} exceed float16's {limit:g} once BatchNorm is folded",
-                "Leave FP16 out: --precision fp32.",
+                f"Keep them in FP32: --keep 'fp32:{large[0]}'; or leave FP16 out: --precision fp32 --precision int8.",
             )
+
+    def _type(self, layer: Layer) -> Precision:
+        """Return the floating type that a layer reads and writes; what only moves values keeps its input's."""
+        precision = self.plan.layers.get(layer.name)
+        if precision is None:
+            return self.types.get(layer.inputs[0], self.plan.floating)
+        return self.plan.floating if precision == "int8" else precision
+
+    def _bias(self, layer: Layer) -> NDArray[np.float32] | None:
+        """Return a layer's bias, corrected where the plan corrects it."""
+        return self.quantised.biases.get(layer.name, layer.bias)
 
     def _preprocess(self) -> None:
         """Put uint8 NHWC -> normalised NCHW in front, in float32 whatever follows: it is exact there."""
@@ -117,61 +153,57 @@ class _Emitter:
         self._node("Cast", [self.model.input.name], "images.float", to=TensorProto.FLOAT)
         self._node("Transpose", ["images.float"], "images.nchw", perm=[0, 3, 1, 2])
         self._node("Sub", ["images.nchw", self._constant("preprocess.mean", mean)], "images.centred")
-        output = "images.normalised" if self.half else INPUT
         gain_name = self._constant("preprocess.gain", gain.astype(np.float32))
-        self._node("Mul", ["images.centred", gain_name], output)
-        if self.half:
-            self._node("Cast", [output], INPUT, to=TensorProto.FLOAT16)
+        self._node("Mul", ["images.centred", gain_name], INPUT)
 
     def _layer(self, layer: Layer) -> None:
         """Write one layer, with Q/DQ on the input that the plan quantises."""
-        quantised = self.plan.inputs.get(layer.name)
-        inputs = [self._dequantised(name) if name == quantised else name for name in layer.inputs]
-        if layer.weight is not None:
-            inputs.append(self._weight(layer, quantise=quantised is not None))
-        if layer.bias is not None:
-            inputs.append(self._constant(f"{layer.name}.bias", layer.bias.astype(self.float)))
+        kind = self._type(layer)
+        dtype = _TYPES[kind][0]
+        read = self.plan.inputs.get(layer.name)
+        inputs = [self._dequantised(name) if name == read else self._as(name, kind) for name in layer.inputs]
+        if layer.name in self.quantised.weights:
+            inputs.append(self._int8_weight(layer.name, self.quantised.weights[layer.name]))
+        elif layer.weight is not None:
+            inputs.append(self._constant(f"{layer.name}.weight", layer.weight.astype(dtype)))
+        bias = self._bias(layer)
+        if bias is not None:
+            inputs.append(self._constant(f"{layer.name}.bias", bias.astype(dtype)))
         self._node(layer.op, inputs, layer.name, **layer.attributes)
+        self.types[layer.name] = kind
+
+    def _as(self, tensor: str, kind: Precision) -> str:
+        """Return the name of `tensor` in a floating type, after a Cast where it is written in another."""
+        if self.types[tensor] == kind:
+            return tensor
+        if (tensor, kind) not in self.cast:
+            self._node("Cast", [tensor], f"{tensor}.{kind}", to=_TYPES[kind][1])
+            self.cast[tensor, kind] = f"{tensor}.{kind}"
+        return self.cast[tensor, kind]
 
     def _dequantised(self, tensor: str) -> str:
         """Return the name of `tensor` after its Q/DQ pair, which all its readers share."""
         if tensor not in self.dequantised:
-            unsigned = tensor in self.unsigned
-            levels = _UINT8_MAX if unsigned else _INT8_MAX
-            scale = self._scale(np.array(self.thresholds[tensor] / levels))
-            dtype = np.uint8 if unsigned else np.int8
+            dtype = np.uint8 if tensor in self.quantised.unsigned else np.int8
             constants = [
-                self._constant(f"{tensor}.scale", scale),
+                self._constant(f"{tensor}.scale", self.quantised.scales[tensor]),
                 self._constant(f"zero_point.{np.dtype(dtype).name}", np.array(0, dtype)),
             ]
-            self._node("QuantizeLinear", [tensor, *constants], f"{tensor}.quantised")
+            self._node("QuantizeLinear", [self._as(tensor, self.plan.floating), *constants], f"{tensor}.quantised")
             self._node("DequantizeLinear", [f"{tensor}.quantised", *constants], f"{tensor}.dequantised")
             self.dequantised[tensor] = f"{tensor}.dequantised"
         return self.dequantised[tensor]
 
-    def _weight(self, layer: Layer, *, quantise: bool) -> str:
-        """Write a weight; INT8 is stored as INT8 with one scale an output channel and dequantised at once."""
-        assert layer.weight is not None
-        name = f"{layer.name}.weight"
-        if not quantise:
-            return self._constant(name, layer.weight.astype(self.float))
-        axes = tuple(range(1, layer.weight.ndim))
-        largest = np.abs(layer.weight).max(axis=axes).astype(np.float64)
-        scale = self._scale(np.where(largest > 0, largest, 1.0) / _INT8_MAX)
-        steps = scale.astype(np.float64).reshape(-1, *[1] * len(axes))
-        values = np.clip(np.rint(layer.weight / steps), -_INT8_MAX, _INT8_MAX).astype(np.int8)
+    def _int8_weight(self, layer: str, weight: QuantisedWeight) -> str:
+        """Write a weight as INT8 with one scale an output channel, dequantised at once."""
+        name = f"{layer}.weight"
         inputs = [
-            self._constant(f"{name}.quantised", values),
-            self._constant(f"{name}.scale", scale),
-            self._constant(f"{name}.zero_point", np.zeros(len(scale), np.int8)),
+            self._constant(f"{name}.quantised", weight.values),
+            self._constant(f"{name}.scale", weight.scale),
+            self._constant(f"{name}.zero_point", np.zeros(len(weight.scale), np.int8)),
         ]
         self._node("DequantizeLinear", inputs, name, axis=0)
         return name
-
-    def _scale(self, scale: NDArray[np.float64]) -> NDArray[np.floating]:
-        """Return a scale in the file's float type, never rounded down to zero."""
-        rounded: NDArray[np.floating] = np.maximum(scale, np.finfo(self.float).smallest_subnormal).astype(self.float)
-        return rounded
 
     def _constant(self, name: str, array: NDArray[np.generic]) -> str:
         """Add an initializer and return its name."""

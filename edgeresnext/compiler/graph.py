@@ -65,17 +65,13 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """A traced network without BatchNorm: the layers in execution order, and the module that runs them.
+    """A traced network without BatchNorm.
 
     Args:
         layers: Every operation, producers before consumers; the last one returns the logits.
-        module: The same graph as an executable module: normalised float32 NCHW in, logits out.
-        names: Name of the layer that each node of `module` became.
     """
 
     layers: tuple[Layer, ...]
-    module: fx.GraphModule
-    names: Mapping[str, str]
 
     @property
     def macs(self) -> int:
@@ -123,7 +119,7 @@ def trace(model: nn.Module, size_px: int) -> Graph:
             f"weights become NaN or infinite when BatchNorm is folded, in {shortened(bad)}",
             "The checkpoint is damaged, or its training diverged; use an earlier one.",
         )
-    return Graph(layers=tuple(layers), module=module, names=names)
+    return Graph(layers=tuple(layers))
 
 
 def _fold_batch_norm(module: fx.GraphModule) -> None:

@@ -8,15 +8,20 @@ Q/DQ pair serves all readers of a tensor; the graph's output stays floating poin
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from edgeresnext.errors import RequestError, shortened
 from edgeresnext.spec import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from edgeresnext.compiler.graph import Graph, Layer
-    from edgeresnext.spec import Precision
+    from edgeresnext.spec import Activations, Precision
 
 _QUANTISABLE = ("Conv", "Gemm", "Add", "MaxPool", "GlobalAveragePool")
 _INT8_GROUP_MULTIPLE = 4
@@ -47,13 +52,66 @@ def grouped_float(name: str) -> str:
     return name + _GROUPED_FLOAT
 
 
-def plan_for(graph: Graph, name: str, thresholds: Mapping[str, float]) -> Plan:
+def activations_of(name: str) -> Activations:
+    """Return how the ONNX file called `name` stores quantised tensors that cannot be negative."""
+    return "unsigned" if name == INT8_CPU else "signed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keep:
+    """A layer that is not to be INT8.
+
+    Args:
+        precision: `fp16`, or whatever is wider in the file; or `fp32` in every file.
+        reason: Why, for people.
+    """
+
+    precision: Precision
+    reason: str
+
+
+def parse_keep(graph: Graph, patterns: Iterable[str]) -> dict[str, Keep]:
+    """Return the layers that match `PRECISION:PATTERN`, such as `fp16:layer1.*`; the last pattern that matches decides.
+
+    Raises:
+        RequestError: A pattern cannot be read, or matches no layer.
+    """
+    names = [layer.name for layer in graph.layers if layer.op in _QUANTISABLE]
+    found: dict[str, Keep] = {}
+    for text in patterns:
+        kind, _, pattern = text.partition(":")
+        precision: Precision = "fp32" if kind == "fp32" else "fp16"
+        if kind not in ("fp16", "fp32") or not pattern:
+            raise RequestError(f"cannot read --keep '{text}'", "Write it as fp16:layer1.* or fp32:fc.")
+        matching = [name for name in names if fnmatchcase(name, pattern)]
+        if not matching:
+            near = get_close_matches(pattern, [*names, *_prefixes(names)], n=3, cutoff=0.5)
+            suggestion = f"Did you mean {' or '.join(near)}? " if near else ""
+            raise RequestError(
+                f"--keep '{text}' matches no layer",
+                f"{suggestion}Layers are named {shortened(names, 4)}; `edgeresnext inspect BUNDLE --layers` lists all.",
+            )
+        found |= {name: Keep(precision=precision, reason=f"kept by hand: {text}") for name in matching}
+    return found
+
+
+def _prefixes(names: list[str]) -> list[str]:
+    """Return patterns that match several layers, such as `layer1.*`."""
+    return list(dict.fromkeys(f"{name.rpartition('.')[0]}.*" for name in names if "." in name)) + list(
+        dict.fromkeys(f"{name.partition('.')[0]}.*" for name in names if "." in name)
+    )
+
+
+def plan_for(
+    graph: Graph, name: str, thresholds: Mapping[str, float], keep: Mapping[str, Keep] = MappingProxyType({})
+) -> Plan:
     """Return the plan of the ONNX file called `name`.
 
     Args:
         graph: The folded graph.
         name: One of `ONNX_FILES` or `GROUPED_FLOAT_FILES`.
         thresholds: Calibrated |x| limit of every tensor in `quantisable_tensors`; read for INT8 files only.
+        keep: Layers that are not to be INT8.
     """
     precisions = (ONNX_FILES | GROUPED_FLOAT_FILES)[name]
     int8 = "int8" in precisions
@@ -64,10 +122,13 @@ def plan_for(graph: Graph, name: str, thresholds: Mapping[str, float]) -> Plan:
     for layer in graph.layers:
         if layer.op not in _QUANTISABLE:
             continue
-        layers[layer.name] = floating
+        kept = keep.get(layer.name)
+        layers[layer.name] = "fp32" if kept is not None and kept.precision == "fp32" else floating
         if not int8:
+            if layers[layer.name] != floating and kept is not None:
+                reasons[layer.name] = kept.reason
             continue
-        reason = _unfit_for_int8(layer, grouped=not name.endswith(_GROUPED_FLOAT))
+        reason = kept.reason if kept else _unfit_for_int8(layer, grouped=not name.endswith(_GROUPED_FLOAT))
         if reason:
             reasons[layer.name] = reason
         else:
@@ -78,7 +139,7 @@ def plan_for(graph: Graph, name: str, thresholds: Mapping[str, float]) -> Plan:
         floating=floating,
         layers=layers,
         inputs=inputs,
-        activations="unsigned" if name == INT8_CPU else "signed",
+        activations=activations_of(name),
         reasons=reasons,
     )
 

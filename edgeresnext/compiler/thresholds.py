@@ -20,6 +20,9 @@ BINS = 4096
 
 DEFAULT_PERCENTILE = 99.999
 
+STANDARD = ("max", "percentile:99.9", "percentile:99.99", "percentile:99.999", "mse", "entropy")
+"""The methods whose thresholds every calibration finds."""
+
 _LEVELS = 127
 """Positive levels of symmetric INT8. Unsigned tensors have 255 and use the same thresholds."""
 _CANDIDATES = 128
@@ -57,7 +60,7 @@ class Method:
                 return cls("percentile", percentile)
         raise RequestError(
             f"unknown calibration method '{text}'",
-            "Use max, mse, entropy, percentile (99.999), or percentile:P with P above 50 and at most 100.",
+            "Use auto, max, mse, entropy, percentile (99.999), or percentile:P with P above 50 and at most 100.",
         )
 
     def __str__(self) -> str:
@@ -92,16 +95,8 @@ class Histogram:
         self.limit = 0.0
         self.maximum = 0.0
 
-    def add(self, values: Tensor) -> None:
-        """Count a tensor of any shape.
-
-        Raises:
-            ValueError: It holds NaN or infinity.
-        """
-        magnitudes = values.abs()
-        maximum = float(magnitudes.max())
-        if not math.isfinite(maximum):
-            raise ValueError(maximum)
+    def add(self, magnitudes: Tensor, maximum: float) -> None:
+        """Count a tensor of |x|, of any shape, whose largest element is `maximum`, a finite number."""
         if maximum > 0:
             self._grow(maximum)
         self.maximum = max(self.maximum, maximum)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeresnext.data.images import Skipped, batches
+from edgeresnext.data.images import Skipped, batches, image_digest
 from edgeresnext.data.synthetic import generate
-from edgeresnext.errors import DataError
+from edgeresnext.errors import DataError, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,7 +27,9 @@ GOLDEN = 16
 GENERATED = 64
 MINIMUM = 8
 """Fewer images than this cannot show the range of an activation."""
+RECOMMENDED = 100
 BATCH = 8
+_log = logging.getLogger("edgeresnext")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +40,18 @@ class CalibrationSet:
         about: What they are, for people.
         count: How many.
         digest: SHA-256 of the decoded, cropped pixels, in order.
+        image_digests: `images.image_digest` of each.
         golden: The first of them, uint8 `(n, crop_px, crop_px, 3)`.
-        batches: Returns an iterator over all of them, uint8 `(n, crop_px, crop_px, 3)`, anew at each call.
+        batches: Returns an iterator over the first so many of them, None for all, uint8 `(n, crop_px, crop_px, 3)`,
+            anew at each call.
     """
 
     about: str
     count: int
     digest: str
+    image_digests: tuple[str, ...]
     golden: NDArray[np.uint8]
-    batches: Callable[[], Iterator[NDArray[np.uint8]]]
+    batches: Callable[[int | None], Iterator[NDArray[np.uint8]]]
 
 
 def from_folder(
@@ -54,36 +60,73 @@ def from_folder(
     samples: int,
     seed: int,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    *,
+    stratified: bool = True,
 ) -> CalibrationSet:
-    """Draw a seeded sample, even over the classes, and decode it once to find what cannot be read.
+    """Draw a seeded sample, even over the classes if `stratified`, and decode it once to find what cannot be used.
 
-    Unreadable images are logged by name and left out.
+    Unreadable images are logged by name and left out; so is what makes a poor sample: few images, copies, one colour.
 
     Raises:
-        DataError: The folder cannot be used, too many images are unreadable, or fewer than 8 are left.
+        DataError: The folder cannot be used, too many images are unreadable, or fewer than 8 different ones that show
+            anything are left.
     """
-    drawn = photos.sample(samples, seed)
+    drawn = photos.sample(samples, seed, stratified=stratified)
     skipped = Skipped()
     digest = hashlib.sha256()
     golden: list[NDArray[np.uint8]] = []
     readable: list[Path] = []
+    image_digests: list[str] = []
+    constant: list[Path] = []
     for images, positions in batches(drawn.images, preprocess, BATCH, skipped):
         digest.update(images.tobytes())
         golden += list(images[: max(0, GOLDEN - len(golden))])
         readable += [drawn.images[i] for i in positions]
+        image_digests += [image_digest(image) for image in images]
+        one_colour = (images == images[:, :1, :1]).all(axis=(1, 2, 3))
+        constant += [drawn.images[i] for i, found in zip(positions, one_colour, strict=True) if found]
         progress(len(readable) + len(skipped.paths), len(drawn.images))
-    if len(readable) < MINIMUM:
-        raise DataError(
-            f"calibration folder '{photos.root}' holds {len(readable)} readable images; at least {MINIMUM} are needed",
-            "Use 100 or more, like those that the network was trained on.",
-        )
+    _check(photos.root, readable, constant, image_digests)
     return CalibrationSet(
         about=f"{len(readable)} images of '{_printable(drawn.root)}', seed {seed}",
         count=len(readable),
         digest=digest.hexdigest(),
+        image_digests=tuple(image_digests),
         golden=np.stack(golden),
-        batches=lambda: (images for images, _ in batches(readable, preprocess, BATCH)),
+        batches=lambda count: (images for images, _ in batches(readable[:count], preprocess, BATCH)),
     )
+
+
+def _check(root: Path, readable: list[Path], constant: list[Path], digests: list[str]) -> None:
+    """Refuse a sample that can show nothing, and warn of one that shows little.
+
+    Raises:
+        DataError: Fewer than 8 images are readable, different, and of more than one colour.
+    """
+    hint = "Use 100 or more, like those that the network was trained on."
+    if len(readable) < MINIMUM:
+        raise DataError(
+            f"calibration folder '{root}' holds {len(readable)} readable images; at least {MINIMUM} are needed", hint
+        )
+    if len(readable) - len(constant) < MINIMUM:
+        raise DataError(
+            f"{len(constant)} of the {len(readable)} calibration images in '{root}' are of one colour, and show no "
+            f"range: {shortened((path.name for path in constant), 3)}",
+            f"At least {MINIMUM} others are needed. {hint}",
+        )
+    different = len(set(digests))
+    if different < MINIMUM:
+        raise DataError(
+            f"the {len(readable)} calibration images in '{root}' are {different} and copies of them",
+            f"At least {MINIMUM} different ones are needed. {hint}",
+        )
+    if constant:
+        names = shortened(sorted(path.name for path in constant))
+        _log.warning("%d calibration images are of one colour: %s", len(constant), names)
+    if different < len(readable):
+        _log.warning("%d of the %d calibration images are copies of others", len(readable) - different, len(readable))
+    if different < RECOMMENDED:
+        _log.warning("%d calibration images are few: %d or more make INT8 more certain", different, RECOMMENDED)
 
 
 def _printable(root: Path) -> str:
@@ -98,6 +141,7 @@ def generated(preprocess: Preprocess, seed: int) -> CalibrationSet:
         about=f"{GENERATED} generated images, seed {seed}",
         count=GENERATED,
         digest=hashlib.sha256(images.tobytes()).hexdigest(),
+        image_digests=tuple(image_digest(image) for image in images),
         golden=images[:GOLDEN],
-        batches=lambda: (images[start : start + BATCH] for start in range(0, GENERATED, BATCH)),
+        batches=lambda count: (images[:count][start : start + BATCH] for start in range(0, count or GENERATED, BATCH)),
     )

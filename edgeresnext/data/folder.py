@@ -36,15 +36,15 @@ class ImageFolder:
     classes: tuple[str, ...] = ()
     targets: tuple[int, ...] = ()
 
-    def sample(self, count: int, seed: int) -> ImageFolder:
-        """Return `count` images drawn with `seed`, evenly over the classes, in an order that mixes them.
+    def sample(self, count: int, seed: int, *, stratified: bool = True) -> ImageFolder:
+        """Return `count` images drawn with `seed`, in mixed order, evenly over the classes if `stratified`.
 
         All images if the folder holds no more than `count`. A class that runs short leaves its share to the others.
         """
         generator = random.Random(seed)  # noqa: S311 - reproducible sampling, not security
         by_class: dict[int, list[int]] = {}
         for index in range(len(self.images)):
-            by_class.setdefault(self.targets[index] if self.targets else 0, []).append(index)
+            by_class.setdefault(self.targets[index] if self.targets and stratified else 0, []).append(index)
         queues = [generator.sample(indices, len(indices)) for _, indices in sorted(by_class.items())]
         generator.shuffle(queues)
         chosen: list[int] = []

@@ -6,6 +6,7 @@ Normalisation is not here: it is inside every graph.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -139,6 +140,11 @@ def crop(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
     left = round((image.width - edge) / 2)
     top = round((image.height - edge) / 2)
     return np.asarray(image.crop((left, top, left + edge, top + edge)))
+
+
+def image_digest(image: NDArray[np.uint8]) -> str:
+    """Return the first 64 bits of the SHA-256 of an image's pixels, by which the same image is known again."""
+    return hashlib.sha256(image.tobytes()).hexdigest()[:16]
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeresnext.data.images import Skipped, batches
+from edgeresnext.data.images import Skipped, batches, image_digest
 from edgeresnext.errors import EdgeResNeXtError
 
 if TYPE_CHECKING:
@@ -30,12 +30,14 @@ class Classified:
     Args:
         best: int64 `(images, 5)` by variant, best class first; fewer columns where there are fewer classes.
         targets: Right class of each image, int64 `(images,)`; None without labels.
+        digests: `images.image_digest` of each image; empty where they were not read from files.
         skipped: Images that could not be decoded.
         failures: Error message of each session that failed.
     """
 
     best: dict[str, NDArray[np.int64]]
     targets: NDArray[np.int64] | None = None
+    digests: list[str] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
 
@@ -67,8 +69,10 @@ def classify(
     found: dict[str, list[NDArray[np.int64]]] = {name: [] for name in sessions}
     failures: dict[str, str] = {}
     kept: list[int] = []
+    digests: list[str] = []
     for images, positions in batches(paths, preprocess, _BATCH, skipped):
         kept += positions
+        digests += [image_digest(image) for image in images]
         for name, session in list(alive.items()):
             try:
                 found[name].append(best_classes(session.run(images)))
@@ -79,6 +83,7 @@ def classify(
     return Classified(
         best={name: np.concatenate(found[name]) for name in alive if found[name]},
         targets=None if targets is None else np.asarray(targets, np.int64)[kept],
+        digests=digests,
         skipped=skipped.paths,
         failures=failures,
     )

@@ -149,7 +149,16 @@ def bench(
         baseline=_baseline(variants),
         data=_about(images, classified),
         rows=tuple(rows),
+        overlap=_overlap(bundle, classified),
     )
+
+
+def _overlap(bundle: Bundle, classified: Classified) -> int | None:
+    """Return how many images the bundle was calibrated on, by their pixels; None where that is not known."""
+    ranges = bundle.ranges()
+    if ranges is None or not classified.digests:
+        return None
+    return sum(digest in ranges.image_digests for digest in classified.digests)
 
 
 def _check_request(batch: int, seconds: float, rounds: int | None, threads: int | None) -> None:

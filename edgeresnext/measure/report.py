@@ -75,6 +75,10 @@ def render(report: Report) -> RenderableType:
     gpu = f", {environment['gpu']}" if "gpu" in environment else ""
     where = f"{environment['cpu']}, {environment['cores']} cores{gpu}; batch {report.rows[0].batch}"
     notes = [Text(f"baseline: {report.baseline}; {where}; images in memory to logits", style="dim")]
+    if report.overlap:
+        notes.append(
+            Text(f"{report.overlap} of these images were calibrated on: INT8 may look better than it is", style="bold")
+        )
     notes += [Text(f"{names}: {reason}", style="dim") for reason, names in _reasons(report).items()]
     return Group(table, *notes)
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 import edgeresnext
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import base
+from edgeresnext.compiler.thresholds import STANDARD
 from edgeresnext.errors import AccuracyError, BundleError, CheckpointError, DataError, NotInstalledError, RequestError
 from edgeresnext.model.catalogue import PREPROCESS
 from edgeresnext.spec import EngineOptions, Preprocess
@@ -51,10 +52,11 @@ def test_the_golden_logits_are_pytorch_s_on_the_bundle_s_own_weights(built):
 
 def test_ranges_are_keyed_by_weights_images_and_preprocessing(built):
     ranges = msgspec.json.decode((built.path / "ranges.json").read_bytes())
-    assert (ranges["method"], ranges["images"]) == ("percentile:99.999", 197)
+    assert (ranges["method"], ranges["images"], len(ranges["image_digests"])) == ("auto", 197, 197)
     assert set(ranges["digests"]) == {"weights", "images", "preprocess"}
     assert ranges["digests"]["weights"] == built.manifest.files["weights.safetensors"].sha256
-    assert all(value > 0 for value in ranges["thresholds"].values())
+    assert set(ranges["thresholds"]) == set(STANDARD)
+    assert all(value > 0 for limits in ranges["thresholds"].values() for value in limits.values())
 
 
 def test_the_selection_names_the_machine_and_covers_what_runs_here(built):

@@ -13,6 +13,7 @@ from edgeresnext.backends._trt.identity import read_header
 from edgeresnext.compiler.emit import emit
 from edgeresnext.compiler.graph import trace
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, INT8_CPU, ONNX_FILES, plan_for, quantisable_tensors
+from edgeresnext.compiler.quantise import quantise
 from edgeresnext.errors import BackendError, RequestError
 from edgeresnext.inspection import inspect
 from edgeresnext.model.catalogue import CATALOGUE
@@ -63,7 +64,7 @@ def engine(request, network, tmp_path_factory):
     folder = tmp_path_factory.mktemp("engine")
     thresholds = dict.fromkeys(quantisable_tensors(graph), 2.0)
     plan = plan_for(graph, request.param, thresholds)
-    onnx.save(emit(graph, plan, spec, thresholds), folder / "x.onnx")
+    onnx.save(emit(graph, quantise(graph, plan, thresholds), spec), folder / "x.onnx")
     warnings = []
     asked = globals()["request"](folder / "x.onnx", spec, FILES[request.param], graph, warn=warnings.append)
     return BACKEND.build(folder / "x.engine", asked), folder / "x.engine", graph, plan, warnings
@@ -107,7 +108,7 @@ def test_convolutions_run_in_the_type_that_the_plan_gives_them(engine):
 
 def test_fp16_fuses_convolution_bias_and_relu(network, tmp_path):
     spec, graph = network
-    onnx.save(emit(graph, plan_for(graph, "fp16", {}), spec, {}), tmp_path / "x.onnx")
+    onnx.save(emit(graph, quantise(graph, plan_for(graph, "fp16", {}), {}), spec), tmp_path / "x.onnx")
     identity = BACKEND.build(tmp_path / "x.engine", request(tmp_path / "x.onnx", spec, "fp16", graph))
     convolutions = {layer.name for layer in graph.layers if layer.op == "Conv"}
     relus = {layer.name: layer.inputs[0] for layer in graph.layers if layer.op == "Relu"}
@@ -214,7 +215,7 @@ def test_what_the_builder_refuses_becomes_an_error_with_its_last_words(network, 
 def test_an_unknown_compute_capability_is_refused(network, tmp_path):
     spec, graph = network
     plan = plan_for(graph, "fp16", {})
-    onnx.save(emit(graph, plan, spec, {}), tmp_path / "x.onnx")
+    onnx.save(emit(graph, quantise(graph, plan, {}), spec), tmp_path / "x.onnx")
     asked = request(tmp_path / "x.onnx", spec, "fp16", graph, compute_capabilities=("3.0",))
     with pytest.raises(RequestError, match=r"cannot build for compute capability 3\.0"):
         BACKEND.build(tmp_path / "x.engine", asked)

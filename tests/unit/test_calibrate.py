@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from edgeresnext.compiler.calibrate import calibrate
+from edgeresnext.compiler import calibrate
 from edgeresnext.compiler.graph import trace
-from edgeresnext.compiler.plan import quantisable_tensors
 from edgeresnext.compiler.thresholds import BINS, Histogram, Method
 from edgeresnext.errors import DataError, RequestError
 from edgeresnext.model.catalogue import specify
@@ -23,7 +22,7 @@ def images():
 
 
 def thresholds(graph, batches, method="max"):
-    return calibrate(graph, batches, quantisable_tensors(graph), Method.parse(method))
+    return calibrate.thresholds(graph, calibrate.observe(graph, batches), Method.parse(method))
 
 
 def test_max_is_the_largest_absolute_value_of_every_tensor(graph, images):
@@ -57,8 +56,7 @@ def test_activations_that_are_not_finite_name_the_layer(images):
 
 
 def test_a_tensor_of_zeros_gets_a_usable_threshold():
-    histogram = Histogram()
-    histogram.add(torch.zeros(100))
+    histogram = histogram_of(torch.zeros(100))
     assert Method.parse("max").threshold(histogram) == 1.0
     assert Method.parse("percentile").threshold(histogram) == 1.0
 
@@ -66,7 +64,8 @@ def test_a_tensor_of_zeros_gets_a_usable_threshold():
 def test_growing_loses_no_count():
     histogram = Histogram()
     for scale in (1e-6, 1.0, 1e-3, 300.0):
-        histogram.add(torch.rand(1000) * scale)
+        values = torch.rand(1000) * scale
+        histogram.add(values, float(values.max()))
     assert float(histogram.counts.sum()) == 4000
     assert histogram.maximum < histogram.limit <= 2 * histogram.maximum
     assert len(histogram.counts) == BINS
@@ -74,7 +73,8 @@ def test_growing_loses_no_count():
 
 def histogram_of(values):
     histogram = Histogram()
-    histogram.add(values)
+    magnitudes = values.abs()
+    histogram.add(magnitudes, float(magnitudes.max()))
     return histogram
 
 

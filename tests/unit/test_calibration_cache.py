@@ -1,6 +1,5 @@
 """TensorRT's calibration cache: the same thresholds as the Q/DQ files, in TensorRT's own format."""
 
-import json
 import struct
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeresnext import ranges
 from edgeresnext.backends._trt.calibrator import read_cache, write_cache
 from edgeresnext.bundle import CALIBRATION_CACHE
 from edgeresnext.compiler.graph import trace
@@ -46,9 +46,9 @@ def test_damaged_caches_are_refused(text):
 
 def test_the_bundle_has_the_thresholds_of_its_ranges(built):
     cache = read_cache((built.path / CALIBRATION_CACHE).read_text())
-    ranges = json.loads((built.path / "ranges.json").read_text())["thresholds"]
-    assert ranges
-    np.testing.assert_allclose([cache[name] for name in ranges], list(ranges.values()), rtol=1e-6)
+    limits = ranges.read(built.path).limits("signed")
+    assert limits
+    np.testing.assert_allclose([cache[name] for name in limits], list(limits.values()), rtol=1e-6)
 
 
 def test_every_tensor_of_the_plain_graph_but_the_logits_has_a_threshold():

@@ -6,6 +6,7 @@ from onnx import TensorProto, numpy_helper
 from edgeresnext.compiler.emit import emit
 from edgeresnext.compiler.graph import trace
 from edgeresnext.compiler.plan import ONNX_FILES, plan_for, quantisable_tensors, threshold_source
+from edgeresnext.compiler.quantise import quantise
 from edgeresnext.errors import AccuracyError
 from edgeresnext.model.catalogue import specify
 from edgeresnext.model.checkpoints import random_network
@@ -22,7 +23,7 @@ WITH_MAXPOOL = ModelSpec(
 def emitted(name, spec=SPEC):
     graph = trace(random_network(spec, 0), spec.preprocess.crop_px)
     thresholds = dict.fromkeys(quantisable_tensors(graph), 2.0)
-    return emit(graph, plan_for(graph, name, thresholds), spec, thresholds), graph
+    return emit(graph, quantise(graph, plan_for(graph, name, thresholds), thresholds), spec), graph
 
 
 @pytest.fixture(
@@ -167,4 +168,4 @@ def test_weights_that_do_not_fit_float16_are_refused_by_name():
     network.layer1[0].bn1.weight.data.fill_(1e6)
     graph = trace(network, 32)
     with pytest.raises(AccuracyError, match=r"layer1\.0\.conv1"):
-        emit(graph, plan_for(graph, "fp16", {}), SPEC, {})
+        emit(graph, quantise(graph, plan_for(graph, "fp16", {}), {}), SPEC)

@@ -1,0 +1,217 @@
+"""What the quantisation of each layer of a bundle costs: `edgeresnext sensitivity`."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeresnext import bundle as bundles
+from edgeresnext.data import folder
+from edgeresnext.data.images import Skipped, batches
+from edgeresnext.errors import DataError, NotInstalledError, RequestError, unknown_name
+from edgeresnext.progress import silent
+from edgeresnext.spec import LayerCost, Sensitivity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from edgeresnext.bundle import Bundle
+    from edgeresnext.compiler.graph import Graph
+    from edgeresnext.data.folder import ImageFolder
+    from edgeresnext.progress import Progress
+    from edgeresnext.spec import OnnxFile
+
+DEFAULT_SAMPLES = 64
+PLOT_SUFFIXES = (".svg", ".png", ".pdf")
+_PREFERRED = "int8-cpu"
+_BATCH = 8
+
+
+def sensitivity(
+    path: str | Path,
+    *,
+    file: str | None = None,
+    data: str | Path | None = None,
+    samples: int = DEFAULT_SAMPLES,
+    progress: Progress = silent,
+) -> Sensitivity:
+    """Return what each INT8 layer of a bundle's file costs alone, with the rest in floating point.
+
+    Quantisation is faked in PyTorch with the file's own scales, weights and biases; nothing is built.
+
+    Args:
+        path: The bundle.
+        file: An INT8 file of it, such as int8 or int8-cpu; None for int8-cpu, or the first that there is.
+        data: Folder of images, with one folder a class for top-1; None for the bundle's golden images.
+        samples: Images to draw from `data`, at most.
+        progress: Told how many layers are done.
+
+    Raises:
+        BundleError: The path is no bundle, or a file of it is missing or altered.
+        RequestError: The bundle has no such INT8 file.
+        DataError: The images cannot be used, or their classes are not the model's.
+        NotInstalledError: A package of the `build` extra is missing.
+    """
+    if samples < 1:
+        raise RequestError(f"samples is {samples}", "Give one image or more.")
+    bundle = bundles.read(path)
+    chosen = _choose(bundle, file)
+    photos, targets = _images(bundle, data, samples)
+    missing = [name for name in ("torch", "onnx", "safetensors") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise NotInstalledError(
+            f"sensitivity needs {', '.join(missing)}, which the device does not have",
+            "pip install 'edgeresnext[build]'",
+        )
+    import torch
+
+    from edgeresnext.compiler.emit import read_numbers
+    from edgeresnext.compiler.sensitivity import ALL, layer_costs
+    from edgeresnext.model.resnext import normalise
+
+    graph = _graph(bundle)
+    numbers = read_numbers(graph, bundle.file(chosen.file), chosen.plan)
+    seen = 0
+
+    def normalised() -> Iterator[tuple[Tensor, Tensor | None]]:
+        nonlocal seen
+        for images, right in _batches(bundle, photos, targets):
+            seen += len(images)
+            inputs = normalise(torch.from_numpy(images), bundle.manifest.model)
+            yield inputs, None if right is None else torch.tensor(right)
+
+    costs = layer_costs(graph, numbers, normalised(), lambda done, total: progress("layers", done, total))
+    together = next(cost for cost in costs if cost.layer == ALL)
+    rows = [
+        LayerCost(
+            layer=cost.layer,
+            snr_db=cost.snr_db if cost.noise else None,
+            share=cost.noise / together.noise if together.noise else 0.0,
+            agreement=cost.agreeing / seen,
+            top1=cost.right / seen if targets is not None else None,
+        )
+        for cost in costs
+    ]
+    return Sensitivity(
+        bundle=str(bundle.path),
+        file=chosen.file,
+        data="the bundle's golden images" if photos is None else f"'{photos.root}'",
+        images=seen,
+        together=rows.pop(),
+        layers=tuple(rows),
+    )
+
+
+def _choose(bundle: Bundle, name: str | None) -> OnnxFile:
+    """Return an INT8 file of a bundle."""
+    known = {
+        file.file.removeprefix("onnx/").removesuffix(".onnx"): file for file in bundle.manifest.onnx if file.plan.inputs
+    }
+    if not known:
+        raise RequestError(f"bundle '{bundle.path}' has no INT8 file", "Build it with --precision int8.")
+    if name is None:
+        return known.get(_PREFERRED, next(iter(known.values())))
+    if name not in known:
+        raise unknown_name("INT8 file", name, known)
+    return known[name]
+
+
+def _images(bundle: Bundle, data: str | Path | None, samples: int) -> tuple[ImageFolder | None, list[int] | None]:
+    """Return a sample of a folder, and each image's right class where it has classes and the network is trained."""
+    if data is None:
+        return None, None
+    photos = folder.scan(data).sample(samples, seed=0)
+    if not photos.classes or not bundle.manifest.trained:
+        return photos, None
+    mapping = folder.match_classes(photos.classes, bundle.labels(), photos.root)
+    return photos, [mapping[target] for target in photos.targets]
+
+
+def _batches(
+    bundle: Bundle, photos: ImageFolder | None, targets: list[int] | None
+) -> Iterator[tuple[NDArray[np.uint8], list[int] | None]]:
+    """Yield images with their right classes."""
+    if photos is None:
+        golden = bundle.golden().images
+        for start in range(0, len(golden), _BATCH):
+            yield golden[start : start + _BATCH], None
+        return
+    empty = True
+    for images, positions in batches(photos.images, bundle.manifest.model.preprocess, _BATCH, Skipped()):
+        empty = False
+        yield images, None if targets is None else [targets[i] for i in positions]
+    if empty:
+        raise DataError(f"no image of '{photos.root}' can be read", "Replace them, or give another folder.")
+
+
+def _graph(bundle: Bundle) -> Graph:
+    """Return the graph that a bundle's files were emitted from."""
+    from edgeresnext.compiler.equalise import rescaled
+    from edgeresnext.compiler.graph import trace
+    from edgeresnext.model import checkpoints
+
+    model = bundle.manifest.model
+    weights = bundle.file(bundles.WEIGHTS)
+    network = checkpoints.load_network(model, weights, checkpoints.read_state(weights))
+    graph = trace(network, model.preprocess.crop_px)
+    ranges = bundle.ranges()
+    return graph if ranges is None else rescaled(graph, ranges.exponents)
+
+
+def check_plot(path: Path) -> None:
+    """Refuse a file that `plot` cannot write, before anything is computed.
+
+    Raises:
+        RequestError: The suffix is unknown or the folder does not exist.
+        NotInstalledError: matplotlib is missing.
+    """
+    if path.suffix not in PLOT_SUFFIXES:
+        raise RequestError(f"cannot write a plot as '{path}'", f"Known suffixes: {', '.join(PLOT_SUFFIXES)}.")
+    if not path.absolute().parent.is_dir():
+        raise RequestError(f"folder '{path.absolute().parent}' does not exist", "Create it first.")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise NotInstalledError("a plot needs matplotlib, which is not installed", "pip install 'edgeresnext[plot]'")
+
+
+def plot(found: Sensitivity, path: Path) -> None:
+    """Draw each layer's share of the noise as a bar, in execution order.
+
+    Raises:
+        RequestError: The file cannot be written.
+        NotInstalledError: matplotlib is missing.
+    """
+    check_plot(path)
+    from matplotlib.figure import Figure
+
+    rows = found.layers
+    figure = Figure(figsize=(8, 1.4 + 0.2 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    shares = [100 * row.share for row in rows]
+    worst = max(shares, default=0.0)
+    bars = axes.barh(
+        [row.layer for row in rows], shares, color=["tab:red" if share > worst / 2 else "tab:blue" for share in shares]
+    )
+    axes.bar_label(bars, [_decibel(row) for row in rows], padding=3, fontsize=7)
+    axes.invert_yaxis()
+    axes.margins(x=0.12, y=0.01)
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set_xlabel("noise of the layer alone, % of that of all together (labels: signal-to-noise of the logits)")
+    axes.set_title(
+        f"{Path(found.bundle).name}, {found.file}: {_decibel(found.together)} with all of them\n"
+        f"{found.images} images: {found.data}",
+        fontsize=9,
+    )
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise RequestError(f"cannot write plot '{path}': {error.strerror}", "Give another file.") from None
+
+
+def _decibel(row: LayerCost) -> str:
+    """Return a row's signal-to-noise ratio for people."""
+    return "exact" if row.snr_db is None else f"{row.snr_db:.1f} dB"

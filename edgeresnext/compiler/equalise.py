@@ -1,0 +1,225 @@
+"""Rescale channels so that one step suits all of a tensor: the network computes the same and quantises better.
+
+A ReLU, an Add, a pooling pass a positive factor on unchanged. So the channels of a tensor can be multiplied where
+convolutions write them and divided where convolutions read them (cross-layer equalisation: Nagel et al. 2019,
+arXiv:1906.04721; with activations: Xiao et al. 2023, SmoothQuant, arXiv:2211.10438). Factors are powers of two, which
+float32 multiplies by exactly: the logits stay the same to the bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeresnext.compiler.execute import Executor
+from edgeresnext.compiler.graph import INPUT
+from edgeresnext.compiler.plan import calibrated_tensors, plan_for, threshold_source
+from edgeresnext.compiler.quantise import INT8_MAX, quantise
+from edgeresnext.compiler.simulate import Simulation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from edgeresnext.compiler.calibrate import Observation
+    from edgeresnext.compiler.graph import Graph, Layer
+
+_PASSES_FACTORS = ("Relu", "Add", "MaxPool", "GlobalAveragePool", "Flatten")
+_STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""How much of the difference between activations is moved into the weights; 0 looks at the weights alone."""
+_WORTHWHILE = (0.5, 0.8)
+"""Shares of a group's expected noise: what is expected to leave more behind is not rescaled."""
+IMAGES = 16
+"""Images that the outcomes are compared on."""
+_LARGEST_EXPONENT = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelGroup:
+    """Tensors that share their channels, so that each channel has one factor in all of them.
+
+    Args:
+        name: The first of the tensors.
+        tensors: All of them.
+        writers: Convolutions that write one of them.
+        readers: Convolutions and Gemms that read one of them.
+    """
+
+    name: str
+    tensors: tuple[str, ...]
+    writers: tuple[Layer, ...]
+    readers: tuple[Layer, ...]
+
+
+def channel_groups(graph: Graph) -> tuple[ChannelGroup, ...]:
+    """Return the groups whose channels may be rescaled: neither the image's nor the logits'."""
+    group_of: dict[str, str] = {INPUT: INPUT}
+    for layer in graph.layers:
+        group_of[layer.name] = layer.name
+        if layer.op not in _PASSES_FACTORS:
+            continue
+        joined = {group_of[name] for name in (*layer.inputs, layer.name)}
+        first = next(name for name in group_of.values() if name in joined)
+        group_of = {tensor: first if name in joined else name for tensor, name in group_of.items()}
+    fixed = {group_of[INPUT], group_of[graph.layers[-1].name]}
+    found = []
+    for group in dict.fromkeys(group_of.values()):
+        if group in fixed:
+            continue
+        tensors = tuple(tensor for tensor, name in group_of.items() if name == group)
+        computing = [layer for layer in graph.layers if layer.computes]
+        found.append(
+            ChannelGroup(
+                name=group,
+                tensors=tensors,
+                writers=tuple(layer for layer in computing if layer.name in tensors),
+                readers=tuple(layer for layer in computing if layer.inputs[0] in tensors),
+            )
+        )
+    return tuple(found)
+
+
+def find_exponents(
+    graph: Graph, observed: Mapping[str, Observation], batches: Sequence[Tensor]
+) -> dict[str, tuple[int, ...]]:
+    """Return the power of two for each channel of every group that gains by it, by the group's name.
+
+    What is expected of each group decides which are candidates; what the logits of an INT8 simulation say, whether the
+    network gains by none, the most promising or all of them.
+
+    Args:
+        graph: The folded graph.
+        observed: What calibration saw of its tensors.
+        batches: Some of the same images, normalised float32 `(N, 3, H, W)`.
+    """
+    best: dict[str, tuple[int, ...]] = {}
+    promising, all_of_them = (_candidates(graph, observed, share) for share in _WORTHWHILE)
+    if not all_of_them:
+        return best
+    exact = [Executor(graph).logits(batch) for batch in batches]
+    least = _simulated_noise(graph, observed, best, batches, exact)
+    for exponents in (promising, all_of_them) if promising and promising != all_of_them else (all_of_them,):
+        noise = _simulated_noise(rescaled(graph, exponents), observed, exponents, batches, exact)
+        if noise < least:
+            best, least = exponents, noise
+    return best
+
+
+def _simulated_noise(
+    graph: Graph,
+    observed: Mapping[str, Observation],
+    exponents: Mapping[str, tuple[int, ...]],
+    batches: Sequence[Tensor],
+    exact: Sequence[Tensor],
+) -> float:
+    """Return the squared error of the logits of a rescaled graph in signed INT8, each tensor up to its maximum."""
+    group_of = {tensor: group.name for group in channel_groups(graph) for tensor in group.tensors}
+    limits = {}
+    for tensor in calibrated_tensors(graph):
+        largest = observed[threshold_source(graph, tensor)].maximum.numpy()
+        factors = np.ldexp(1.0, exponents.get(group_of.get(tensor, ""), (0,) * len(largest)))
+        limits[tensor] = float((largest * factors).max()) or 1.0
+    simulation = Simulation(graph, quantise(graph, plan_for(graph, "int8", limits), limits))
+    pairs = zip(batches, exact, strict=True)
+    return sum(float((simulation.logits(batch) - logits).double().square().sum()) for batch, logits in pairs)
+
+
+def _candidates(graph: Graph, observed: Mapping[str, Observation], worthwhile: float) -> dict[str, tuple[int, ...]]:
+    """Return the exponents of the groups of whose expected noise at most a share of `worthwhile` would remain."""
+    found = {}
+    for group in channel_groups(graph):
+        readers = [(layer, observed[threshold_source(graph, layer.inputs[0])]) for layer in group.readers]
+        none = np.zeros(len(readers[0][1].maximum), np.int64)
+        candidates = [none, *(_exponents(readers, strength) for strength in _STRENGTHS)]
+        noise = [sum(_noise(layer, seen, exponents) for layer, seen in readers) for exponents in candidates]
+        best = int(np.argmin(noise))
+        if noise[best] < worthwhile * noise[0]:
+            found[group.name] = tuple(int(exponent) for exponent in candidates[best])
+    return found
+
+
+def rescaled(graph: Graph, exponents: Mapping[str, tuple[int, ...]]) -> Graph:
+    """Return the graph with channel c of each group multiplied by 2 to the power of `exponents[group][c]`."""
+    layers = {layer.name: layer for layer in graph.layers}
+    for group in channel_groups(graph):
+        if group.name not in exponents:
+            continue
+        factors = np.ldexp(np.float32(1), np.array(exponents[group.name]))
+        for writer in group.writers:
+            layer = layers[writer.name]
+            assert layer.weight is not None
+            layers[layer.name] = dataclasses.replace(
+                layer,
+                weight=layer.weight * factors.reshape(-1, *[1] * (layer.weight.ndim - 1)),
+                bias=None if layer.bias is None else layer.bias * factors,
+            )
+        for reader in group.readers:
+            layer = layers[reader.name]
+            assert layer.weight is not None
+            layers[layer.name] = dataclasses.replace(layer, weight=layer.weight / _per_input(layer, factors))
+    return dataclasses.replace(graph, layers=tuple(layers.values()))
+
+
+def _per_input(layer: Layer, values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Return values of a layer's input channels so that they multiply its weights `(out, in / groups, ...)`."""
+    assert layer.weight is not None
+    outputs, inputs = layer.weight.shape[:2]
+    groups = len(values) // inputs
+    by_row = np.repeat(values.reshape(groups, inputs), outputs // groups, axis=0)
+    return by_row.reshape(outputs, inputs, *[1] * (layer.weight.ndim - 2))
+
+
+def _exponents(readers: list[tuple[Layer, Observation]], strength: float) -> NDArray[np.int64]:
+    """Return exponents that even out activations by `strength`, and weights by the rest."""
+    logarithm = 0.0
+    for layer, seen in readers:
+        assert layer.weight is not None
+        activation = np.log2(np.maximum(seen.maximum.numpy(), np.finfo(np.float32).tiny))
+        rows = np.abs(layer.weight).max(axis=tuple(range(1, layer.weight.ndim)), keepdims=True)
+        shares = np.abs(layer.weight) / np.where(rows > 0, rows, 1)
+        column = np.log2(np.maximum(_column_maximum(shares, len(activation)), np.finfo(np.float32).tiny))
+        logarithm = logarithm + ((1 - strength) * column - strength * activation) / len(readers)
+    alive = readers[0][1].maximum.numpy() > 0
+    exponents = (
+        np.where(alive, np.rint(logarithm - np.median(np.asarray(logarithm)[alive])), 0) if alive.any() else 0 * alive
+    )
+    largest = max(float(np.max(np.ldexp(seen.maximum.numpy(), exponents.astype(int)))) for _, seen in readers)
+    before = max(float(seen.maximum.max()) for _, seen in readers)
+    shift = np.floor(np.log2(before / largest)) if largest > 0 else 0  # keeps the largest value, for float16
+    return np.clip(np.where(alive, exponents + shift, 0), -_LARGEST_EXPONENT, _LARGEST_EXPONENT).astype(np.int64)
+
+
+def _column_maximum(values: NDArray[np.floating], channels: int) -> NDArray[np.floating]:
+    """Return the largest value that belongs to each input channel, `(channels,)`."""
+    outputs, inputs = values.shape[:2]
+    groups = channels // inputs
+    found: NDArray[np.floating] = values.reshape(groups, outputs // groups, inputs, -1).max(axis=(1, 3)).reshape(-1)
+    return found
+
+
+def _noise(layer: Layer, seen: Observation, exponents: NDArray[np.int64]) -> float:
+    """Return the expected quantisation noise of a layer's outputs over their power, averaged over the outputs.
+
+    Rounding to a step d leaves a variance of d squared over 12. With factors s, activations of largest value a and mean
+    square m, weights w: the activations' step is max(a s) / 127 and reaches output o with the gain of w / s; the
+    weights' step is max(w / s) / 127 of that row, and multiplies inputs of power m s squared.
+    """
+    assert layer.weight is not None
+    factors = np.ldexp(1.0, exponents)
+    power = _per_input(layer, seen.mean_square.numpy())
+    weight = layer.weight.astype(np.float64)
+    scaled = weight / _per_input(layer, factors)
+    rest = tuple(range(1, weight.ndim))
+    signal = (weight**2 * power).sum(axis=rest)
+    activation_step = float((seen.maximum.numpy() * factors).max()) / INT8_MAX
+    weight_step = np.abs(scaled).max(axis=rest) / INT8_MAX
+    kernel = float(np.prod(weight.shape[2:]))
+    noise = activation_step**2 * (scaled**2).sum(axis=rest)
+    noise += weight_step**2 * (power * _per_input(layer, factors**2)).sum(axis=rest) * kernel
+    useful = signal > signal.max() * np.finfo(np.float32).eps
+    return float((noise[useful] / signal[useful]).mean() / 12) if useful.any() else 0.0

@@ -1,0 +1,115 @@
+"""Run a graph layer by layer in PyTorch, so that whoever watches sees each tensor once and none is kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edgeresnext.compiler.graph import INPUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgeresnext.compiler.graph import Graph, Layer
+
+_IMAGE_DIMENSIONS = 4
+
+
+def fastest_device() -> torch.device:
+    """Return PyTorch's GPU where it has one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class Executor:
+    """The layers of a graph as PyTorch calls, in float32.
+
+    Args:
+        graph: The folded graph.
+        device: Where to run; None for the fastest that PyTorch has.
+    """
+
+    def __init__(self, graph: Graph, device: torch.device | None = None) -> None:
+        self.graph = graph
+        self.device = device or fastest_device()
+        self.parameters = {
+            layer.name: (self.tensor(layer.weight), None if layer.bias is None else self.tensor(layer.bias))
+            for layer in graph.layers
+            if layer.weight is not None
+        }
+        self._last_reader = {name: layer.name for layer in graph.layers for name in layer.inputs}
+
+    def tensor(self, array: NDArray[np.generic]) -> Tensor:
+        """Return an array on the device, images and filters with their channels last."""
+        return self.place(torch.from_numpy(array))
+
+    def place(self, tensor: Tensor) -> Tensor:
+        """Return a tensor on the device, images and filters with their channels last."""
+        images = tensor.ndim == _IMAGE_DIMENSIONS
+        return tensor.to(self.device, memory_format=torch.channels_last if images else torch.contiguous_format)
+
+    def steps(self, images: Tensor) -> Iterator[tuple[Layer | None, Tensor]]:
+        """Run normalised images `(N, 3, H, W)` and yield each layer with its output; the images first, with None.
+
+        A tensor is dropped after its last reader has run.
+        """
+        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            values = {INPUT: self.place(images)}
+            yield None, values[INPUT]
+            for layer in self.graph.layers:
+                values[layer.name] = self.run_layer(layer, values)
+                yield layer, values[layer.name]
+                for name in layer.inputs:
+                    if self._last_reader[name] == layer.name:
+                        values.pop(name, None)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Return the logits of normalised images, float32 `(N, classes)`."""
+        *_, (_, logits) = self.steps(images)
+        return logits
+
+    def resume(self, values: Mapping[str, Tensor], layers: Sequence[Layer]) -> Tensor:
+        """Run the last layers of the graph on tensors computed before, and return the logits."""
+        found = dict(values)
+        for layer in layers:
+            found[layer.name] = self.run_layer(layer, found)
+        return found[layers[-1].name]
+
+    def run_layer(self, layer: Layer, values: Mapping[str, Tensor]) -> Tensor:
+        """Return the output of one layer."""
+        inputs = [values[name] for name in layer.inputs]
+        return self.compute(layer, inputs, *self.parameters.get(layer.name, (None, None)))
+
+    @staticmethod
+    def compute(  # noqa: PLR0911 - a table
+        layer: Layer, inputs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        """Return what the layer's operator makes of `inputs`."""
+        attributes = layer.attributes
+        match layer.op:
+            case "Conv":
+                assert weight is not None
+                return functional.conv2d(
+                    inputs[0], weight, bias, attributes["strides"], attributes["pads"][:2], groups=attributes["group"]
+                )
+            case "Gemm":
+                assert weight is not None
+                return functional.linear(inputs[0], weight, bias)
+            case "Relu":
+                return inputs[0].relu()
+            case "Add":
+                return inputs[0] + inputs[1]
+            case "MaxPool":
+                return functional.max_pool2d(
+                    inputs[0], attributes["kernel_shape"], attributes["strides"], attributes["pads"][:2]
+                )
+            case "GlobalAveragePool":
+                return inputs[0].mean((2, 3), keepdim=True)
+            case "Flatten":
+                return inputs[0].flatten(1)
+        raise NotImplementedError(layer.op)

@@ -1,0 +1,144 @@
+"""Turn a plan into numbers: the scale of every quantised tensor, INT8 weights, and biases.
+
+What the emitter writes and what the simulation runs are the same values, taken from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from edgeresnext.compiler.graph import Graph, Layer
+    from edgeresnext.spec import Plan
+
+INT8_MAX = 127
+UINT8_MAX = 255
+_SHARES = (1.0, 0.98, 0.96, 0.94, 0.92, 0.9, 0.85, 0.8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantisedWeight:
+    """Weights of one layer in INT8: `values * scale` along the first axis.
+
+    Args:
+        values: int8, of the weight's shape, in -127..127.
+        scale: `(out,)`, in the file's floating type.
+    """
+
+    values: NDArray[np.int8]
+    scale: NDArray[np.floating]
+
+    @property
+    def dequantised(self) -> NDArray[np.float32]:
+        """The weights that INT8 stands for, float32."""
+        scale = self.scale.astype(np.float32).reshape(-1, *[1] * (self.values.ndim - 1))
+        return self.values.astype(np.float32) * scale
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantised:
+    """Everything that a plan makes of a graph's numbers.
+
+    Args:
+        plan: The plan.
+        scales: Step of each quantised tensor, a scalar in the file's floating type.
+        unsigned: Tensors that are stored as uint8; the others are int8. Zero points are zero.
+        weights: INT8 weights, by layer.
+        biases: Corrected biases, by layer; others are the graph's.
+    """
+
+    plan: Plan
+    scales: Mapping[str, NDArray[np.floating]]
+    unsigned: frozenset[str]
+    weights: Mapping[str, QuantisedWeight]
+    biases: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+
+
+def quantise(
+    graph: Graph,
+    plan: Plan,
+    thresholds: Mapping[str, float],
+    limits: Mapping[str, NDArray[np.float64]] = MappingProxyType({}),
+) -> Quantised:
+    """Return the numbers of `plan`.
+
+    Args:
+        graph: The folded graph.
+        plan: A precision for every layer.
+        thresholds: Calibrated |x| limit of every tensor that the plan quantises.
+        limits: |w| at which each output channel is clipped, by layer; its largest where there is none.
+    """
+    dtype: type[np.floating] = np.float16 if plan.floating == "fp16" else np.float32
+    tensors = frozenset(plan.inputs.values())
+    unsigned = tensors & graph.non_negative if plan.activations == "unsigned" else frozenset()
+    scales = {
+        tensor: _representable(np.array(thresholds[tensor] / (UINT8_MAX if tensor in unsigned else INT8_MAX)), dtype)
+        for tensor in tensors
+    }
+    weights = {
+        layer.name: quantise_weight(layer, dtype, limits.get(layer.name))
+        for layer in graph.layers
+        if layer.weight is not None and layer.name in plan.inputs
+    }
+    return Quantised(plan=plan, scales=scales, unsigned=unsigned, weights=weights)
+
+
+def quantise_weight(
+    layer: Layer, dtype: type[np.floating], limit: NDArray[np.float64] | None = None
+) -> QuantisedWeight:
+    """Return the weights of a layer in INT8, with one scale an output channel."""
+    assert layer.weight is not None
+    scale = _representable((_largest(layer.weight) if limit is None else limit) / INT8_MAX, dtype)
+    return QuantisedWeight(values=_levels(layer.weight, scale.astype(np.float64)), scale=scale)
+
+
+def weight_limits(graph: Graph) -> dict[str, NDArray[np.float64]]:
+    """Return the |w| at which each output channel of each layer is best clipped: the least squared error in INT8.
+
+    A share of the largest |w|, of `_SHARES`. At 8 bits few channels gain, those whose largest weight stands alone.
+    """
+    found = {}
+    for layer in graph.layers:
+        if layer.weight is None:
+            continue
+        axes = tuple(range(1, layer.weight.ndim))
+        largest = _largest(layer.weight)
+        best, limit = np.full(len(largest), np.inf), largest
+        for share in _SHARES:
+            steps = largest * share / INT8_MAX
+            rounded = _levels(layer.weight, steps) * _by_row(layer.weight, steps).astype(np.float32)
+            error = np.square(layer.weight - rounded).sum(axis=axes)
+            limit = np.where(error < best, largest * share, limit)
+            best = np.minimum(error, best)
+        found[layer.name] = limit
+    return found
+
+
+def _largest(weight: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the largest |w| of each output channel, 1 where all are zero."""
+    largest = np.abs(weight).max(axis=tuple(range(1, weight.ndim))).astype(np.float64)
+    return np.where(largest > 0, largest, 1.0)
+
+
+def _by_row(weight: NDArray[np.float32], values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a value an output channel so that it multiplies the weights."""
+    return values.reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def _levels(weight: NDArray[np.float32], steps: NDArray[np.float64]) -> NDArray[np.int8]:
+    """Return the level of each weight, with one step an output channel."""
+    return np.clip(np.rint(weight / _by_row(weight, steps)), -INT8_MAX, INT8_MAX).astype(np.int8)
+
+
+def _representable(scale: NDArray[np.float64], dtype: type[np.floating]) -> NDArray[np.floating]:
+    """Return a scale in the file's floating type, never rounded down to zero."""
+    rounded: NDArray[np.floating] = np.maximum(scale, np.finfo(dtype).smallest_subnormal).astype(dtype)
+    return rounded

@@ -1,0 +1,86 @@
+"""Copy a seeded sample of an image folder, with a manifest by which anyone can draw the same images again."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from edgeresnext.data import folder
+from edgeresnext.errors import DataError, shortened
+from edgeresnext.spec import Subset, SubsetImage
+
+MANIFEST = "manifest.json"
+
+
+def draw(source: str | Path, output: str | Path, *, samples: int, seed: int, stratified: bool = True) -> Subset:
+    """Copy `samples` images of `source`, evenly over its class folders, to `output`, and write their manifest there.
+
+    Raises:
+        DataError: The source cannot be used, holds too few images, or the output is not empty.
+    """
+    photos = folder.scan(source)
+    if len(photos.images) < samples:
+        raise DataError(
+            f"'{photos.root}' holds {len(photos.images)} images; {samples} were asked for",
+            "Ask for fewer: --samples N.",
+        )
+    drawn = photos.sample(samples, seed, stratified=stratified)
+    names = sorted(path.relative_to(photos.root).as_posix() for path in drawn.images)
+    images = tuple(SubsetImage(file=name, sha256=folder.file_digest(photos.root / name)) for name in names)
+    subset = Subset(source=photos.root.absolute().name, seed=seed, stratified=stratified, images=images)
+    _copy(subset, photos.root, Path(output))
+    return subset
+
+
+def draw_again(source: str | Path, output: str | Path, manifest: str | Path) -> Subset:
+    """Copy the very images that a manifest names, after comparing each with its digest.
+
+    Raises:
+        DataError: The manifest cannot be read, or an image is missing or another one.
+    """
+    try:
+        subset = msgspec.json.decode(Path(manifest).read_bytes(), type=Subset)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise DataError(
+            f"cannot read manifest '{manifest}': {error}", "Give the manifest.json of a drawn set."
+        ) from None
+    root = Path(source)
+    unsafe = [image.file for image in subset.images if ".." in Path(image.file).parts or Path(image.file).is_absolute()]
+    if unsafe:
+        raise DataError(f"manifest '{manifest}' names files outside its folder: {shortened(unsafe, 3)}", "Draw anew.")
+    missing = [image.file for image in subset.images if not (root / image.file).is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of the {len(subset.images)} images of '{manifest}' are not in '{root}': "
+            f"{shortened(missing, 3)}",
+            "Give the folder that they were drawn from.",
+        )
+    altered = [image.file for image in subset.images if folder.file_digest(root / image.file) != image.sha256]
+    if altered:
+        raise DataError(
+            f"{len(altered)} images in '{root}' are not those of '{manifest}': {shortened(altered, 3)}",
+            "Their SHA-256 differs: give the same release of the data set.",
+        )
+    _copy(subset, root, Path(output))
+    return subset
+
+
+def _copy(subset: Subset, root: Path, output: Path) -> None:
+    """Write the images and their manifest to `output`, whole or not at all."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise DataError(f"'{output}' is not empty", "Give a new directory.")
+    try:
+        output.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.absolute().parent) as scratch:
+            prepared = Path(scratch) / output.name
+            for image in subset.images:
+                target = prepared / image.file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(root / image.file, target)
+            (prepared / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(subset), indent=2) + b"\n")
+            prepared.replace(output)
+    except OSError as error:
+        raise DataError(f"cannot write '{output}': {error.strerror}", "Give another directory.") from None

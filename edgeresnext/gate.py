@@ -1,0 +1,342 @@
+"""The accuracy gate: what an INT8 file loses on validation images, and the layers that go back until it may pass.
+
+The most sensitive layers return to floating point, most sensitive first. How many are needed is found by doubling and
+halving, and then each is tried in INT8 again, so that as few as possible stay out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from edgeresnext import bundle as bundles
+from edgeresnext.backends import base
+from edgeresnext.backends.onnxruntime import open_reference
+from edgeresnext.compiler.plan import Keep
+from edgeresnext.compiler.sensitivity import ALL, layer_costs
+from edgeresnext.data import folder
+from edgeresnext.errors import AccuracyError, BackendError, DataError, RequestError
+from edgeresnext.measure.accuracy import classify
+from edgeresnext.spec import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
+
+    from edgeresnext.backends.base import Session
+    from edgeresnext.data.folder import ImageFolder
+    from edgeresnext.measure.accuracy import Classified
+    from edgeresnext.onnx_files import Writer
+    from edgeresnext.progress import Progress
+    from edgeresnext.spec import Gate, OnnxFile, Plan
+
+DEFAULT_MAX_DROP = 0.5
+_RANKING_IMAGES, _RANKING_BATCH = 16, 8
+_SPARED = 8
+"""Layers that are tried in INT8 again once a plan passes."""
+_BASELINE = "PyTorch"
+_ROUNDING = 1e-9
+_log = logging.getLogger("edgeresnext")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """The images of a gate.
+
+    Args:
+        gate: What is to be reached.
+        photos: The images.
+        targets: Right class of each image; None where it does not matter.
+    """
+
+    gate: Gate
+    photos: ImageFolder
+    targets: tuple[int, ...] | None = None
+
+
+def prepare(gate: Gate, *, trained: bool) -> Validation:
+    """Check a gate and list its images; where neither limit is given, at most 0.5 points of top-1 may be lost.
+
+    Raises:
+        RequestError: A limit is out of range, or accuracy is asked of random weights.
+        DataError: The folder cannot be used, or has no classes where accuracy is asked for.
+    """
+    if gate.max_drop is None and gate.min_agreement is None:
+        gate = msgspec.structs.replace(gate, max_drop=DEFAULT_MAX_DROP)
+    for name, value, most in (
+        ("max drop", gate.max_drop, 100),
+        ("min agreement", gate.min_agreement, 1),
+        ("min INT8", gate.min_int8, 1),
+    ):
+        if value is not None and not 0 <= value <= most:
+            unit = "points of top-1, such as 0.5" if most > 1 else "a share from 0 to 1"
+            raise RequestError(f"{name} is {value:g}", f"Give {unit}.")
+    photos = folder.scan(gate.validation)
+    if gate.max_drop is not None and not trained:
+        raise RequestError(
+            "random weights have no accuracy to lose", "Compare with PyTorch instead: --min-agreement 0.99."
+        )
+    if gate.max_drop is not None and not photos.classes:
+        raise DataError(
+            f"validation folder '{photos.root}' has no class folders, so that top-1 cannot be told",
+            "Put the images into one folder a class; or compare with PyTorch alone: --min-agreement 0.99.",
+        )
+    return Validation(gate=gate, photos=photos)
+
+
+def match(validation: Validation, labels: Sequence[str]) -> Validation:
+    """Return a validation whose images have the classes of the network.
+
+    Raises:
+        DataError: A class folder is none of the network's labels.
+    """
+    photos = validation.photos
+    if validation.gate.max_drop is None:
+        return validation
+    mapping = folder.match_classes(photos.classes, labels, photos.root)
+    return dataclasses.replace(validation, targets=tuple(mapping[target] for target in photos.targets))
+
+
+@dataclass(kw_only=True)
+class Jury:
+    """Judges the INT8 files of a build on validation images.
+
+    Args:
+        writer: Writes the files.
+        validation: The images, and what is to be reached on them.
+        calibrated: Digests of the images that the ranges were taken from.
+        progress: Told how far each pass over the images is.
+    """
+
+    writer: Writer
+    validation: Validation
+    calibrated: Collection[str]
+    progress: Progress
+    _baseline: Classified | None = None
+
+    def judge(self, files: Mapping[str, OnnxFile], keep: Mapping[str, Keep]) -> dict[str, OnnxFile]:
+        """Return the files with their verdicts, rewritten with layers in floating point where that was needed.
+
+        Args:
+            files: INT8 files as they were written first, by name.
+            keep: Layers that were kept out of INT8 by hand.
+
+        Raises:
+            AccuracyError: A file cannot pass with enough convolutions in INT8.
+        """
+        found = self.measure(files)
+        returned: dict[str, Keep] = {}
+        for name, file in found.items():
+            reason = self.shortfall(file)
+            if reason:
+                _log.warning("%s: %s; sensitive layers go back to floating point", file.file, reason)
+                found[name], returned = self._repaired(name, file, keep, returned)
+        return found
+
+    def _repaired(
+        self, name: str, file: OnnxFile, keep: Mapping[str, Keep], first: Mapping[str, Keep]
+    ) -> tuple[OnnxFile, dict[str, Keep]]:
+        """Return a file that passes with as few layers as possible in floating point, and those layers.
+
+        Args:
+            name: The file's name.
+            file: The file as it failed.
+            keep: Layers that were kept by hand.
+            first: Layers that another file needed: they are tried at once.
+        """
+        ranking = self._ranking(name, keep, self.shortfall(file))
+        most = self._most(name, keep, ranking)
+        search = _Search(jury=self, name=name, keep=keep, ranking=ranking, closest=file)
+        if not (first and first.keys() <= search.prefix(most).keys() and search.attempt(first)):
+            search.shortest_prefix(most)
+        if search.passing is None:
+            share = self._share(self.writer.plan(name, {**search.prefix(most), **keep}))
+            raise AccuracyError(
+                f"{file.file} cannot pass the gate: in INT8 {self.shortfall(file)}; the best of {search.tries} "
+                f"plans, down to {share:.0%} of the convolutions in INT8: {self.shortfall(search.closest)}. "
+                "Nothing was published.",
+                f"Allow more layers in floating point (--min-int8 {self.validation.gate.min_int8:g} now), calibrate on "
+                "more or other images, try another --method, or leave INT8 out: --precision fp32 --precision fp16.",
+            )
+        search.spare()
+        found, needed = search.passing
+        self.writer.write(name, {**needed, **keep})  # the last attempt may have been another
+        assert found.verdict is not None
+        verdict = msgspec.structs.replace(found.verdict, returned=tuple(needed), tries=search.tries)
+        return msgspec.structs.replace(found, verdict=verdict), needed
+
+    def _ranking(self, name: str, keep: Mapping[str, Keep], why: str) -> dict[str, Keep]:
+        """Return the INT8 layers of a file, the most sensitive first, each with the reason to return it."""
+        images = self.writer.images
+        assert images is not None
+        costs = layer_costs(
+            self.writer.graph,
+            self.writer.numbers(name, keep),
+            ((images[i : i + _RANKING_BATCH], None) for i in range(0, _RANKING_IMAGES, _RANKING_BATCH)),
+            lambda done, total: self.progress(f"sensitivity {name}", done, total),
+        )
+        ranked = sorted((cost for cost in costs if cost.layer != ALL), key=lambda cost: cost.snr_db)
+        return {
+            cost.layer: Keep(
+                precision="fp16",
+                reason=f"returned by the accuracy gate: {cost.snr_db:.1f} dB alone; with all in INT8, {why}",
+            )
+            for cost in ranked
+        }
+
+    def _most(self, name: str, keep: Mapping[str, Keep], ranking: Mapping[str, Keep]) -> int:
+        """Return how many layers of the ranking may be returned before too few convolutions are INT8."""
+        plan = self.writer.plan(name, keep)
+        convolutions = [layer.name for layer in self.writer.graph.layers if layer.op == "Conv"]
+        int8 = sum(plan.layers[layer] == "int8" for layer in convolutions)
+        for count, layer in enumerate(ranking):
+            int8 -= layer in convolutions
+            if int8 < self.validation.gate.min_int8 * len(convolutions):
+                return count
+        return len(ranking)
+
+    def measure(self, files: Mapping[str, OnnxFile]) -> dict[str, OnnxFile]:
+        """Return files, as they lie in the writer's folder, with verdicts; PyTorch runs beside the first ones."""
+        spec = self.writer.spec
+        sessions: dict[str, Session] = {}
+        runtimes: dict[str, str] = {}
+        weights = self.writer.folder.parent / bundles.WEIGHTS
+        try:
+            if self._baseline is None:
+                sessions[_BASELINE] = base.get(base.BASELINE).open(weights, spec, "fp32", None)
+            for name in files:
+                runtimes[name], sessions[name] = _open(self.writer.folder / f"{name}.onnx", self.writer)
+            photos = self.validation.photos
+            found = classify(
+                sessions,
+                photos.images,
+                self.validation.targets,
+                spec.preprocess,
+                lambda done, total: self.progress("accuracy gate", done, total),
+            )
+        finally:
+            for session in sessions.values():
+                session.close()
+        if found.failures:
+            raise BackendError(f"the accuracy gate could not run: {'; '.join(found.failures.values())}")
+        if self._baseline is None:
+            self._baseline = found
+        return {
+            name: msgspec.structs.replace(file, verdict=self._verdict(name, file.plan, found, runtimes[name]))
+            for name, file in files.items()
+        }
+
+    def _verdict(self, name: str, plan: Plan, found: Classified, runtime: str) -> Verdict:
+        """Compare what a file said of each image with what PyTorch said."""
+        assert self._baseline is not None
+        expected, own = self._baseline.best[_BASELINE][:, 0], found.best[name][:, 0]
+        verdict = Verdict(
+            images=len(own),
+            runtime=runtime,
+            agreement=float((expected == own).mean()),
+            int8_convolutions=self._share(plan),
+            overlap=sum(digest in self.calibrated for digest in found.digests),
+        )
+        if found.targets is None:
+            return verdict
+        right, still = expected == found.targets, own == found.targets
+        return msgspec.structs.replace(
+            verdict,
+            top1_fp32=float(right.mean()),
+            top1=float(still.mean()),
+            drop=100 * float(np.mean(right) - np.mean(still)),
+            lost=int((right & ~still).sum()),
+            gained=int((still & ~right).sum()),
+        )
+
+    def _share(self, plan: Plan) -> float:
+        """Return the share of the convolutions that a plan runs in INT8."""
+        convolutions = [layer.name for layer in self.writer.graph.layers if layer.op == "Conv"]
+        return sum(plan.layers[name] == "int8" for name in convolutions) / len(convolutions)
+
+    def shortfall(self, file: OnnxFile) -> str:
+        """Return by how much a file misses what is asked of it, or nothing."""
+        gate, verdict = self.validation.gate, file.verdict
+        assert verdict is not None
+        parts = [file.fidelity.shortfall("int8")]
+        # A drop is a whole number of images: rounding must not turn 0.5 points into a little more than 0.5.
+        if gate.max_drop is not None and verdict.drop is not None and verdict.drop > gate.max_drop + _ROUNDING:
+            found = f"top-1 drops by {verdict.drop:.2f} points on {verdict.images} images"
+            parts.append(f"{found} ({gate.max_drop:g} allowed)")
+        if gate.min_agreement is not None and verdict.agreement < gate.min_agreement:
+            found = f"{verdict.agreement:.2%} of {verdict.images} images agree with PyTorch"
+            parts.append(f"{found} ({gate.min_agreement:.2%} asked)")
+        return " and ".join(part for part in parts if part)
+
+
+@dataclass(kw_only=True)
+class _Search:
+    """Looks for the fewest layers of a file that must be in floating point.
+
+    Args:
+        jury: Measures each plan.
+        name: The file.
+        keep: Layers that were kept by hand.
+        ranking: The other INT8 layers, the most sensitive first.
+        closest: The file that agreed most with PyTorch so far.
+        tries: Plans measured so far.
+        passing: The file with the fewest layers that passes, and these.
+    """
+
+    jury: Jury
+    name: str
+    keep: Mapping[str, Keep]
+    ranking: Mapping[str, Keep]
+    closest: OnnxFile
+    tries: int = 1
+    passing: tuple[OnnxFile, dict[str, Keep]] | None = None
+
+    def prefix(self, count: int) -> dict[str, Keep]:
+        """Return the `count` most sensitive layers."""
+        return dict(list(self.ranking.items())[:count])
+
+    def attempt(self, returned: Mapping[str, Keep]) -> bool:
+        """Write and measure the file with these layers in floating point, and return whether it passes."""
+        file = self.jury.writer.write(self.name, {**returned, **self.keep})
+        self.tries += 1
+        file = self.jury.measure({self.name: file})[self.name]
+        assert file.verdict is not None
+        assert self.closest.verdict is not None
+        if file.verdict.agreement >= self.closest.verdict.agreement:
+            self.closest = file
+        if self.jury.shortfall(file):
+            return False
+        self.passing = file, dict(returned)
+        return True
+
+    def shortest_prefix(self, most: int) -> None:
+        """Find the shortest prefix that passes: doubled until one does, then halved between the last two."""
+        failed, count = 0, min(1, most)
+        while count > failed and not self.attempt(self.prefix(count)):
+            failed, count = count, min(2 * count, most)
+        if self.passing is None:
+            return
+        while count - failed > 1:
+            middle = (failed + count) // 2
+            failed, count = (failed, middle) if self.attempt(self.prefix(middle)) else (middle, count)
+
+    def spare(self) -> None:
+        """Try the least sensitive of the layers in INT8 again, one after the other."""
+        assert self.passing is not None
+        for layer in list(self.passing[1])[::-1][:_SPARED]:
+            needed = self.passing[1]
+            if len(needed) > 1:
+                self.attempt({name: why for name, why in needed.items() if name != layer})
+
+
+def _open(path: Path, writer: Writer) -> tuple[str, Session]:
+    """Return the fastest runtime here that computes a file as it is written, and its session."""
+    openvino = base.get("openvino")
+    if openvino.unavailable("int8") is None:
+        return openvino.name, openvino.open(path, writer.spec, "int8", None)
+    return "onnxruntime", open_reference(path, writer.spec)

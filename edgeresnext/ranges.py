@@ -1,0 +1,172 @@
+"""The ranges of a build: taken from calibration images, or from an earlier build whose digests match."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import torch
+
+from edgeresnext import bundle as bundles
+from edgeresnext.compiler.calibrate import observe, thresholds
+from edgeresnext.compiler.choose import IMAGES as CHOICE_IMAGES
+from edgeresnext.compiler.choose import choose_methods
+from edgeresnext.compiler.equalise import IMAGES as TRIAL_IMAGES
+from edgeresnext.compiler.equalise import find_exponents, rescaled
+from edgeresnext.compiler.plan import calibrated_tensors
+from edgeresnext.compiler.thresholds import STANDARD, Method
+from edgeresnext.errors import BundleError, DataError
+from edgeresnext.model.resnext import normalise
+from edgeresnext.spec import AUTO, Ranges
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
+    from edgeresnext.compiler.graph import Graph
+    from edgeresnext.data.calibration_set import CalibrationSet
+    from edgeresnext.progress import Progress
+    from edgeresnext.spec import ModelSpec, Recipe
+
+_log = logging.getLogger("edgeresnext")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """A graph with its ranges.
+
+    Args:
+        graph: The graph, its channels rescaled by `ranges.exponents`.
+        ranges: What each method says of its tensors.
+    """
+
+    graph: Graph
+    ranges: Ranges
+
+
+def calibrate(
+    graph: Graph,
+    spec: ModelSpec,
+    images: CalibrationSet,
+    recipe: Recipe,
+    *,
+    weights_digest: str,
+    given: str | Path | None,
+    output: Path,
+    progress: Progress,
+) -> Calibrated:
+    """Return the graph, equalised where the recipe says so, and the ranges of its tensors.
+
+    Args:
+        graph: The folded graph.
+        spec: The network.
+        images: What to calibrate on.
+        recipe: Method and repairs.
+        weights_digest: SHA-256 of the weights.
+        given: Ranges to use (`ranges.json`, or a bundle); None for those of the bundle at `output` where they match.
+        output: Where the bundle will be.
+        progress: Told how many images have been seen.
+
+    Raises:
+        DataError: The given ranges belong to something else, or an activation is NaN or infinite.
+    """
+    digests = {
+        "weights": weights_digest,
+        "images": images.digest,
+        "preprocess": hashlib.sha256(msgspec.json.encode(spec.preprocess)).hexdigest(),
+    }
+    known = read(given) if given is not None else _of_bundle(output)
+    if known is not None:
+        misfit = _misfit(known, graph, recipe, digests)
+        if not misfit:
+            _log.info("ranges of an earlier build are used: weights, images and preprocessing are the same")
+            return Calibrated(
+                graph=rescaled(graph, known.exponents), ranges=msgspec.structs.replace(known, method=recipe.method)
+            )
+        if given is not None:
+            raise DataError(f"ranges '{given}' do not fit: {misfit}", "Leave --ranges out to calibrate anew.")
+    return _measured(graph, spec, images, recipe, digests=digests, progress=progress)
+
+
+def read(path: str | Path) -> Ranges:
+    """Return the ranges of a file, or of a bundle's directory.
+
+    Raises:
+        DataError: There are none.
+    """
+    path = Path(path)
+    file = path / bundles.RANGES if path.is_dir() else path
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Ranges)
+    except OSError as error:
+        raise DataError(
+            f"cannot read ranges from '{file}': {error.strerror}", "Give a ranges.json or a bundle."
+        ) from None
+    except msgspec.MsgspecError as error:
+        raise DataError(
+            f"'{file}' holds no ranges of this release: {error}", "Calibrate anew, with --calibration alone."
+        ) from None
+
+
+def _of_bundle(output: Path) -> Ranges | None:
+    """Return the ranges of the bundle that is there, if one is, and its ranges are as it left them."""
+    try:
+        return bundles.read(output).ranges()
+    except BundleError:
+        return None
+
+
+def _misfit(known: Ranges, graph: Graph, recipe: Recipe, digests: dict[str, str]) -> str:
+    """Return why ranges are not those of this build, or nothing."""
+    for name, what in (("weights", "weights"), ("images", "calibration images"), ("preprocess", "preprocessing")):
+        if known.digests.get(name) != digests[name]:
+            return f"they were taken with other {what}"
+    if known.equalised != ("equalisation" in recipe.repairs):
+        return f"they were taken {'with' if known.equalised else 'without'} equalisation"
+    if recipe.method != AUTO and recipe.method not in known.thresholds:
+        return f"they have no thresholds of {recipe.method}, only {', '.join(known.thresholds)}"
+    tensors = set(calibrated_tensors(graph))
+    named = [set(limits) for limits in known.thresholds.values()] + [set(chosen) for chosen in known.chosen.values()]
+    complete = all(found == tensors for found in named)
+    return "" if complete else "they name other tensors"
+
+
+def _measured(
+    graph: Graph,
+    spec: ModelSpec,
+    images: CalibrationSet,
+    recipe: Recipe,
+    *,
+    digests: dict[str, str],
+    progress: Progress,
+) -> Calibrated:
+    """Return the graph and its ranges, found on the images."""
+
+    def batches(count: int | None = None) -> Iterator[Tensor]:
+        for batch in images.batches(count):
+            yield normalise(torch.from_numpy(batch), spec)
+
+    observed = observe(graph, batches(), lambda done: progress("calibrate", done, images.count))
+    equalise = "equalisation" in recipe.repairs
+    exponents = find_exponents(graph, observed, list(batches(TRIAL_IMAGES))) if equalise else {}
+    if exponents:
+        graph = rescaled(graph, exponents)
+        observed = observe(graph, batches(), lambda done: progress("equalised", done, images.count))
+    methods = dict.fromkeys((*STANDARD, *([] if recipe.method == AUTO else [recipe.method])))
+    by_method = {name: thresholds(graph, observed, Method.parse(name)) for name in methods}
+    ranges = Ranges(
+        method=recipe.method,
+        images=images.count,
+        thresholds=by_method,
+        chosen=choose_methods(graph, by_method, batches(CHOICE_IMAGES)),
+        digests=digests,
+        image_digests=images.image_digests,
+        equalised=equalise,
+        exponents=exponents,
+    )
+    return Calibrated(graph=graph, ranges=ranges)

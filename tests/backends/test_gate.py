@@ -1,0 +1,161 @@
+"""The accuracy gate on real networks: what fails without it passes with it, and what cannot pass is not published."""
+
+import shutil
+
+import msgspec
+import pytest
+from rescaled import rescale
+
+import edgeresnext
+from edgeresnext import Gate
+from edgeresnext.errors import AccuracyError, DataError, RequestError
+from edgeresnext.inspection import inspect
+
+NAIVE = {"method": "max", "repairs": ()}
+
+
+@pytest.fixture(scope="module")
+def broken(digit_weights, tmp_path_factory):
+    """The digits network with a quarter of the channels inside each block of layer 2 times 64. Read only."""
+    return rescale(digit_weights, tmp_path_factory.mktemp("rescaled") / "layer2.safetensors", only="layer2")
+
+
+@pytest.fixture
+def build(broken, digit_folders, tmp_path):
+    def call(**changes):
+        options = {
+            "weights": broken, "calibration": digit_folders["calibration"], "output": tmp_path / "out",
+            "samples": 100, "precisions": ["int8"], "gate": Gate(validation=str(digit_folders["validation"])),
+        } | changes  # fmt: skip
+        return edgeresnext.build("resnext20_8x4d", **options)
+
+    return call
+
+
+def verdicts(bundle):
+    return {file.file.removeprefix("onnx/").removesuffix(".onnx"): file for file in bundle.manifest.onnx}
+
+
+def test_what_naive_calibration_breaks_is_built_with_few_layers_in_floating_point(build):
+    with pytest.raises(AccuracyError, match="dB"):
+        build(**NAIVE, gate=None)
+    file = verdicts(build(**NAIVE))["int8"]
+    assert file.verdict.drop <= 0.5
+    assert 0 < len(file.verdict.returned) <= 6
+    assert {name.partition(".")[0] for name in file.verdict.returned} == {"layer2"}
+    assert file.verdict.int8_convolutions >= 0.75
+    for name in file.verdict.returned:
+        assert file.plan.layers[name] == "fp32"
+        assert "accuracy gate" in file.plan.reasons[name]
+        assert "dB alone" in file.plan.reasons[name]
+
+
+def test_repairs_leave_the_gate_nothing_to_do(build):
+    for file in verdicts(build()).values():
+        assert (file.verdict.returned, file.verdict.tries) == ((), 1)
+        assert file.verdict.drop <= 0.5
+        assert file.fidelity.snr_db > 30
+        assert set(file.plan.layers.values()) == {"int8"}
+
+
+def test_the_figures_are_those_of_bench(build, digit_folders):
+    bundle = build(precisions=["fp32", "int8"])
+    verdict = verdicts(bundle)["int8-cpu"].verdict
+    report = edgeresnext.bench(bundle.path, data=digit_folders["validation"], rounds=2)
+    rows = {row.name: row for row in report.rows}
+    assert verdict.images == 600
+    assert verdict.top1_fp32 == rows["torch-fp32"].top1
+    assert verdict.top1 == rows[f"{verdict.runtime}-int8"].top1
+    assert verdict.agreement == rows[f"{verdict.runtime}-int8"].agreement
+    assert verdict.drop == pytest.approx(100 * rows[f"{verdict.runtime}-int8"].top1_drop)
+    assert verdict.lost - verdict.gained == round(verdict.drop * 6)
+
+
+@pytest.mark.parametrize("gate", [{"min_int8": 0.95}, {"min_agreement": 1.0, "min_int8": 0.9}])
+def test_what_cannot_pass_is_not_published_and_the_old_bundle_stays(
+    build, digit_folders, tmp_path, gate, digit_weights
+):
+    old = build(weights=digit_weights, gate=None)
+    with pytest.raises(AccuracyError, match=r"cannot pass the gate.*of the convolutions in INT8") as caught:
+        build(**NAIVE, gate=Gate(validation=str(digit_folders["validation"]), **gate))
+    assert caught.value.exit_code == 3
+    assert "--min-int8" in caught.value.hint
+    assert edgeresnext.verify(old.path)
+    assert msgspec.json.encode(old.manifest) == msgspec.json.encode(old.manifest)
+
+
+def test_agreement_needs_no_labels(build, digit_folders, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number, image in enumerate(sorted(digit_folders["validation"].glob("*/*.png"))[::5]):
+        shutil.copy(image, flat / f"{number}.png")
+    with pytest.raises(DataError, match="no class folders"):
+        build(gate=Gate(validation=str(flat)))
+    file = verdicts(build(gate=Gate(validation=str(flat), min_agreement=0.97)))["int8"]
+    assert (file.verdict.images, file.verdict.top1, file.verdict.drop) == (120, None, None)
+    assert file.verdict.agreement >= 0.97
+
+
+def test_calibration_images_among_the_validation_images_are_counted(build, digit_folders, tmp_path):
+    mixed = tmp_path / "mixed"
+    shutil.copytree(digit_folders["validation"] / "3", mixed / "3")
+    for image in sorted((digit_folders["calibration"] / "7").iterdir()):
+        (mixed / "7").mkdir(exist_ok=True)
+        shutil.copy(image, mixed / "7" / f"renamed-{image.name}")
+    bundle = build(samples=197, gate=Gate(validation=str(mixed), max_drop=5))
+    assert verdicts(bundle)["int8"].verdict.overlap == len(list((mixed / "7").iterdir()))
+    report = edgeresnext.bench(bundle.path, data=mixed, rounds=2)
+    assert report.overlap == len(list((mixed / "7").iterdir()))
+    assert edgeresnext.bench(bundle.path, data=digit_folders["validation"], rounds=2).overlap == 0
+
+
+@pytest.mark.parametrize(
+    ("gate", "error", "message"),
+    [
+        ({"max_drop": -1}, RequestError, "max drop is -1"),
+        ({"min_agreement": 99}, RequestError, "min agreement is 99"),
+        ({"min_int8": 80}, RequestError, "min INT8 is 80"),
+        ({"validation": "nowhere"}, DataError, "does not exist"),
+    ],
+)
+def test_impossible_gates_are_refused(build, digit_folders, gate, error, message):
+    with pytest.raises(error, match=message):
+        build(gate=Gate(**({"validation": str(digit_folders["validation"])} | gate)))
+
+
+def test_foreign_classes_are_refused_before_anything_is_read(build, photos):
+    seen = []
+    with pytest.raises(DataError, match=r"match no label of the model: cat, dog"):
+        build(gate=Gate(validation=str(photos)), progress=lambda stage, *_: seen.append(stage))
+    assert seen == []
+
+
+def test_random_weights_have_no_accuracy(tmp_path, digit_folders):
+    gate = Gate(validation=str(digit_folders["validation"]))
+    with pytest.raises(RequestError, match="random weights"):
+        edgeresnext.build("resnext20_8x4d", random_weights=True, output=tmp_path / "out", gate=gate)
+
+
+def test_the_manifest_says_what_was_asked_and_found(build, digit_folders):
+    bundle = build(**NAIVE)
+    found = inspect(bundle.path)
+    assert found["gate"]["validation"] == str(digit_folders["validation"])
+    assert found["gate"]["max_drop"] == 0.5
+    assert found["recipe"]["method"] == "max"
+    int8 = next(file for file in found["onnx"] if file["file"] == "onnx/int8.onnx")
+    assert int8["verdict"]["returned"]
+    assert int8["verdict"]["tries"] > 1
+
+
+def test_layers_kept_by_hand_stay_kept(build):
+    bundle = build(**NAIVE, keep=["fp32:layer2.*"])
+    for file in verdicts(bundle).values():
+        assert {name for name, kind in file.plan.layers.items() if kind == "fp32"} >= {
+            name for name in file.plan.layers if name.startswith("layer2.")
+        }
+        assert all("by hand" in file.plan.reasons[name] for name in file.plan.layers if name.startswith("layer2."))
+
+
+def test_keeping_everything_leaves_no_int8_file(build):
+    with pytest.raises(RequestError, match="leaves no layer"):
+        build(keep=["fp16:*"], gate=None)

@@ -1,0 +1,106 @@
+import json
+
+import pytest
+from rescaled import rescale
+
+from edgeresnext.cli import main
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line in this process and return its exit code, stdout and stderr."""
+
+    def call(*arguments):
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def build(run, digit_weights, digit_folders, tmp_path):
+    def call(*arguments, weights=digit_weights):
+        return run(
+            "build", "resnext20_8x4d", "--weights", weights, "--calibration", digit_folders["calibration"],
+            "--precision", "int8", "--output", tmp_path / "out", "--samples", 100, *arguments,
+        )  # fmt: skip
+
+    return call
+
+
+def test_a_gate_that_cannot_pass_exits_3_and_leaves_nothing(build, digit_weights, digit_folders, tmp_path):
+    broken = rescale(digit_weights, tmp_path / "broken.safetensors")
+    naive = ("--method", "max", "--repair", "none", "--validation", digit_folders["validation"])
+    code, out, err = build(*naive, weights=broken)
+    assert (code, out) == (3, "")
+    assert "onnx/int8.onnx cannot pass the gate" in err
+    assert "Nothing was published" in err
+    assert "--min-int8" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gate_that_passes_is_shown_with_its_figures(build, run, digit_folders, tmp_path):
+    code, out, _ = build("--validation", digit_folders["validation"], "--max-drop", 1)
+    assert code == 0
+    assert "1 points of top-1 at most" in out
+    assert "agree" in out
+    assert "of 600" in out
+    found = json.loads(run("inspect", tmp_path / "out", "--json")[1])
+    assert found["gate"]["max_drop"] == 1.0
+    assert all(file["verdict"]["images"] == 600 for file in found["onnx"])
+
+
+def test_kept_layers_are_listed_with_the_reason(build, run, tmp_path):
+    assert build("--keep", "fp16:layer1.*", "--keep", "fp32:fc")[0] == 0
+    _, out, _ = run("inspect", tmp_path / "out", "--layers")
+    assert "int8: fc is fp32: kept by hand: fp32:fc" in out
+    assert "int8-cpu: layer1.0.conv1 is fp32: kept by hand: fp16:layer1.*" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("--keep", "fp16:layr1.*"), 2, "Did you mean layer1.*"),
+        (("--max-drop", 1), 2, "--max-drop would change nothing without images"),
+        (("--repair", "none", "--repair", "equalisation"), 2, "contradicts"),
+        (("--repair", "equalization"), 2, "Did you mean 'equalisation'?"),
+        (("--recipe", "nowhere.toml"), 5, "cannot read recipe"),
+        (("--ranges", "nowhere.json"), 5, "cannot read ranges"),
+        (("--validation", "nowhere"), 5, "does not exist"),
+        (("--method", "kl"), 2, "unknown calibration method 'kl'"),
+    ],
+)
+def test_wrong_input_is_refused_by_name(build, arguments, code, message, tmp_path):
+    found, out, err = build(*arguments)
+    assert (found, out) == (code, "")
+    assert message in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_sensitivity_ranks_the_layers_and_draws_them(run, built, tmp_path):
+    code, out, err = run("sensitivity", built.path, "--plot", tmp_path / "s.svg")
+    assert code == 0
+    lines = out.splitlines()
+    first = next(index for index, line in enumerate(lines) if line.startswith("all together"))
+    shares = [
+        float(next(word for word in line.split() if word.endswith("%"))[:-1]) for line in lines[first:] if "%" in line
+    ]
+    assert shares[0] == 100
+    assert shares[1:] == sorted(shares[1:], reverse=True)
+    assert "--keep 'fp16:" in err
+    assert (tmp_path / "s.svg").stat().st_size > 10_000
+    found = json.loads(run("sensitivity", built.path, "--json", "--file", "int8")[1])
+    assert found["file"] == "onnx/int8.onnx"
+    assert len(found["layers"]) == len(shares) - 1
+
+
+def test_options_of_calibration_would_change_nothing_for_a_bundle(run, built):
+    code, _, err = run("build", built.path, "--method", "max", "--keep", "fp16:fc")
+    assert code == 2
+    assert "would change nothing" in err

@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgeresnext.compiler.calibrate import observe, thresholds
+from edgeresnext.compiler.equalise import channel_groups, find_exponents, rescaled
+from edgeresnext.compiler.execute import Executor
+from edgeresnext.compiler.graph import INPUT, trace
+from edgeresnext.compiler.plan import plan_for
+from edgeresnext.compiler.quantise import quantise
+from edgeresnext.compiler.simulate import Simulation
+from edgeresnext.compiler.thresholds import Method
+from edgeresnext.model.catalogue import specify
+from edgeresnext.model.checkpoints import random_network
+from edgeresnext.spec import ModelSpec, Preprocess
+
+SPEC = specify("resnext20_8x4d")
+WITH_MAXPOOL = ModelSpec(
+    name="small", depths=(1, 2), cardinality=4, width_per_group=4, base_channels=8, classes=5,
+    preprocess=Preprocess(resize_px=64, crop_px=64),
+)  # fmt: skip
+
+
+def images(size, count=8):
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module", params=[SPEC, WITH_MAXPOOL], ids=lambda spec: spec.name)
+def graph(request):
+    spec = request.param
+    return trace(random_network(spec, 0), spec.preprocess.crop_px)
+
+
+def size_of(graph):
+    return 32 if len(graph.layers) > 50 else 64
+
+
+def test_groups_hold_every_tensor_but_the_image_s_and_the_logits(graph):
+    groups = channel_groups(graph)
+    tensors = [tensor for group in groups for tensor in group.tensors]
+    assert len(tensors) == len(set(tensors))
+    assert set(tensors) == {layer.name for layer in graph.layers} - {INPUT, graph.layers[-1].name}
+    stage = next(group for group in groups if "layer2.1.relu3" in group.tensors)
+    assert {"layer2.0.downsample.0", "layer2.0.conv3", "layer2.1.conv3"} == {writer.name for writer in stage.writers}
+    assert "layer2.1.conv1" in {reader.name for reader in stage.readers}
+    inner = next(group for group in groups if "layer1.0.relu1" in group.tensors)
+    assert ([w.name for w in inner.writers], [r.name for r in inner.readers]) == (
+        ["layer1.0.conv1"],
+        ["layer1.0.conv2"],
+    )
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 2**31), st.integers(1, 9))
+def test_any_powers_of_two_leave_the_logits_as_they_are_to_the_bit(graph, seed, reach):
+    generator = np.random.default_rng(seed)
+    sizes = {layer.name: layer.shape[0] for layer in graph.layers}
+    exponents = {
+        group.name: tuple(generator.integers(-reach, reach + 1, sizes[group.name]).tolist())
+        for group in channel_groups(graph)
+    }
+    batch = images(size_of(graph), 2)
+    other = rescaled(graph, exponents)
+    assert any((a.weight != b.weight).any() for a, b in zip(graph.layers, other.layers, strict=True) if a.computes)
+    assert torch.equal(Executor(other).logits(batch), Executor(graph).logits(batch))
+
+
+def test_scaled_channels_are_found_and_evened_out():
+    network = random_network(SPEC, 0)
+    with torch.no_grad():
+        block = network.layer2[0]
+        block.bn1.weight[:16] *= 64
+        block.bn1.bias[:16] *= 64
+        columns = torch.ones(64)
+        columns[:16] = 1 / 64
+        block.conv2.weight *= columns.view(8, 1, 8).expand(-1, 8, -1).reshape(64, 8, 1, 1)
+    graph = trace(network, 32)
+    seen = observe(graph, [images(32, 16)])
+
+    def spread(observed):
+        largest = observed["layer2.0.relu1"].maximum
+        return float(largest[:16].mean() / largest[16:].mean())
+
+    exponents = find_exponents(graph, seen, [images(32, 16)])
+    evened = observe(rescaled(graph, exponents), [images(32, 16)])
+    assert spread(seen) > 30
+    assert 1 / 4 < spread(evened) < 4
+    assert evened["layer2.0.relu1"].histogram.maximum <= seen["layer2.0.relu1"].histogram.maximum  # float16's range
+
+
+def test_it_does_not_make_a_healthy_network_worse(graph):
+    batch = images(size_of(graph), 16)
+
+    def noise(one):
+        limits = thresholds(one, observe(one, [batch]), Method.parse("max"))
+        simulation = Simulation(one, quantise(one, plan_for(one, "int8", limits), limits))
+        return float((simulation.logits(batch) - Executor(one).logits(batch)).square().sum())
+
+    exponents = find_exponents(graph, observe(graph, [batch]), [batch])
+    assert noise(rescaled(graph, exponents)) <= noise(graph)
+
+
+def test_a_rescaled_graph_has_the_same_plan(graph):
+    limits = dict.fromkeys((layer.name for layer in graph.layers), 1.0) | {INPUT: 1.0}
+    none = {group.name: (0,) * len(group.writers[0].weight) for group in channel_groups(graph)}
+    assert plan_for(rescaled(graph, none), "int8", limits) == plan_for(graph, "int8", limits)
