@@ -1,7 +1,7 @@
 # make demo    a virtual environment, the package, and `edgeresnext demo`
 # make test    the same for the tests: lint, types, import contracts, tests
 # make device  the demo, then its bundle in fresh environments without PyTorch (DEVICE_PYTHONS="python3.10 python3.13")
-# make figures measures everything that the README quotes (about 20 minutes on two cores)
+# make figures measures everything that the README quotes (about two hours on two cores, half an hour of it training)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -31,6 +31,8 @@ figures: $(VENV)/.dev
 	$(BIN)/python benchmarks/cpu.py
 	$(BIN)/python benchmarks/fidelity.py
 	$(BIN)/python benchmarks/build.py
+	$(BIN)/python calibration/shapes/train.py build/shapes
+	$(BIN)/python benchmarks/quantization.py --shapes build/shapes/shapes.safetensors --shapes-data build/shapes
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/render.py

@@ -1,4 +1,4 @@
-"""Write the tables of the README from `results/`; with --check, fail if they are not up to date."""
+"""Write the tables of the documents from `results/`; with --check, fail if they are not up to date."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from common import load
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
 
 
 def machine(figures: dict[str, Any]) -> str:
@@ -134,22 +134,139 @@ def engines() -> str:
     )
 
 
-TABLES = {"demo": demo, "cpu": cpu, "fidelity": fidelity, "build": build, "engines": engines}
+def top1(row: dict[str, Any]) -> str:
+    """Format top-1 and what was lost of FP32's, in points."""
+    if row["top1"] is None:
+        return "n/a: random weights"
+    return f"{100 * row['top1']:.2f} ({100 * (row['top1'] - row['top1_fp32']):+.2f})"
 
 
-def rendered(text: str) -> str:
-    """Return the README with every table replaced."""
-    for name, table in TABLES.items():
+def both_files(rows: list[dict[str, Any]], heading: str) -> str:
+    """A table of recipes, signed and unsigned INT8 side by side, a block a network."""
+    table: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        table.setdefault((row["task"], row["recipe"]), {})[row["file"]] = row
+    lines = [
+        f"| network | {heading} | int8, dB | int8, top-1 % | int8-cpu, dB | int8-cpu, top-1 % |",
+        "|---" * 6 + "|",
+    ]
+    lines += [
+        f"| {task} | {recipe} | {found['int8']['snr_db']:.1f} | {top1(found['int8'])} "
+        f"| {found['int8-cpu']['snr_db']:.1f} | {top1(found['int8-cpu'])} |"
+        for (task, recipe), found in table.items()
+    ]
+    return "\n".join(lines)
+
+
+def repairs() -> str:
+    """What each repair does alone."""
+    figures = load("quantization")
+    return (
+        "Each alone and all together, method `auto`, 64 calibration images; signal-to-noise ratio of the logits and top-1 on "
+        "images that nothing was calibrated on, with the change against FP32 in brackets:\n\n"
+        + both_files(figures["repairs"], "repairs")
+        + f"\n\n{machine(figures)}."
+    )
+
+
+def methods() -> str:
+    """The methods beside each other."""
+    figures = load("quantization")
+    return (
+        "The methods with all repairs, up to 512 calibration images:\n\n"
+        + both_files(figures["methods"], "method")
+        + f"\n\n{machine(figures)}."
+    )
+
+
+def rescaled() -> str:
+    """Networks with rescaled channels."""
+    figures = load("quantization")
+    return both_files(figures["rescaled"], "recipe") + (
+        f"\n\nWithout the gate, all convolutions in INT8. {machine(figures)}."
+    )
+
+
+def gate() -> str:
+    """What the gate does for a network that naive calibration breaks."""
+    figures = load("quantization")
+    lines = ["| case | file | drop, points | layers returned | convolutions in INT8 | plans tried |", "|---" * 6 + "|"]
+    for row in figures["gate"]:
+        if row["exit_code"]:
+            lines.append(f"| {row['case']} | none: exit code {row['exit_code']} | | | | |")
+        else:
+            lines.append(
+                f"| {row['case']} | {row['file']} | {row['drop']:+.2f} | {', '.join(row['returned']) or 'none'} "
+                f"| {row['int8_convolutions']:.0%} | {row['tries']} |"
+            )
+    return (
+        "The digits network with rescaled channels in its second stage, `--method max --repair none --validation digits/validation`:\n\n"
+        + "\n".join(lines)
+        + f"\n\n{machine(figures)}."
+    )
+
+
+def peers() -> str:
+    """Every quantiser on the same backend."""
+    figures = load("quantization")
+    lines = [
+        "| network | INT8 by | SNR, dB | top-1 % | p50 ms | latency over ours | quantising, s | peak MiB |",
+        "|---" * 8 + "|",
+    ]
+    lines += [
+        f"| {row['task']} | {row['quantiser']} | {row['snr_db']:.1f} | {top1(row)} | {cell(row['p50_s'], '.2f', 1e3)} "
+        f"| {row['over_ours']:.2f} ± {row['over_ours_error']:.2f} | {row['seconds']:.0f} | {row['peak_bytes'] / 2**20:.0f} |"
+        for row in figures["peers"]
+    ]
+    return (
+        "The same network, 64 calibration images and backend (OpenVINO, batch 1, rest in FP32), interleaved in one process; "
+        "top-1 with the change against FP32 in brackets; each quantiser in a process of its own:\n\n"
+        + "\n".join(lines)
+        + f"\n\n{machine(figures)}."
+    )
+
+
+def calibration() -> str:
+    """Cost of entropy calibration."""
+    figures = load("quantization")
+    found = figures["calibration"]
+    seconds = [sorted(run["seconds"] for run in found[side])[len(found[side]) // 2] for side in ("ours", "onnxruntime")]
+    peaks = [max(run["peak_bytes"] for run in found[side]) / 2**20 for side in ("ours", "onnxruntime")]
+    return (
+        f"Entropy calibration of {found['task']}, {found['images']} images: {seconds[0]:.1f} s and {peaks[0]:.0f} MiB, against "
+        f"{seconds[1]:.1f} s and {peaks[1]:.0f} MiB for onnxruntime's quantiser with its entropy calibrator, which writes a file too "
+        f"({found['ratio']:.2f} of its time; medians of {len(found['ours'])} runs in turn). With {found['many']} images the peak grows by "
+        f"{found['growth_bytes'] / 2**20:.0f} MiB. {machine(figures)}."
+    )
+
+
+DOCUMENTS = {
+    "README.md": {"demo": demo, "cpu": cpu, "fidelity": fidelity, "build": build, "engines": engines},
+    "calibration/README.md": {
+        "repairs": repairs,
+        "methods": methods,
+        "rescaled": rescaled,
+        "gate": gate,
+        "peers": peers,
+        "calibration": calibration,
+    },
+}
+
+
+def rendered(document: str) -> str:
+    """Return a document with every table replaced."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for name, table in DOCUMENTS[document].items():
         pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
         text, count = pattern.subn(lambda found, table=table: f"{found[1]}{table()}\n{found[2]}", text)  # type: ignore[misc]
         if count != 1:
-            raise SystemExit(f"README.md has {count} places for table '{name}'")
+            raise SystemExit(f"{document} has {count} places for table '{name}'")
     return text
 
 
 if __name__ == "__main__":
-    old = README.read_text(encoding="utf-8")
-    new = rendered(old)
-    if "--check" in sys.argv and new != old:
-        sys.exit("README.md is not up to date: run `make figures`, or `python benchmarks/render.py`")
-    README.write_text(new, encoding="utf-8")
+    for document in DOCUMENTS:
+        new = rendered(document)
+        if "--check" in sys.argv and new != (ROOT / document).read_text(encoding="utf-8"):
+            sys.exit(f"{document} is not up to date: run `make figures`, or `python benchmarks/render.py`")
+        (ROOT / document).write_text(new, encoding="utf-8")

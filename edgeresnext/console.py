@@ -114,6 +114,8 @@ def print_bundle(bundle: Bundle, *, layers: bool = False) -> None:
         f"centre {edge} px"
     )
     click.echo(f"  calibration  {manifest.calibration or 'none'}")
+    if manifest.calibration:
+        click.echo(f"  repairs      {', '.join(manifest.recipe.repairs) or 'none'}")
     click.echo(f"  golden       {manifest.golden}\n")
     gate = manifest.gate
     if gate is not None:

@@ -24,7 +24,7 @@ from edgeresnext import bundle as bundles
 from edgeresnext.backends import base, cuda, gpu, targets
 from edgeresnext.compiler.plan import grouped_float
 from edgeresnext.data import calibration_set, folder
-from edgeresnext.errors import BackendError, NotInstalledError, RequestError, unknown_name
+from edgeresnext.errors import BackendError, NotInstalledError, RequestError, shortened, unknown_name
 from edgeresnext.measure.latency import interleave
 from edgeresnext.spec import Artifact, EngineOptions
 
@@ -325,6 +325,12 @@ def _request(
 def _beside(bundle: Bundle, request: base.EngineRequest, scratch: Path) -> base.EngineRequest:
     """Return a request with the thresholds beside a plain graph, as a DLA and TensorRT's own calibration want them."""
     plain = bundle.file(onnx_for(bundle.manifest, "fp32"))
+    kept = {name for file in bundle.manifest.onnx if file.plan.inputs for name in file.plan.reasons}
+    if kept:
+        request.warn(
+            f"{request.name}: TensorRT decides layer by layer here, also on {shortened(sorted(kept), 3)}, "
+            "which the bundle's INT8 files keep in floating point"
+        )
     if not request.options.implicit_calibration:
         cache = bundle.file(bundles.CALIBRATION_CACHE)
         return dataclasses.replace(request, plain_onnx=plain, calibration_cache=cache)

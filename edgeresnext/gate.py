@@ -17,7 +17,7 @@ import numpy as np
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import base
 from edgeresnext.backends.onnxruntime import open_reference
-from edgeresnext.compiler.plan import Keep
+from edgeresnext.compiler.plan import Keep, int8_share
 from edgeresnext.compiler.sensitivity import ALL, layer_costs
 from edgeresnext.data import folder
 from edgeresnext.errors import AccuracyError, BackendError, DataError, RequestError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgeresnext.backends.base import Session
+    from edgeresnext.compiler.graph import Graph
     from edgeresnext.data.folder import ImageFolder
     from edgeresnext.measure.accuracy import Classified
     from edgeresnext.onnx_files import Writer
@@ -89,12 +90,25 @@ def prepare(gate: Gate, *, trained: bool) -> Validation:
     return Validation(gate=gate, photos=photos)
 
 
-def match(validation: Validation, labels: Sequence[str]) -> Validation:
+def match(validation: Validation, labels: Sequence[str], graph: Graph, kept: Collection[str]) -> Validation:
     """Return a validation whose images have the classes of the network.
+
+    Args:
+        validation: The images.
+        labels: Of the network, in the order of its logits.
+        graph: The network.
+        kept: Layers that are kept out of INT8 by hand.
 
     Raises:
         DataError: A class folder is none of the network's labels.
+        RequestError: Too few convolutions would be INT8 from the start.
     """
+    share = int8_share(graph, kept)
+    if share < validation.gate.min_int8:
+        raise RequestError(
+            f"--keep leaves {share:.0%} of the convolutions in INT8, less than --min-int8 {validation.gate.min_int8:g}",
+            "Keep fewer layers, or ask for less.",
+        )
     photos = validation.photos
     if validation.gate.max_drop is None:
         return validation
@@ -191,12 +205,10 @@ class Jury:
 
     def _most(self, name: str, keep: Mapping[str, Keep], ranking: Mapping[str, Keep]) -> int:
         """Return how many layers of the ranking may be returned before too few convolutions are INT8."""
-        plan = self.writer.plan(name, keep)
-        convolutions = [layer.name for layer in self.writer.graph.layers if layer.op == "Conv"]
-        int8 = sum(plan.layers[layer] == "int8" for layer in convolutions)
+        floating = {layer for layer, kind in self.writer.plan(name, keep).layers.items() if kind != "int8"}
         for count, layer in enumerate(ranking):
-            int8 -= layer in convolutions
-            if int8 < self.validation.gate.min_int8 * len(convolutions):
+            floating.add(layer)
+            if int8_share(self.writer.graph, floating) < self.validation.gate.min_int8:
                 return count
         return len(ranking)
 
@@ -256,8 +268,7 @@ class Jury:
 
     def _share(self, plan: Plan) -> float:
         """Return the share of the convolutions that a plan runs in INT8."""
-        convolutions = [layer.name for layer in self.writer.graph.layers if layer.op == "Conv"]
-        return sum(plan.layers[name] == "int8" for name in convolutions) / len(convolutions)
+        return int8_share(self.writer.graph, [name for name, kind in plan.layers.items() if kind != "int8"])
 
     def shortfall(self, file: OnnxFile) -> str:
         """Return by how much a file misses what is asked of it, or nothing."""

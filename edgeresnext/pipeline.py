@@ -143,7 +143,7 @@ def build(
     names = names or tuple(str(index) for index in range(spec.classes))
     graph = trace(network, spec.preprocess.crop_px)
     kept = parse_keep(graph, keep)
-    validation = None if validation is None else match(validation, names)
+    validation = None if validation is None else match(validation, names, graph, kept)
     if photos is None:
         images = calibration_set.generated(spec.preprocess, settled.seed)
     else:
@@ -310,8 +310,6 @@ def _emit(
     for done, name in enumerate(names):
         progress("emit and check", done, len(names))
         files[name] = writer.write(name, kept)
-        if _is_int8(name) and not files[name].plan.inputs:
-            raise RequestError(f"--keep leaves no layer of onnx/{name}.onnx in INT8", "Keep fewer, or leave INT8 out.")
     progress("emit and check", len(names), len(names))
     if validation is not None:
         from edgeresnext.gate import Jury

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgeresnext.compiler.graph import INPUT
+from edgeresnext.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -57,12 +58,23 @@ class Executor:
         """Run normalised images `(N, 3, H, W)` and yield each layer with its output; the images first, with None.
 
         A tensor is dropped after its last reader has run.
+
+        Raises:
+            BackendError: The GPU fails, or its memory does not suffice.
         """
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             values = {INPUT: self.place(images)}
             yield None, values[INPUT]
             for layer in self.graph.layers:
-                values[layer.name] = self.run_layer(layer, values)
+                try:
+                    values[layer.name] = self.run_layer(layer, values)
+                except RuntimeError as error:
+                    if self.device.type != "cuda":
+                        raise
+                    raise BackendError(
+                        f"PyTorch failed on the GPU in layer '{layer.name}': {str(error).splitlines()[0]}",
+                        "CUDA_VISIBLE_DEVICES= in front of the command leaves the GPU out.",
+                    ) from error
                 yield layer, values[layer.name]
                 for name in layer.inputs:
                     if self._last_reader[name] == layer.name:

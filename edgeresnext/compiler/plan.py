@@ -18,7 +18,7 @@ from edgeresnext.errors import RequestError, shortened
 from edgeresnext.spec import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from edgeresnext.compiler.graph import Graph, Layer
     from edgeresnext.spec import Activations, Precision
@@ -92,7 +92,15 @@ def parse_keep(graph: Graph, patterns: Iterable[str]) -> dict[str, Keep]:
                 f"{suggestion}Layers are named {shortened(names, 4)}; `edgeresnext inspect BUNDLE --layers` lists all.",
             )
         found |= {name: Keep(precision=precision, reason=f"kept by hand: {text}") for name in matching}
+    if found and int8_share(graph, found) == 0:
+        raise RequestError("--keep leaves no convolution in INT8", "Keep fewer layers, or leave INT8 out.")
     return found
+
+
+def int8_share(graph: Graph, floating: Collection[str]) -> float:
+    """Return the share of the convolutions that are not among the layers `floating`."""
+    convolutions = [layer.name for layer in graph.layers if layer.op == "Conv"]
+    return sum(name not in floating for name in convolutions) / len(convolutions)
 
 
 def _prefixes(names: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from edgeresnext import bundle as bundles
 from edgeresnext.backends import base, gpu
 from edgeresnext.data import folder
 from edgeresnext.data.images import load_image
-from edgeresnext.errors import DataError, EdgeResNeXtError, RequestError
+from edgeresnext.errors import BundleError, DataError, EdgeResNeXtError, RequestError
 from edgeresnext.measure.accuracy import Classified, best_classes, classify
 from edgeresnext.measure.environment import environment, package_versions
 from edgeresnext.measure.latency import interleave, speedup, summarise
@@ -155,7 +155,10 @@ def bench(
 
 def _overlap(bundle: Bundle, classified: Classified) -> int | None:
     """Return how many images the bundle was calibrated on, by their pixels; None where that is not known."""
-    ranges = bundle.ranges()
+    try:
+        ranges = bundle.ranges()
+    except BundleError:  # of an earlier release; `verify` is what proves files
+        return None
     if ranges is None or not classified.digests:
         return None
     return sum(digest in ranges.image_digests for digest in classified.digests)

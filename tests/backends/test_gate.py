@@ -156,6 +156,10 @@ def test_layers_kept_by_hand_stay_kept(build):
         assert all("by hand" in file.plan.reasons[name] for name in file.plan.layers if name.startswith("layer2."))
 
 
-def test_keeping_everything_leaves_no_int8_file(build):
-    with pytest.raises(RequestError, match="leaves no layer"):
-        build(keep=["fp16:*"], gate=None)
+def test_keeping_too_much_is_refused_before_anything_is_read(build, digit_folders):
+    seen = []
+    with pytest.raises(RequestError, match="leaves no convolution"):
+        build(keep=["fp16:*"], gate=None, progress=lambda stage, *_: seen.append(stage))
+    with pytest.raises(RequestError, match="leaves 48% of the convolutions in INT8, less than --min-int8 0.5"):
+        build(keep=["fp16:*.conv[12]"], progress=lambda stage, *_: seen.append(stage))
+    assert seen == []

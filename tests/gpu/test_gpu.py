@@ -213,3 +213,19 @@ def test_the_profiler_names_layers(bundle):
     session.close()
     assert sum(seconds.values()) > 0
     assert len(seconds) > 5
+
+
+def test_calibration_on_the_gpu_finds_what_the_cpu_finds():
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch has no GPU here")
+    from edgeresnext.compiler.execute import Executor
+    from edgeresnext.compiler.graph import trace
+    from edgeresnext.model.catalogue import specify
+    from edgeresnext.model.checkpoints import random_network
+
+    graph = trace(random_network(specify("resnext20_8x4d"), 0), 32)
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    there, here = Executor(graph, torch.device("cuda")), Executor(graph, torch.device("cpu"))
+    for (_, found), (_, expected) in zip(there.steps(images), here.steps(images), strict=True):
+        assert float(found.abs().max()) == pytest.approx(float(expected.abs().max()), rel=1e-4)
