@@ -24,6 +24,7 @@ from common import RESULTS, load, make_photos, save, scratch
 
 from edgeresnext.data import calibration_set, digits, folder, shapes
 from edgeresnext.demo import weights as digits_weights
+from edgeresnext.measure.memory import own_peak
 from edgeresnext.model.catalogue import specify
 from edgeresnext.spec import Preprocess, Recipe
 
@@ -115,7 +116,7 @@ def quantise(task: Task, quantiser: str, samples: int, output: Path, fp32: Path)
         with_nncf(images, fp32, output)
     else:
         with_onnxruntime(images, fp32, output, quantiser.rpartition(", ")[2])
-    return {"seconds": time.perf_counter() - started, "peak_bytes": peak()}
+    return {"seconds": time.perf_counter() - started, "peak_bytes": own_peak()}
 
 
 def graph_of(task: Task) -> Any:  # noqa: ANN401 - a graph
@@ -206,12 +207,6 @@ def with_onnxruntime(images: CalibrationSet, fp32: Path, output: Path, method: s
         calibrate_method=CalibrationMethod[method],
         op_types_to_quantize=["Conv", "Gemm", "Add", "MaxPool", "GlobalAveragePool"],
     )  # fmt: skip
-
-
-def peak() -> int:
-    """Return the peak memory of this process, bytes."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 def apart(task: Task, quantiser: str, samples: int, output: Path, fp32: Path) -> dict[str, Any]:

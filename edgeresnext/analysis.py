@@ -85,7 +85,13 @@ def sensitivity(
             inputs = normalise(torch.from_numpy(images), bundle.manifest.model)
             yield inputs, None if right is None else torch.tensor(right)
 
-    costs = layer_costs(graph, numbers, normalised(), lambda done, total: progress("layers", done, total))
+    batches_in_all = -(-(len(photos.images) if photos else len(bundle.golden().images)) // _BATCH)
+
+    def report(done: int, total: int) -> None:
+        before = (seen - 1) // _BATCH * total
+        progress("layers", before + done, batches_in_all * total)
+
+    costs = layer_costs(graph, numbers, normalised(), report)
     together = next(cost for cost in costs if cost.layer == ALL)
     rows = [
         LayerCost(

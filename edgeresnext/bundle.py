@@ -127,7 +127,7 @@ class Bundle:
         path = self.file(RANGES)
         try:
             return msgspec.json.decode(path.read_bytes(), type=Ranges)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise BundleError(f"file '{path}' holds no ranges of this release: {error}", _REBUILD) from None
 
     def golden(self) -> Golden:

@@ -17,6 +17,7 @@ import edgeresnext
 from edgeresnext import console
 from edgeresnext.errors import EdgeResNeXtError, InputError, RequestError, unknown_name
 from edgeresnext.options import (
+    ENGINE_OPTION_NAMES,
     backend_option,
     bundle_argument,
     engine_options,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _INTERRUPTED = 130
+_SINGULAR = {"repairs": "repair"}
+"""Names of repeatable options, where they differ."""
 
 
 class _Root(click.Group):
@@ -93,6 +96,10 @@ def build(model: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401, F
     from edgeresnext.model.catalogue import CATALOGUE
 
     given = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
+    named = model in CATALOGUE and bool(given.keys() & {"weights", "random_weights"})
+    from_bundle = Path(model).is_dir() and not named
+    if from_bundle:
+        _check_for_bundle(given)
     given["engine_options"] = take_engine_options(given)
     gate = take_gate(given)
     if gate is not None:
@@ -100,9 +107,7 @@ def build(model: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401, F
     if "preprocess" in given:
         given["preprocess"] = parse_preprocess(given["preprocess"])
     with console.progress() as progress:
-        named = model in CATALOGUE and bool(given.keys() & {"weights", "random_weights"})
-        if Path(model).is_dir() and not named:
-            _check_for_bundle(given)
+        if from_bundle:
             bundle = edgeresnext.build_engines(model, progress=progress, **given)
         else:
             if model not in CATALOGUE and (os.sep in model or "output" not in given):
@@ -327,8 +332,8 @@ def demo(output: Path, as_json: bool) -> None:  # noqa: FBT001
 
 def _check_for_bundle(given: dict[str, Any]) -> None:
     """Refuse options that belong to a checkpoint where a bundle is given: they would change nothing."""
-    known = ("targets", "precisions", "output", "engine_options", "engine_backend")
-    other = [f"--{name.replace('_', '-')}" for name in given if name not in known]
+    known = ("targets", "precisions", "output", *ENGINE_OPTION_NAMES)
+    other = [f"--{_SINGULAR.get(name, name).replace('_', '-')}" for name in given if name not in known]
     if other:
         raise RequestError(
             f"{', '.join(other)} would change nothing: a bundle is given, not a model",

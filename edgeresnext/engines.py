@@ -325,7 +325,7 @@ def _request(
 def _beside(bundle: Bundle, request: base.EngineRequest, scratch: Path) -> base.EngineRequest:
     """Return a request with the thresholds beside a plain graph, as a DLA and TensorRT's own calibration want them."""
     plain = bundle.file(onnx_for(bundle.manifest, "fp32"))
-    kept = {name for file in bundle.manifest.onnx if file.plan.inputs for name in file.plan.reasons}
+    kept = {name for file in bundle.manifest.onnx if file.file == "onnx/int8.onnx" for name in file.plan.reasons}
     if kept:
         request.warn(
             f"{request.name}: TensorRT decides layer by layer here, also on {shortened(sorted(kept), 3)}, "

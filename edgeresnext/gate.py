@@ -17,7 +17,7 @@ import numpy as np
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import base
 from edgeresnext.backends.onnxruntime import open_reference
-from edgeresnext.compiler.plan import Keep, int8_share
+from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, Keep, int8_share
 from edgeresnext.compiler.sensitivity import ALL, layer_costs
 from edgeresnext.data import folder
 from edgeresnext.errors import AccuracyError, BackendError, DataError, RequestError
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_DROP = 0.5
 _RANKING_IMAGES, _RANKING_BATCH = 16, 8
-_SPARED = 8
-"""Layers that are tried in INT8 again once a plan passes."""
+_POINTS = 100
+"""Points of top-1 in all."""
 _BASELINE = "PyTorch"
 _ROUNDING = 1e-9
 _log = logging.getLogger("edgeresnext")
@@ -144,32 +144,42 @@ class Jury:
             AccuracyError: A file cannot pass with enough convolutions in INT8.
         """
         found = self.measure(files)
-        returned: dict[str, Keep] = {}
+        self._warn(found)
         for name, file in found.items():
             reason = self.shortfall(file)
             if reason:
                 _log.warning("%s: %s; sensitive layers go back to floating point", file.file, reason)
-                found[name], returned = self._repaired(name, file, keep, returned)
+                found[name] = self._repaired(name, file, keep)
         return found
 
-    def _repaired(
-        self, name: str, file: OnnxFile, keep: Mapping[str, Keep], first: Mapping[str, Keep]
-    ) -> tuple[OnnxFile, dict[str, Keep]]:
-        """Return a file that passes with as few layers as possible in floating point, and those layers.
+    def _warn(self, files: Mapping[str, OnnxFile]) -> None:
+        """Say where the verdicts mean less than they seem to."""
+        verdict = next(file.verdict for file in files.values())
+        assert verdict is not None
+        if verdict.overlap:
+            _log.warning(
+                "%d of the %d validation images were calibrated on: INT8 may look better than it is",
+                verdict.overlap,
+                verdict.images,
+            )
+        limit = self.validation.gate.max_drop
+        if limit is not None and verdict.images * limit < _POINTS:
+            _log.warning("one of %d validation images is more than %g points: use more", verdict.images, limit)
+
+    def _repaired(self, name: str, file: OnnxFile, keep: Mapping[str, Keep]) -> OnnxFile:
+        """Return a file that passes with as few layers as possible in floating point.
 
         Args:
             name: The file's name.
             file: The file as it failed.
             keep: Layers that were kept by hand.
-            first: Layers that another file needed: they are tried at once.
         """
         ranking = self._ranking(name, keep, self.shortfall(file))
         most = self._most(name, keep, ranking)
         search = _Search(jury=self, name=name, keep=keep, ranking=ranking, closest=file)
-        if not (first and first.keys() <= search.prefix(most).keys() and search.attempt(first)):
-            search.shortest_prefix(most)
+        search.shortest_prefix(most)
         if search.passing is None:
-            share = self._share(self.writer.plan(name, {**search.prefix(most), **keep}))
+            share = self._share(name, self.writer.plan(name, {**search.prefix(most), **keep}))
             raise AccuracyError(
                 f"{file.file} cannot pass the gate: in INT8 {self.shortfall(file)}; the best of {search.tries} "
                 f"plans, down to {share:.0%} of the convolutions in INT8: {self.shortfall(search.closest)}. "
@@ -182,7 +192,7 @@ class Jury:
         self.writer.write(name, {**needed, **keep})  # the last attempt may have been another
         assert found.verdict is not None
         verdict = msgspec.structs.replace(found.verdict, returned=tuple(needed), tries=search.tries)
-        return msgspec.structs.replace(found, verdict=verdict), needed
+        return msgspec.structs.replace(found, verdict=verdict)
 
     def _ranking(self, name: str, keep: Mapping[str, Keep], why: str) -> dict[str, Keep]:
         """Return the INT8 layers of a file, the most sensitive first, each with the reason to return it."""
@@ -208,7 +218,8 @@ class Jury:
         floating = {layer for layer, kind in self.writer.plan(name, keep).layers.items() if kind != "int8"}
         for count, layer in enumerate(ranking):
             floating.add(layer)
-            if int8_share(self.writer.graph, floating) < self.validation.gate.min_int8:
+            grouped = name not in GROUPED_FLOAT_FILES
+            if int8_share(self.writer.graph, floating, grouped=grouped) < self.validation.gate.min_int8:
                 return count
         return len(ranking)
 
@@ -251,7 +262,7 @@ class Jury:
             images=len(own),
             runtime=runtime,
             agreement=float((expected == own).mean()),
-            int8_convolutions=self._share(plan),
+            int8_convolutions=self._share(name, plan),
             overlap=sum(digest in self.calibrated for digest in found.digests),
         )
         if found.targets is None:
@@ -266,15 +277,18 @@ class Jury:
             gained=int((still & ~right).sum()),
         )
 
-    def _share(self, plan: Plan) -> float:
-        """Return the share of the convolutions that a plan runs in INT8."""
-        return int8_share(self.writer.graph, [name for name, kind in plan.layers.items() if kind != "int8"])
+    def _share(self, name: str, plan: Plan) -> float:
+        """Return the share of the convolutions that are INT8; without grouped ones where the file has none of these."""
+        floating = [layer for layer, kind in plan.layers.items() if kind != "int8"]
+        return int8_share(self.writer.graph, floating, grouped=name not in GROUPED_FLOAT_FILES)
 
     def shortfall(self, file: OnnxFile) -> str:
         """Return by how much a file misses what is asked of it, or nothing."""
         gate, verdict = self.validation.gate, file.verdict
         assert verdict is not None
         parts = [file.fidelity.shortfall("int8")]
+        if verdict.int8_convolutions < gate.min_int8:
+            parts.append(f"{verdict.int8_convolutions:.0%} of the convolutions are INT8 ({gate.min_int8:.0%} asked)")
         # A drop is a whole number of images: rounding must not turn 0.5 points into a little more than 0.5.
         if gate.max_drop is not None and verdict.drop is not None and verdict.drop > gate.max_drop + _ROUNDING:
             found = f"top-1 drops by {verdict.drop:.2f} points on {verdict.images} images"
@@ -337,9 +351,9 @@ class _Search:
             failed, count = (failed, middle) if self.attempt(self.prefix(middle)) else (middle, count)
 
     def spare(self) -> None:
-        """Try the least sensitive of the layers in INT8 again, one after the other."""
+        """Try each of the layers in INT8 again, the least sensitive first."""
         assert self.passing is not None
-        for layer in list(self.passing[1])[::-1][:_SPARED]:
+        for layer in list(self.passing[1])[::-1]:
             needed = self.passing[1]
             if len(needed) > 1:
                 self.attempt({name: why for name, why in needed.items() if name != layer})

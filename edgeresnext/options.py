@@ -51,6 +51,13 @@ _ENGINE_OPTIONS = (
 )
 
 
+ENGINE_OPTION_NAMES = (
+    "batch", "workspace", "optimization_level", "timing_cache", "version_compatible", "hardware_compatible", "dla_core",
+    "int8_grouped", "implicit_calibration", "engine_backend",
+)  # fmt: skip
+"""What a command is given these as."""
+
+
 def engine_options(command: Command) -> Command:
     """Add the options of engines to a command."""
     for option in reversed(_ENGINE_OPTIONS):
@@ -59,7 +66,7 @@ def engine_options(command: Command) -> Command:
 
 
 _QUANTISATION_OPTIONS = (
-    click.option("--recipe", type=click.Path(path_type=Path), help="TOML file with what the next five options say."),
+    click.option("--recipe", type=click.Path(path_type=Path), help="TOML file with what the next four options say."),
     click.option(
         "--method",
         metavar="NAME",
@@ -74,9 +81,7 @@ _QUANTISATION_OPTIONS = (
         metavar="NAME",
         help="equalisation, bias-correction, weight-clipping, none. Repeatable. [all]",
     ),
-    click.option(
-        "--ranges", type=click.Path(path_type=Path), help="ranges.json of an earlier build, instead of calibrating."
-    ),
+    click.option("--ranges", type=click.Path(path_type=Path), help="ranges.json of an earlier build of the same."),
     click.option(
         "--keep",
         multiple=True,
@@ -179,7 +184,7 @@ def parse_preprocess(text: str) -> Preprocess:
         raise unknown_name("preprocessing", text, PREPROCESS)
     try:
         return msgspec.json.decode(path.read_bytes(), type=Preprocess)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise InputError(
             f"cannot read preprocessing from '{path}': {error}",
             'Write it as {"resize_px": 256, "crop_px": 224, "interpolation": "bilinear"}, with mean and std if needed.',

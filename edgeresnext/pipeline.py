@@ -106,19 +106,8 @@ def build(
     chosen = PRECISIONS if precisions is None else check_precisions(precisions)
     asked = parse_targets(targets)
     wanted = engines.wanted(asked, None if precisions is None else chosen, engine_options, engine_backend)
-    if (weights is None) is not random_weights:
-        raise RequestError(
-            "give either weights or random weights" + (", not both" if random_weights else ""),
-            "--weights FILE for a trained network, --random-weights for latency work.",
-        )
-    if weights is not None and calibration is None and "int8" in chosen:
-        raise RequestError(
-            "INT8 needs calibration images",
-            "Give --calibration DIR with 100 or more training images, or leave INT8 out: "
-            "--precision fp32 --precision fp16.",
-        )
-    if "int8" not in chosen and (gate is not None or keep or ranges is not None):
-        raise RequestError("validation, kept layers and ranges are for INT8, which is not built", "Leave them out.")
+    keep = tuple(keep)
+    _check_request(chosen, weights, calibration, random_weights=random_weights, keep=keep, int8_only=(gate, ranges))
     settled = recipes.settle(recipe, {"method": method, "samples": samples, "seed": seed, "repairs": repairs})
     artifacts = _artifacts(asked, chosen)
     onnx_names = _onnx_names(asked, chosen, engine_options)
@@ -132,10 +121,12 @@ def build(
     from edgeresnext.gate import match, prepare
     from edgeresnext.model import checkpoints
     from edgeresnext.model.catalogue import specify
+    from edgeresnext.ranges import read as read_ranges
 
     if settled.method != AUTO:
         settled = msgspec.structs.replace(settled, method=str(Method.parse(settled.method)))
     validation = None if gate is None else prepare(gate, trained=not random_weights)
+    given = None if ranges is None else read_ranges(ranges)
     spec = specify(model, preprocess=preprocess)
     names = folder.read_labels(labels) if labels is not None else None
     photos = folder.scan(calibration) if calibration is not None else None
@@ -164,7 +155,7 @@ def build(
         found = None
         if "int8" in chosen:
             found, graph = _calibrate(
-                graph, spec, images, settled, ranges, staging=staging, output=output, progress=progress
+                graph, spec, images, settled, given, staging=staging, output=output, progress=progress
             )
         onnx_files = _emit(
             _writer(graph, spec, settled, ranges=found, images=images, golden=golden, staging=staging),
@@ -193,6 +184,33 @@ def build(
         del graph, network  # engines are built beside this process: leave them the memory
         add_engines(Bundle(path=staging, manifest=manifest), wanted, engine_options, progress, all_new=True)
     return bundles.read(output)
+
+
+def _check_request(
+    chosen: tuple[Precision, ...],
+    weights: str | Path | None,
+    calibration: str | Path | None,
+    *,
+    random_weights: bool,
+    keep: tuple[str, ...],
+    int8_only: tuple[object | None, ...],
+) -> None:
+    """Refuse what contradicts itself, or would change nothing."""
+    if (weights is None) is not random_weights:
+        raise RequestError(
+            "give either weights or random weights" + (", not both" if random_weights else ""),
+            "--weights FILE for a trained network, --random-weights for latency work.",
+        )
+    if weights is not None and calibration is None and "int8" in chosen:
+        raise RequestError(
+            "INT8 needs calibration images",
+            "Give --calibration DIR with 100 or more training images, or leave INT8 out: "
+            "--precision fp32 --precision fp16.",
+        )
+    if "int8" not in chosen and any(one is not None for one in int8_only):
+        raise RequestError("validation and ranges are for INT8, which is not built", "Leave them out.")
+    if keep and set(chosen) <= {"fp32"}:
+        raise RequestError("--keep would change nothing: only FP32 is built", "Leave it out.")
 
 
 def _check_installed() -> None:
@@ -242,7 +260,7 @@ def _calibrate(
     spec: ModelSpec,
     images: CalibrationSet,
     recipe: Recipe,
-    given: str | Path | None,
+    given: Ranges | None,
     *,
     staging: Path,
     output: Path,

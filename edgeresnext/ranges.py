@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,12 +17,12 @@ from edgeresnext.compiler.calibrate import observe, thresholds
 from edgeresnext.compiler.choose import IMAGES as CHOICE_IMAGES
 from edgeresnext.compiler.choose import choose_methods
 from edgeresnext.compiler.equalise import IMAGES as TRIAL_IMAGES
-from edgeresnext.compiler.equalise import find_exponents, rescaled
+from edgeresnext.compiler.equalise import channel_groups, find_exponents, rescaled
 from edgeresnext.compiler.plan import calibrated_tensors
 from edgeresnext.compiler.thresholds import STANDARD, Method
 from edgeresnext.errors import BundleError, DataError
 from edgeresnext.model.resnext import normalise
-from edgeresnext.spec import AUTO, Ranges
+from edgeresnext.spec import AUTO, RANGES_SCHEMA, Ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,7 +57,7 @@ def calibrate(
     recipe: Recipe,
     *,
     weights_digest: str,
-    given: str | Path | None,
+    given: Ranges | None,
     output: Path,
     progress: Progress,
 ) -> Calibrated:
@@ -68,7 +69,7 @@ def calibrate(
         images: What to calibrate on.
         recipe: Method and repairs.
         weights_digest: SHA-256 of the weights.
-        given: Ranges to use (`ranges.json`, or a bundle); None for those of the bundle at `output` where they match.
+        given: Ranges to use; None for those of the bundle at `output` where they match.
         output: Where the bundle will be.
         progress: Told how many images have been seen.
 
@@ -80,16 +81,17 @@ def calibrate(
         "images": images.digest,
         "preprocess": hashlib.sha256(msgspec.json.encode(spec.preprocess)).hexdigest(),
     }
-    known = read(given) if given is not None else _of_bundle(output)
+    known = given or _of_bundle(output)
     if known is not None:
         misfit = _misfit(known, graph, recipe, digests)
         if not misfit:
-            _log.info("ranges of an earlier build are used: weights, images and preprocessing are the same")
+            progress("ranges of the earlier build", 1, 1)
             return Calibrated(
                 graph=rescaled(graph, known.exponents), ranges=msgspec.structs.replace(known, method=recipe.method)
             )
         if given is not None:
-            raise DataError(f"ranges '{given}' do not fit: {misfit}", "Leave --ranges out to calibrate anew.")
+            raise DataError(f"the given ranges do not fit: {misfit}", "Leave --ranges out to calibrate anew.")
+        _log.info("the ranges of the earlier build do not fit: %s", misfit)
     return _measured(graph, spec, images, recipe, digests=digests, progress=progress)
 
 
@@ -107,7 +109,7 @@ def read(path: str | Path) -> Ranges:
         raise DataError(
             f"cannot read ranges from '{file}': {error.strerror}", "Give a ranges.json or a bundle."
         ) from None
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise DataError(
             f"'{file}' holds no ranges of this release: {error}", "Calibrate anew, with --calibration alone."
         ) from None
@@ -123,17 +125,30 @@ def _of_bundle(output: Path) -> Ranges | None:
 
 def _misfit(known: Ranges, graph: Graph, recipe: Recipe, digests: dict[str, str]) -> str:
     """Return why ranges are not those of this build, or nothing."""
-    for name, what in (("weights", "weights"), ("images", "calibration images"), ("preprocess", "preprocessing")):
+    for name, what in (("weights", "weights"), ("preprocess", "preprocessing"), ("images", "calibration images")):
         if known.digests.get(name) != digests[name]:
             return f"they were taken with other {what}"
     if known.equalised != ("equalisation" in recipe.repairs):
         return f"they were taken {'with' if known.equalised else 'without'} equalisation"
     if recipe.method != AUTO and recipe.method not in known.thresholds:
         return f"they have no thresholds of {recipe.method}, only {', '.join(known.thresholds)}"
+    return (
+        "" if known.schema == RANGES_SCHEMA and _is_whole(known, graph) else "they are damaged, or of another release"
+    )
+
+
+def _is_whole(known: Ranges, graph: Graph) -> bool:
+    """Whether ranges say something usable of each tensor of a graph, and of nothing else."""
     tensors = set(calibrated_tensors(graph))
-    named = [set(limits) for limits in known.thresholds.values()] + [set(chosen) for chosen in known.chosen.values()]
-    complete = all(found == tensors for found in named)
-    return "" if complete else "they name other tensors"
+    channels = {group.name: group.writers[0].shape[0] for group in channel_groups(graph)}
+    return (
+        set(known.chosen) == {"signed", "unsigned"}
+        and all(set(limits) == tensors for limits in known.thresholds.values())
+        and all(set(chosen) == tensors for chosen in known.chosen.values())
+        and all(method in known.thresholds for chosen in known.chosen.values() for method in chosen.values())
+        and all(0 < limit < math.inf for limits in known.thresholds.values() for limit in limits.values())
+        and all(channels.get(name) == len(exponents) for name, exponents in known.exponents.items())
+    )
 
 
 def _measured(

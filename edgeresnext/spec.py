@@ -300,8 +300,9 @@ class Verdict(Value, frozen=True):
 
     `drop` is in points of top-1, `agreement` the share of `images` with the same first class; `lost` and `gained` count
     the images that PyTorch alone and the file alone classify right. `int8_convolutions` is the share of the
-    convolutions that are INT8, `returned` the layers that went back to floating point for it, and `tries` the plans
-    that were measured. `overlap` counts the images that were calibrated on.
+    convolutions that are INT8 (without grouped ones, where the file is to have none of these), `returned` the layers
+    that went back to floating point for it, and `tries` the plans that were measured. `overlap` counts the images that
+    were calibrated on.
     """
 
     images: int

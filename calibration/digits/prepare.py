@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import sys
 
+from edgeresnext import EdgeResNeXtError
 from edgeresnext.data.digits import prepare
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Do it, and say what was done."""
     if len(sys.argv) != 2:  # noqa: PLR2004
         sys.exit(__doc__)
     for split, folder in prepare(sys.argv[1]).items():
         print(f"{split:12} {len(list(folder.glob('*/*.png'))):5} images in {folder}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EdgeResNeXtError as error:
+        sys.exit(f"error: {error}")

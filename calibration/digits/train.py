@@ -6,11 +6,14 @@ import sys
 from pathlib import Path
 
 import edgeresnext
+from edgeresnext import EdgeResNeXtError
 from edgeresnext.data.digits import prepare
 
 EPOCHS, SEED = 30, 0
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Do it, and say what was done."""
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     folders = prepare(sys.argv[1])
@@ -25,3 +28,10 @@ if __name__ == "__main__":
         progress=lambda _stage, done, total: print(f"epoch {done} of {total}", flush=True),
     )
     print(f"{output}: top-1 {top1:.2%} on {folders['validation']}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EdgeResNeXtError as error:
+        sys.exit(f"error: {error}")

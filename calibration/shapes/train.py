@@ -1,4 +1,4 @@
-"""Train ResNeXt-50 32x4d on the drawn shapes: python calibration/shapes/train.py DIR [OUTPUT.safetensors]."""
+"""Train a small ResNeXt on the drawn shapes: python calibration/shapes/train.py DIR [OUTPUT.safetensors]."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 
 import edgeresnext
-from edgeresnext.data.shapes import SIZE_PX, prepare
+from edgeresnext import EdgeResNeXtError
+from edgeresnext.data.shapes import prepare
 from edgeresnext.spec import Preprocess
 
-MODEL = "resnext50_32x4d"
-PREPROCESS = Preprocess(resize_px=SIZE_PX, crop_px=SIZE_PX)
-EPOCHS, BATCH, LEARNING_RATE, SEED = 6, 32, 0.05, 0
+MODEL = "resnext20_8x4d"
+PREPROCESS = Preprocess(resize_px=32, crop_px=32)
+EPOCHS, BATCH, LEARNING_RATE, SEED = 12, 64, 0.1, 0
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Do it, and say what was done."""
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     folders = prepare(sys.argv[1])
@@ -31,3 +34,10 @@ if __name__ == "__main__":
         progress=lambda _stage, done, total: print(f"epoch {done} of {total}", flush=True),
     )
     print(f"{output}: top-1 {top1:.2%} on {folders['validation']}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EdgeResNeXtError as error:
+        sys.exit(f"error: {error}")

@@ -38,13 +38,14 @@ def corrected(graph: Graph, quantised: Quantised, images: Tensor) -> Quantised:
     exact, simulation = Executor(graph), Simulation(graph, quantised)
     biases: dict[str, NDArray[np.float32]] = {}
     both = zip(exact.steps(images), simulation.steps(images), strict=True)
-    for (layer, expected), (_, found) in both:
-        if layer is None or layer.name not in quantised.weights:
-            continue
-        shift = _significant(expected - found)
-        found.add_(shift.reshape(1, -1, *[1] * (found.ndim - 2)))  # later layers are to see this one corrected
-        bias = exact.parameters[layer.name][1]
-        biases[layer.name] = (shift if bias is None else bias + shift).cpu().numpy()
+    with torch.inference_mode():
+        for (layer, expected), (_, found) in both:
+            if layer is None or layer.name not in quantised.weights:
+                continue
+            shift = _significant(expected - found)
+            found.add_(shift.reshape(1, -1, *[1] * (found.ndim - 2)))  # later layers are to see this one corrected
+            bias = exact.parameters[layer.name][1]
+            biases[layer.name] = (shift if bias is None else bias + shift).cpu().numpy()
     return dataclasses.replace(quantised, biases=biases)
 
 

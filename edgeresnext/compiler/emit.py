@@ -131,7 +131,8 @@ class _Emitter:
         if large:
             raise AccuracyError(
                 f"weights of {shortened(dict.fromkeys(large))} exceed float16's {limit:g} once BatchNorm is folded",
-                f"Keep them in FP32: --keep 'fp32:{large[0]}'; or leave FP16 out: --precision fp32 --precision int8.",
+                f"Keep them in FP32: {' '.join(f'--keep fp32:{name}' for name in dict.fromkeys(large))}; "
+                "or leave FP16 out: --precision fp32 --precision int8.",
             )
 
     def _type(self, layer: Layer) -> Precision:

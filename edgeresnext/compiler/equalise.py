@@ -176,22 +176,26 @@ def _per_input(layer: Layer, values: NDArray[np.floating]) -> NDArray[np.floatin
 
 def _exponents(readers: list[tuple[Layer, Observation]], strength: float) -> NDArray[np.int64]:
     """Return exponents that even out activations by `strength`, and weights by the rest."""
-    logarithm = 0.0
+    logarithms = counted = np.zeros(len(readers[0][1].maximum))
     for layer, seen in readers:
         assert layer.weight is not None
-        activation = np.log2(np.maximum(seen.maximum.numpy(), np.finfo(np.float32).tiny))
+        largest = seen.maximum.numpy()
         rows = np.abs(layer.weight).max(axis=tuple(range(1, layer.weight.ndim)), keepdims=True)
-        shares = np.abs(layer.weight) / np.where(rows > 0, rows, 1)
-        column = np.log2(np.maximum(_column_maximum(shares, len(activation)), np.finfo(np.float32).tiny))
-        logarithm = logarithm + ((1 - strength) * column - strength * activation) / len(readers)
-    alive = readers[0][1].maximum.numpy() > 0
-    exponents = (
-        np.where(alive, np.rint(logarithm - np.median(np.asarray(logarithm)[alive])), 0) if alive.any() else 0 * alive
-    )
-    largest = max(float(np.max(np.ldexp(seen.maximum.numpy(), exponents.astype(int)))) for _, seen in readers)
+        column = _column_maximum(np.abs(layer.weight) / np.where(rows > 0, rows, 1), len(largest))
+        used = (largest > 0) & (column > 0)  # a channel that is zero here says nothing about its scale
+        wanted = (1 - strength) * np.log2(np.where(used, column, 1)) - strength * np.log2(np.where(used, largest, 1))
+        logarithms, counted = logarithms + np.where(used, wanted, 0), counted + used
+    used = counted > 0
+    if not used.any():
+        return np.zeros(len(used), np.int64)
+    mean = logarithms / np.maximum(counted, 1)
+    exponents = np.where(used, np.rint(mean - np.median(mean[used])), 0)
     before = max(float(seen.maximum.max()) for _, seen in readers)
-    shift = np.floor(np.log2(before / largest)) if largest > 0 else 0  # keeps the largest value, for float16
-    return np.clip(np.where(alive, exponents + shift, 0), -_LARGEST_EXPONENT, _LARGEST_EXPONENT).astype(np.int64)
+    after = max(float(np.max(np.ldexp(seen.maximum.numpy(), exponents.astype(int)))) for _, seen in readers)
+    # Most channels stay as they are, and none may become larger than the largest was: float16 ends at 65504.
+    shift = min(0.0, np.floor(np.log2(before / after))) if after > 0 else 0.0
+    limited = np.clip(np.where(used, exponents + shift, 0), -_LARGEST_EXPONENT, _LARGEST_EXPONENT)
+    return limited.astype(np.int64)
 
 
 def _column_maximum(values: NDArray[np.floating], channels: int) -> NDArray[np.floating]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,6 +35,9 @@ class Executor:
     Args:
         graph: The folded graph.
         device: Where to run; None for the fastest that PyTorch has.
+
+    Raises:
+        BackendError: The GPU fails, or its memory does not suffice; every method may raise it.
     """
 
     def __init__(self, graph: Graph, device: torch.device | None = None) -> None:
@@ -45,6 +50,23 @@ class Executor:
         }
         self._last_reader = {name: layer.name for layer in graph.layers for name in layer.inputs}
 
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Run without gradients and in true float32, and name what goes wrong on a GPU.
+
+        Never held across a `yield` to others: it would leave PyTorch as it is here.
+        """
+        try:
+            with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                yield
+        except RuntimeError as error:
+            if self.device.type != "cuda":
+                raise
+            raise BackendError(
+                f"PyTorch failed on the GPU: {str(error).splitlines()[0]}",
+                "CUDA_VISIBLE_DEVICES= in front of the command leaves the GPU out.",
+            ) from error
+
     def tensor(self, array: NDArray[np.generic]) -> Tensor:
         """Return an array on the device, images and filters with their channels last."""
         return self.place(torch.from_numpy(array))
@@ -52,44 +74,35 @@ class Executor:
     def place(self, tensor: Tensor) -> Tensor:
         """Return a tensor on the device, images and filters with their channels last."""
         images = tensor.ndim == _IMAGE_DIMENSIONS
-        return tensor.to(self.device, memory_format=torch.channels_last if images else torch.contiguous_format)
+        with self._guard():
+            return tensor.to(self.device, memory_format=torch.channels_last if images else torch.contiguous_format)
 
     def steps(self, images: Tensor) -> Iterator[tuple[Layer | None, Tensor]]:
         """Run normalised images `(N, 3, H, W)` and yield each layer with its output; the images first, with None.
 
         A tensor is dropped after its last reader has run.
-
-        Raises:
-            BackendError: The GPU fails, or its memory does not suffice.
         """
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            values = {INPUT: self.place(images)}
-            yield None, values[INPUT]
-            for layer in self.graph.layers:
-                try:
-                    values[layer.name] = self.run_layer(layer, values)
-                except RuntimeError as error:
-                    if self.device.type != "cuda":
-                        raise
-                    raise BackendError(
-                        f"PyTorch failed on the GPU in layer '{layer.name}': {str(error).splitlines()[0]}",
-                        "CUDA_VISIBLE_DEVICES= in front of the command leaves the GPU out.",
-                    ) from error
-                yield layer, values[layer.name]
-                for name in layer.inputs:
-                    if self._last_reader[name] == layer.name:
-                        values.pop(name, None)
+        values = {INPUT: self.place(images)}
+        yield None, values[INPUT]
+        for layer in self.graph.layers:
+            with self._guard():
+                values[layer.name] = self.run_layer(layer, values)
+            yield layer, values[layer.name]
+            for name in layer.inputs:
+                if self._last_reader[name] == layer.name:
+                    values.pop(name, None)
 
     def logits(self, images: Tensor) -> Tensor:
         """Return the logits of normalised images, float32 `(N, classes)`."""
-        *_, (_, logits) = self.steps(images)
+        ((_, logits),) = deque(self.steps(images), maxlen=1)  # nothing else is held
         return logits
 
     def resume(self, values: Mapping[str, Tensor], layers: Sequence[Layer]) -> Tensor:
         """Run the last layers of the graph on tensors computed before, and return the logits."""
         found = dict(values)
-        for layer in layers:
-            found[layer.name] = self.run_layer(layer, found)
+        with self._guard():
+            for layer in layers:
+                found[layer.name] = self.run_layer(layer, found)
         return found[layers[-1].name]
 
     def run_layer(self, layer: Layer, values: Mapping[str, Tensor]) -> Tensor:

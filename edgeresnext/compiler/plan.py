@@ -97,9 +97,13 @@ def parse_keep(graph: Graph, patterns: Iterable[str]) -> dict[str, Keep]:
     return found
 
 
-def int8_share(graph: Graph, floating: Collection[str]) -> float:
-    """Return the share of the convolutions that are not among the layers `floating`."""
-    convolutions = [layer.name for layer in graph.layers if layer.op == "Conv"]
+def int8_share(graph: Graph, floating: Collection[str], *, grouped: bool = True) -> float:
+    """Return the share of the convolutions, with grouped ones or without, that are not among the layers `floating`."""
+    convolutions = [
+        layer.name
+        for layer in graph.layers
+        if layer.op == "Conv" and (grouped or layer.attributes.get("group", 1) == 1)
+    ]
     return sum(name not in floating for name in convolutions) / len(convolutions)
 
 

@@ -7,8 +7,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
 from edgeresnext.compiler.execute import Executor
 from edgeresnext.compiler.graph import INPUT
 from edgeresnext.compiler.simulate import Simulation
@@ -87,11 +85,11 @@ def layer_costs(
             values[INPUT if layer is None else layer.name] = output
         expected = values[graph.layers[-1].name]
         right = None if targets is None else targets.to(exact.device)
-        with torch.inference_mode():
-            for done, layer in enumerate(layers):
-                alone.layers = frozenset((layer.name,))
-                rest = graph.layers[graph.layers.index(layer) :]
-                costs[layer.name].add(expected, alone.resume(values, rest), right)
-                progress(done + 1, len(layers))
+        for done, layer in enumerate(layers):
+            alone.layers = frozenset((layer.name,))
+            rest = graph.layers[graph.layers.index(layer) :]
+            costs[layer.name].add(expected, alone.resume(values, rest), right)
+            progress(done + 1, len(layers))
+        values.clear()
         costs[ALL].add(expected, everything.logits(images), right)
     return list(costs.values())

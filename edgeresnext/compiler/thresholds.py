@@ -23,6 +23,9 @@ DEFAULT_PERCENTILE = 99.999
 STANDARD = ("max", "percentile:99.9", "percentile:99.99", "percentile:99.999", "mse", "entropy")
 """The methods whose thresholds every calibration finds."""
 
+_COUNTED_AT_ONCE = 2**24
+"""Up to here float32, in which PyTorch counts, knows every integer."""
+
 _LEVELS = 127
 """Positive levels of symmetric INT8. Unsigned tensors have 255 and use the same thresholds."""
 _CANDIDATES = 128
@@ -65,7 +68,7 @@ class Method:
 
     def __str__(self) -> str:
         """Return the form that `parse` reads."""
-        return f"percentile:{self.percentile:.10g}" if self.name == "percentile" else self.name
+        return f"percentile:{self.percentile!r}".removesuffix(".0") if self.name == "percentile" else self.name
 
     def threshold(self, histogram: Histogram) -> float:
         """Return the threshold of one tensor, above zero even if the tensor is constant zero."""
@@ -100,8 +103,11 @@ class Histogram:
         if maximum > 0:
             self._grow(maximum)
         self.maximum = max(self.maximum, maximum)
-        if self.limit:
+        if self.limit and magnitudes.numel() <= _COUNTED_AT_ONCE:
             self.counts += torch.histc(magnitudes, BINS, 0, self.limit).cpu()
+        elif self.limit:
+            for part in torch.split(magnitudes.reshape(-1), _COUNTED_AT_ONCE):
+                self.counts += torch.histc(part, BINS, 0, self.limit).cpu()
         else:
             self.counts[0] += magnitudes.numel()  # zeros stay in the first bin, whatever the range becomes
 

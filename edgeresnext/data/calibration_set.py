@@ -77,14 +77,15 @@ def from_folder(
     golden: list[NDArray[np.uint8]] = []
     readable: list[Path] = []
     image_digests: list[str] = []
-    constant: list[Path] = []
+    constant: dict[Path, str] = {}
     for images, positions in batches(drawn.images, preprocess, BATCH, skipped):
         digest.update(images.tobytes())
         golden += list(images[: max(0, GOLDEN - len(golden))])
         readable += [drawn.images[i] for i in positions]
-        image_digests += [image_digest(image) for image in images]
+        found = [image_digest(image) for image in images]
+        image_digests += found
         one_colour = (images == images[:, :1, :1]).all(axis=(1, 2, 3))
-        constant += [drawn.images[i] for i, found in zip(positions, one_colour, strict=True) if found]
+        constant |= {drawn.images[i]: key for i, key, one in zip(positions, found, one_colour, strict=True) if one}
         progress(len(readable) + len(skipped.paths), len(drawn.images))
     _check(photos.root, readable, constant, image_digests)
     return CalibrationSet(
@@ -97,8 +98,14 @@ def from_folder(
     )
 
 
-def _check(root: Path, readable: list[Path], constant: list[Path], digests: list[str]) -> None:
+def _check(root: Path, readable: list[Path], constant: dict[Path, str], digests: list[str]) -> None:
     """Refuse a sample that can show nothing, and warn of one that shows little.
+
+    Args:
+        root: The folder.
+        readable: Its images.
+        constant: Those of one colour, with their digests.
+        digests: Of all of them.
 
     Raises:
         DataError: Fewer than 8 images are readable, different, and of more than one colour.
@@ -114,7 +121,8 @@ def _check(root: Path, readable: list[Path], constant: list[Path], digests: list
             f"range: {shortened((path.name for path in constant), 3)}",
             f"At least {MINIMUM} others are needed. {hint}",
         )
-    different = len(set(digests))
+    different = len(set(digests) - set(constant.values()))
+    copies = len(readable) - len(set(digests))
     if different < MINIMUM:
         raise DataError(
             f"the {len(readable)} calibration images in '{root}' are {different} and copies of them",
@@ -123,8 +131,8 @@ def _check(root: Path, readable: list[Path], constant: list[Path], digests: list
     if constant:
         names = shortened(sorted(path.name for path in constant))
         _log.warning("%d calibration images are of one colour: %s", len(constant), names)
-    if different < len(readable):
-        _log.warning("%d of the %d calibration images are copies of others", len(readable) - different, len(readable))
+    if copies:
+        _log.warning("%d of the %d calibration images are copies of others", copies, len(readable))
     if different < RECOMMENDED:
         _log.warning("%d calibration images are few: %d or more make INT8 more certain", different, RECOMMENDED)
 

@@ -21,6 +21,8 @@ def draw(source: str | Path, output: str | Path, *, samples: int, seed: int, str
     Raises:
         DataError: The source cannot be used, holds too few images, or the output is not empty.
     """
+    if samples < 1:
+        raise DataError(f"{samples} images were asked for", "Ask for one or more: --samples N.")
     photos = folder.scan(source)
     if len(photos.images) < samples:
         raise DataError(
@@ -29,7 +31,17 @@ def draw(source: str | Path, output: str | Path, *, samples: int, seed: int, str
         )
     drawn = photos.sample(samples, seed, stratified=stratified)
     names = sorted(path.relative_to(photos.root).as_posix() for path in drawn.images)
-    images = tuple(SubsetImage(file=name, sha256=folder.file_digest(photos.root / name)) for name in names)
+    unprintable = [name for name in names if not name.isprintable()]
+    if unprintable:
+        raise DataError(
+            f"{len(unprintable)} file names in '{photos.root}' cannot be written down: "
+            f"{shortened(map(ascii, unprintable), 3)}",
+            "Rename them.",
+        )
+    try:
+        images = tuple(SubsetImage(file=name, sha256=folder.file_digest(photos.root / name)) for name in names)
+    except OSError as error:
+        raise DataError(f"cannot read '{error.filename}': {error.strerror}", "Check its permissions.") from None
     subset = Subset(source=photos.root.absolute().name, seed=seed, stratified=stratified, images=images)
     _copy(subset, photos.root, Path(output))
     return subset
@@ -48,6 +60,8 @@ def draw_again(source: str | Path, output: str | Path, manifest: str | Path) -> 
             f"cannot read manifest '{manifest}': {error}", "Give the manifest.json of a drawn set."
         ) from None
     root = Path(source)
+    if not subset.images:
+        raise DataError(f"manifest '{manifest}' names no image", "Draw anew.")
     unsafe = [image.file for image in subset.images if ".." in Path(image.file).parts or Path(image.file).is_absolute()]
     if unsafe:
         raise DataError(f"manifest '{manifest}' names files outside its folder: {shortened(unsafe, 3)}", "Draw anew.")

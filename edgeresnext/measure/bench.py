@@ -161,7 +161,8 @@ def _overlap(bundle: Bundle, classified: Classified) -> int | None:
         return None
     if ranges is None or not classified.digests:
         return None
-    return sum(digest in ranges.image_digests for digest in classified.digests)
+    calibrated = frozenset(ranges.image_digests)
+    return sum(digest in calibrated for digest in classified.digests)
 
 
 def _check_request(batch: int, seconds: float, rounds: int | None, threads: int | None) -> None:

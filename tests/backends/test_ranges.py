@@ -2,6 +2,7 @@
 
 import shutil
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,7 +59,7 @@ def test_another_method_needs_no_new_calibration_and_gives_its_own_thresholds(bu
         ({"samples": 64}, "calibration images"),
         ({"repairs": ()}, "equalisation"),
         ({"method": "percentile:99.95"}, "percentile:99.95"),
-        ({"preprocess": edgeresnext.Preprocess(resize_px=36, crop_px=32)}, "calibration images"),
+        ({"preprocess": edgeresnext.Preprocess(resize_px=36, crop_px=32)}, "preprocessing"),
     ],
 )
 def test_ranges_that_do_not_fit_are_not_used_and_refused_where_they_are_given(build, tmp_path, changes, what):
@@ -83,13 +84,45 @@ def test_given_ranges_are_used(build, tmp_path):
     assert one.manifest.files["onnx/int8.onnx"] == two.manifest.files["onnx/int8.onnx"]
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b'{"method": "max", "images": 3, "thresholds": {"input": 1.0}}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{}", b'{"method": "\xff"}', b'{"method": "max", "images": 3, "thresholds": {"input": 1.0}}']
+)
 def test_files_that_hold_no_ranges_are_refused(build, tmp_path, content):
     (tmp_path / "ranges.json").write_bytes(content)
     with pytest.raises(DataError, match="holds no ranges"):
         build(ranges=tmp_path / "ranges.json")
     with pytest.raises(DataError, match="cannot read ranges"):
         build(ranges=tmp_path / "nothing.json")
+
+
+def _without_choice(found):
+    return msgspec.structs.replace(found, chosen={})
+
+
+def _of_a_method_that_is_not_there(found):
+    return msgspec.structs.replace(found, chosen={k: dict.fromkeys(v, "kl") for k, v in found.chosen.items()})
+
+
+def _negative(found):
+    return msgspec.structs.replace(found, thresholds={m: dict.fromkeys(v, -1.0) for m, v in found.thresholds.items()})
+
+
+def _of_other_channels(found):
+    return msgspec.structs.replace(found, exponents={"layer1.0.conv1": (1, 2, 3)})
+
+
+def _of_another_schema(found):
+    return msgspec.structs.replace(found, schema=99)
+
+
+@pytest.mark.parametrize(
+    "damage", [_without_choice, _of_a_method_that_is_not_there, _negative, _of_other_channels, _of_another_schema]
+)
+def test_damaged_ranges_are_refused(build, tmp_path, damage):
+    one, _ = build()
+    (tmp_path / "ranges.json").write_bytes(msgspec.json.encode(damage(ranges.read(one.path))))
+    with pytest.raises(DataError, match="damaged"):
+        build(ranges=tmp_path / "ranges.json", output=tmp_path / "other")
 
 
 def test_the_file_carries_every_method_and_the_choice_for_each_tensor(build):
@@ -101,17 +134,6 @@ def test_the_file_carries_every_method_and_the_choice_for_each_tensor(build):
     assert all(set(chosen) == tensors for chosen in found.chosen.values())
     assert len(set(found.chosen["signed"].values())) > 1  # no method is the best for all
     assert all(found.thresholds["max"][name] >= limit for name, limit in found.thresholds["mse"].items())
-
-
-def test_batch_size_and_order_change_nothing_but_rounding(build, monkeypatch, tmp_path):
-    one, _ = build(repairs=())
-    monkeypatch.setattr("edgeresnext.data.calibration_set.BATCH", 5)
-    two, _ = build(repairs=(), output=tmp_path / "two")
-    a, b = ranges.read(one.path), ranges.read(two.path)
-    assert a.digests == b.digests
-    for method in ("max", "percentile:99.9", "mse"):
-        for name, limit in a.thresholds[method].items():
-            assert b.thresholds[method][name] == pytest.approx(limit, rel=0.01), (method, name)
 
 
 def images(folder, arrays):
@@ -134,6 +156,12 @@ def test_black_images_show_no_range(build, tmp_path, noise, caplog):
         build(calibration=images(tmp_path / "almost", [*black, *noise[:7]]))
     build(calibration=images(tmp_path / "some", [*black[:3] + 9, *noise[:97]]))
     assert "3 calibration images are of one colour: 000.png, 001.png, 002.png" in caplog.text
+
+
+def test_colours_and_copies_of_one_image_are_no_sample(build, tmp_path, noise):
+    colours = [np.full((32, 32, 3), value, np.uint8) for value in range(0, 210, 30)]
+    with pytest.raises(DataError, match="are 1 and copies"):
+        build(calibration=images(tmp_path / "one", [*colours, *[noise[0]] * 20]))
 
 
 def test_copies_are_no_new_images(build, tmp_path, noise, caplog):
@@ -194,9 +222,15 @@ def test_repairs_that_do_not_exist_are_refused(build):
         build(repairs=["bias-corection"])
 
 
-def test_ranges_are_for_int8_only(build):
+def test_ranges_and_kept_layers_are_refused_where_they_would_change_nothing(build, tmp_path):
     with pytest.raises(RequestError, match="for INT8"):
+        build(precisions=["fp32"], ranges=tmp_path)
+    with pytest.raises(RequestError, match="only FP32 is built"):
         build(precisions=["fp32"], keep=["fp16:fc"])
+    bundle, _ = build(precisions=["fp32", "fp16"], keep=["fp32:fc"])
+    plans = {file.file: file.plan for file in bundle.manifest.onnx}
+    assert plans["onnx/fp16.onnx"].layers["fc"] == "fp32"
+    assert "by hand" in plans["onnx/fp16.onnx"].reasons["fc"]
 
 
 @pytest.mark.parametrize("recipe", ["default", "max", "entropy", "quick"])

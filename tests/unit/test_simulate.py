@@ -98,6 +98,17 @@ def test_corrected_biases_take_the_mean_error_out(graph, limits, images):
     )
 
 
+def test_pytorch_is_left_as_it_was(graph, limits, images):
+    before = torch.backends.cudnn.allow_tf32
+    corrected(graph, numbers(graph, limits, "int8"), images[:16])
+    steps = Executor(graph).steps(images[:2])
+    next(steps)
+    next(steps)
+    assert not torch.is_inference_mode_enabled()
+    assert torch.is_grad_enabled()
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 def test_an_error_without_a_mean_is_left_alone():
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(64, 2000, 1, 1, generator=generator)
