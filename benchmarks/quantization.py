@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from common import RESULTS, load, make_photos, save, scratch
 
@@ -26,20 +27,22 @@ from edgeresnext.data import calibration_set, digits, folder, shapes
 from edgeresnext.demo import weights as digits_weights
 from edgeresnext.measure.memory import own_peak
 from edgeresnext.model.catalogue import specify
-from edgeresnext.spec import Preprocess, Recipe
+from edgeresnext.spec import ModelSpec, Preprocess, Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
     from edgeresnext.backends.base import Session
     from edgeresnext.data.calibration_set import CalibrationSet
-    from edgeresnext.spec import ModelSpec
+    from edgeresnext.onnx_files import Writer
+    from edgeresnext.spec import Ranges
 
 RESNEXT = "resnext50_32x4d"
 CALIBRATION_IMAGES, TEST_IMAGES, MANY_IMAGES = 64, 64, 256
 ROUNDS = 60
+SHAPES_PX = 32
 COST_ROUNDS = 3
 METHODS = ("max", "percentile:99.99", "percentile:99.999", "mse", "entropy", "auto")
 REPAIRS = ((), ("equalisation",), ("bias-correction",), ("weight-clipping",), ("equalisation", "bias-correction"), None)
@@ -92,10 +95,10 @@ def tasks(root: Path, given: argparse.Namespace) -> dict[str, Task]:
     )  # fmt: skip
     if given.shapes:
         folders = shapes.prepare(given.shapes_data or root / "shapes")
-        preprocess = Preprocess(resize_px=shapes.SIZE_PX, crop_px=shapes.SIZE_PX)
+        preprocess = Preprocess(resize_px=SHAPES_PX, crop_px=SHAPES_PX)
         found["shapes"] = Task(
-            name="ResNeXt-50 32x4d, 64 px, drawn shapes",
-            spec=specify(RESNEXT, classes=len(shapes.CLASSES), preprocess=preprocess), weights=Path(given.shapes),
+            name="resnext20_8x4d, drawn shapes",
+            spec=specify("resnext20_8x4d", classes=len(shapes.CLASSES), preprocess=preprocess), weights=Path(given.shapes),
             calibration=folders["calibration"], test=folders["validation"], labelled=True,
         )  # fmt: skip
     return found
@@ -109,7 +112,7 @@ def quantise(task: Task, quantiser: str, samples: int, output: Path, fp32: Path)
     images = task.images(samples)
     started = time.perf_counter()
     if quantiser == "edgeresnext":
-        write(task, images, Recipe(samples=samples), "int8-cpu", output)
+        next(writers(task, images, [Recipe(samples=samples)], output)).write("int8-cpu")
     elif quantiser == "edgeresnext, entropy calibration alone":
         calibrate_alone(task, images)
     elif quantiser == "NNCF":
@@ -147,8 +150,8 @@ def calibrate_alone(task: Task, images: CalibrationSet) -> None:
     thresholds(graph, observe(graph, normalised(task, images.batches(None))), Method.parse("entropy"))
 
 
-def write(task: Task, images: CalibrationSet, recipe: Recipe, name: str, output: Path) -> None:
-    """Calibrate and write one file as a build does."""
+def writers(task: Task, images: CalibrationSet, recipes: Iterable[Recipe], output: Path) -> Iterator[Writer]:
+    """Yield what writes the files of each recipe as a build does; networks are calibrated once, equalised or not."""
     import torch
 
     from edgeresnext.bundle import Golden
@@ -160,16 +163,20 @@ def write(task: Task, images: CalibrationSet, recipe: Recipe, name: str, output:
     graph = graph_of(task)
     first = next(normalised(task, iter([images.golden])))
     golden = Golden(images=images.golden, logits=Executor(graph, torch.device("cpu")).logits(first).numpy())
-    found = calibrate(
-        graph, task.spec, images, recipe,
-        weights_digest="", given=None, output=output / "none", progress=lambda *_: None,
-    )  # fmt: skip
     sample = torch.cat(list(normalised(task, images.batches(IMAGES))))
     output.mkdir(exist_ok=True)
-    Writer(
-        graph=found.graph, spec=task.spec, recipe=recipe, ranges=found.ranges, images=sample, golden=golden,
-        folder=output,
-    ).write(name)  # fmt: skip
+    known: dict[bool, Ranges] = {}
+    for recipe in recipes:
+        equalised = "equalisation" in recipe.repairs
+        found = calibrate(
+            graph, task.spec, images, recipe,
+            weights_digest="", given=known.get(equalised), output=output / "none", progress=lambda *_: None,
+        )  # fmt: skip
+        known[equalised] = found.ranges
+        yield Writer(
+            graph=found.graph, spec=task.spec, recipe=recipe, ranges=found.ranges, images=sample, golden=golden,
+            folder=output,
+        )  # fmt: skip
 
 
 def with_nncf(images: CalibrationSet, fp32: Path, output: Path) -> None:
@@ -211,12 +218,9 @@ def with_onnxruntime(images: CalibrationSet, fp32: Path, output: Path, method: s
 
 def apart(task: Task, quantiser: str, samples: int, output: Path, fp32: Path) -> dict[str, Any]:
     """Run `quantise` in a new process."""
-    from edgeresnext.model.catalogue import find
-
-    assert find(task.spec.name)
     given = {
-        "task": {k: str(v) if isinstance(v, Path) else v for k, v in dataclasses.asdict(dataclasses.replace(task, spec=None)).items()},  # type: ignore[arg-type]
-        "model": task.spec.name, "classes": task.spec.classes, "px": task.spec.preprocess.crop_px,
+        "name": task.name, "labelled": task.labelled, "spec": msgspec.to_builtins(task.spec),
+        "weights": str(task.weights), "calibration": str(task.calibration), "test": str(task.test),
         "quantiser": quantiser, "samples": samples, "output": str(output), "fp32": str(fp32),
     }  # fmt: skip
     run = subprocess.run(
@@ -232,13 +236,9 @@ def apart(task: Task, quantiser: str, samples: int, output: Path, fp32: Path) ->
 def child(text: str) -> None:
     """Do what `apart` asks for."""
     given = json.loads(text)
-    spec = specify(given["model"], classes=given["classes"])
-    if spec.preprocess.crop_px != given["px"]:
-        spec = specify(
-            given["model"], classes=given["classes"], preprocess=Preprocess(resize_px=given["px"], crop_px=given["px"])
-        )
-    paths = {name: Path(given["task"][name]) for name in ("weights", "calibration", "test")}
-    task = Task(name=given["task"]["name"], labelled=given["task"]["labelled"], spec=spec, **paths)
+    paths = {name: Path(given[name]) for name in ("weights", "calibration", "test")}
+    spec = msgspec.convert(given["spec"], ModelSpec)
+    task = Task(name=given["name"], labelled=given["labelled"], spec=spec, **paths)
     found = quantise(task, given["quantiser"], given["samples"], Path(given["output"]), Path(given["fp32"]))
     print(json.dumps(found))
 
@@ -360,11 +360,11 @@ def variants(task: Task, root: Path, recipes: dict[str, Recipe]) -> list[dict[st
     images, targets = task.tests()
     exact = logits_of(open_model(fp32, task.spec), images)
     rows = []
-    for number, (name, recipe) in enumerate(recipes.items()):
-        drawn = task.images(recipe.samples)
+    output = root / f"{task.weights.stem}-variants"
+    drawn = task.images(next(iter(recipes.values())).samples)
+    for name, writer in zip(recipes, writers(task, drawn, recipes.values(), output), strict=True):
         for file in ("int8", "int8-cpu"):
-            output = root / f"{task.weights.stem}-variant-{number}"
-            write(task, drawn, recipe, file, output)
+            writer.write(file)
             found = quality(task, logits_of(open_model(output / f"{file}.onnx", task.spec), images), exact, targets)
             rows.append({"recipe": name, "file": file, **found})
             top1 = "" if found["top1"] is None else f", top-1 {found['top1']:.4f} of {found['top1_fp32']:.4f}"
