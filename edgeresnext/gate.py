@@ -22,6 +22,7 @@ from edgeresnext.compiler.sensitivity import ALL, layer_costs
 from edgeresnext.data import folder
 from edgeresnext.errors import AccuracyError, BackendError, DataError, RequestError
 from edgeresnext.measure.accuracy import classify
+from edgeresnext.measure.statistics import mcnemar
 from edgeresnext.spec import Verdict
 
 if TYPE_CHECKING:
@@ -268,13 +269,16 @@ class Jury:
         if found.targets is None:
             return verdict
         right, still = expected == found.targets, own == found.targets
+        flips = found.flips(name, expected)
+        assert flips is not None
         return msgspec.structs.replace(
             verdict,
             top1_fp32=float(right.mean()),
             top1=float(still.mean()),
             drop=100 * float(np.mean(right) - np.mean(still)),
-            lost=int((right & ~still).sum()),
-            gained=int((still & ~right).sum()),
+            lost=flips[0],
+            gained=flips[1],
+            p_value=mcnemar(*flips),
         )
 
     def _share(self, name: str, plan: Plan) -> float:

@@ -299,10 +299,10 @@ class Verdict(Value, frozen=True):
     """What the accuracy gate measured of an INT8 file, image by image against PyTorch in FP32.
 
     `drop` is in points of top-1, `agreement` the share of `images` with the same first class; `lost` and `gained` count
-    the images that PyTorch alone and the file alone classify right. `int8_convolutions` is the share of the
-    convolutions that are INT8 (without grouped ones, where the file is to have none of these), `returned` the layers
-    that went back to floating point for it, and `tries` the plans that were measured. `overlap` counts the images that
-    were calibrated on.
+    the images that PyTorch alone and the file alone classify right, and `p_value` is McNemar's. `int8_convolutions` is
+    the share of the convolutions that are INT8 (without grouped ones, where the file is to have none of these),
+    `returned` the layers that went back to floating point for it, and `tries` the plans that were measured. `overlap`
+    counts the images that were calibrated on.
     """
 
     images: int
@@ -313,6 +313,7 @@ class Verdict(Value, frozen=True):
     drop: float | None = None
     lost: int = 0
     gained: int = 0
+    p_value: float | None = None
     int8_convolutions: float = 1.0
     returned: tuple[str, ...] = ()
     tries: int = 1
@@ -376,7 +377,9 @@ class Row(Value, frozen=True):
 
     `speedup` is the baseline's median latency over this one's, `speedup_error` its standard error. `top1`, `top5` and
     `agreement` (same first class as the baseline, image by image) are shares of `images`; `top1_drop` is the baseline's
-    `top1` minus this one's.
+    `top1` minus this one's, `top1_interval` Wilson's 95 % interval. `lost` and `gained` count the images that the
+    baseline alone and this one alone classify right, and `p_value` is McNemar's: how likely flips so uneven are if both
+    were equally good.
     """
 
     backend: str
@@ -394,6 +397,10 @@ class Row(Value, frozen=True):
     top5: float | None = None
     images: int = 0
     top1_drop: float | None = None
+    top1_interval: tuple[float, float] | None = None
+    lost: int | None = None
+    gained: int | None = None
+    p_value: float | None = None
     agreement: float | None = None
     size_bytes: int | None = None
     peak_memory_bytes: int | None = None

@@ -47,6 +47,18 @@ class Classified:
             return None
         return float((self.best[variant][:, :count] == self.targets[:, None]).any(1).mean())
 
+    def flips(self, variant: str, baseline: NDArray[np.int64]) -> tuple[int, int] | None:
+        """Return how many images the baseline alone and the variant alone classify right; None without labels.
+
+        Args:
+            variant: The variant.
+            baseline: First class of each image by the baseline, int64 `(images,)`.
+        """
+        if self.targets is None:
+            return None
+        right, still = baseline == self.targets, self.best[variant][:, 0] == self.targets
+        return int((right & ~still).sum()), int((still & ~right).sum())
+
     def agreement(self, variant: str, baseline: str) -> float:
         """Return the share of images for which two variants name the same first class."""
         return float((self.best[variant][:, 0] == self.best[baseline][:, 0]).mean())

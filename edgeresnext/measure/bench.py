@@ -18,6 +18,7 @@ from edgeresnext.measure.accuracy import Classified, best_classes, classify
 from edgeresnext.measure.environment import environment, package_versions
 from edgeresnext.measure.latency import interleave, speedup, summarise
 from edgeresnext.measure.memory import peak_memory
+from edgeresnext.measure.statistics import mcnemar, wilson
 from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.spec import CPU, Report, Row
 
@@ -304,6 +305,7 @@ def _row(
         top1, top5 = classified.top(variant.name, 1), classified.top(variant.name, 5)
         right = classified.top(_BASELINE, 1) if _BASELINE in classified.best else None
         drop = None if right is None or top1 is None else right - top1
+        row = _paired(row, classified, variant.name)
     reference = _BASELINE if _BASELINE in against.best else RECORDED
     if reference == RECORDED:
         reasons.append(f"agreement: with PyTorch's recorded logits of the {len(against.best[RECORDED])} golden images")
@@ -323,6 +325,21 @@ def _row(
         peak_memory_bytes=peak,
         reason="; ".join(reason for reason in reasons if reason),
     )
+
+
+def _paired(row: Row, classified: Classified, name: str) -> Row:
+    """Return a row with what its top-1 is worth: its interval, and the flips against the baseline."""
+    assert classified.targets is not None
+    count = len(classified.targets)
+    top1 = classified.top(name, 1)
+    assert top1 is not None
+    row = msgspec.structs.replace(row, top1_interval=wilson(round(top1 * count), count))
+    if _BASELINE not in classified.best:
+        return row
+    flips = classified.flips(name, classified.best[_BASELINE][:, 0])
+    assert flips is not None
+    lost, gained = flips
+    return msgspec.structs.replace(row, lost=lost, gained=gained, p_value=mcnemar(lost, gained))
 
 
 def _about(images: ImageFolder | None, classified: Classified) -> str:

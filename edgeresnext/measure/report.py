@@ -23,8 +23,8 @@ SUFFIXES = (".json",)
 _MIB = 1 << 20
 _NOT_MEASURED = "n/a"
 _HEADINGS = (
-    "p50 ms", "p90 ms", "p99 ms", "images/s", "speed-up", "top-1 %", "top-5 %", "drop", "agree %", "MiB",
-    "peak MiB",
+    "p50 ms", "p90 ms", "p99 ms", "images/s", "speed-up", "top-1 %", "95 %", "top-5 %", "drop", "flips", "p", "agree %",
+    "MiB", "peak MiB",
 )  # fmt: skip
 
 
@@ -94,12 +94,20 @@ def _cells(row: Row) -> list[str]:
         _scaled(row.images_per_s, 1, 0 if (row.images_per_s or 0) >= 100 else 1),  # noqa: PLR2004 - three digits
         ratio,
         _scaled(row.top1, 100, 2),
+        _interval(row.top1_interval),
         _scaled(row.top5, 100, 2),
         _scaled(row.top1_drop, 100, 2, sign="+"),
+        _NOT_MEASURED if row.lost is None else f"-{row.lost} +{row.gained}",
+        _scaled(row.p_value, 1, 2),
         _scaled(row.agreement, 100, 2),
         _scaled(row.size_bytes, 1 / _MIB, 1),
         _scaled(row.peak_memory_bytes, 1 / _MIB, 0),
     ]
+
+
+def _interval(found: tuple[float, float] | None) -> str:
+    """Return an interval of shares in percent, or n/a."""
+    return _NOT_MEASURED if found is None else f"{100 * found[0]:.1f}-{100 * found[1]:.1f}"
 
 
 def _scaled(value: float | None, factor: float, digits: int, sign: str = "") -> str:

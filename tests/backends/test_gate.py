@@ -70,6 +70,10 @@ def test_the_figures_are_those_of_bench(build, digit_folders):
     assert verdict.agreement == rows[f"{verdict.runtime}-int8"].agreement
     assert verdict.drop == pytest.approx(100 * rows[f"{verdict.runtime}-int8"].top1_drop)
     assert verdict.lost - verdict.gained == round(verdict.drop * 6)
+    row = rows[f"{verdict.runtime}-int8"]
+    assert (row.lost, row.gained, row.p_value) == (verdict.lost, verdict.gained, verdict.p_value)
+    assert row.top1_interval[0] < row.top1 < row.top1_interval[1]
+    assert (rows["torch-fp32"].lost, rows["torch-fp32"].gained, rows["torch-fp32"].p_value) == (0, 0, 1.0)
 
 
 @pytest.mark.parametrize("gate", [{"min_int8": 0.95}, {"min_agreement": 1.0, "min_int8": 0.9}])

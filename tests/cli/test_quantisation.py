@@ -3,25 +3,6 @@ import json
 import pytest
 from rescaled import rescale
 
-from edgeresnext.cli import main
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command line in this process and return its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        code = 0
-        try:
-            main([str(argument) for argument in arguments])
-        except SystemExit as end:
-            code = end.code or 0
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return code, out, err
-
-    return call
-
 
 @pytest.fixture
 def build(run, digit_weights, digit_folders, tmp_path):
