@@ -43,8 +43,8 @@ def accept(name: str, precision: Precision, shortfall: str) -> None:
     hints = {
         "fp32": "This is a bug; report it with the checkpoint.",
         "fp16": "The network does not fit float16: leave it out with --precision fp32 --precision int8.",
-        "int8": "Let sensitive layers go back to floating point (--validation DIR), calibrate on more or other images, "
-        "or leave INT8 out: --precision fp32 --precision fp16.",
+        "int8": "Use --method auto and every repair (the defaults), let sensitive layers go back to floating point "
+        "(--validation DIR), or leave INT8 out: --precision fp32 --precision fp16.",
     }
     raise AccuracyError(
         f"{name} is too far from PyTorch on the golden images: {shortfall}. Nothing was published.",

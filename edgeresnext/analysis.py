@@ -37,7 +37,7 @@ def sensitivity(
     *,
     file: str | None = None,
     data: str | Path | None = None,
-    samples: int = DEFAULT_SAMPLES,
+    samples: int | None = None,
     progress: Progress = silent,
 ) -> Sensitivity:
     """Return what each INT8 layer of a bundle's file costs alone, with the rest in floating point.
@@ -48,7 +48,7 @@ def sensitivity(
         path: The bundle.
         file: An INT8 file of it, such as int8 or int8-cpu; None for int8-cpu, or the first that there is.
         data: Folder of images, with one folder a class for top-1; None for the bundle's golden images.
-        samples: Images to draw from `data`, at most.
+        samples: Images to draw from `data`, at most; None for 64.
         progress: Told how many layers are done.
 
     Raises:
@@ -57,11 +57,13 @@ def sensitivity(
         DataError: The images cannot be used, or their classes are not the model's.
         NotInstalledError: A package of the `build` extra is missing.
     """
-    if samples < 1:
+    if samples is not None and samples < 1:
         raise RequestError(f"samples is {samples}", "Give one image or more.")
+    if samples is not None and data is None:
+        raise RequestError("--samples would change nothing without images to draw from", "Add --data DIR.")
     bundle = bundles.read(path)
     chosen = _choose(bundle, file)
-    photos, targets = _images(bundle, data, samples)
+    photos, targets = _images(bundle, data, samples or DEFAULT_SAMPLES)
     missing = [name for name in ("torch", "onnx", "safetensors") if importlib.util.find_spec(name) is None]
     if missing:
         raise NotInstalledError(
@@ -110,6 +112,7 @@ def sensitivity(
         images=seen,
         together=rows.pop(),
         layers=tuple(rows),
+        floating=tuple(name for name, kind in chosen.plan.layers.items() if kind != "int8"),
     )
 
 

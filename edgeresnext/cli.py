@@ -53,14 +53,14 @@ class _Root(click.Group):
 @click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(edgeresnext.__version__, message="%(prog)s %(version)s")
 def cli() -> None:
-    r"""Export, quantise, run and benchmark ResNeXt image classifiers on edge devices.
+    """Export, quantise, run and benchmark ResNeXt image classifiers on edge devices.
 
     \b
     A first look:      edgeresnext demo
     Your own network:  edgeresnext build resnext50_32x4d --weights w.safetensors --labels labels.txt
                            --calibration photos/ --output build/mine
                        edgeresnext bench build/mine --data val/
-    """
+    """  # noqa: D301 - click wants the character, not the two
 
 
 @cli.command()
@@ -123,12 +123,14 @@ def build(model: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401, F
         return
     console.print_bundle(bundle)
     name = bundle.path
+    gate = bundle.manifest.gate
+    validation = gate.validation if gate else "VALIDATION_FOLDER"
     on_jetson = any(target.startswith("jetson-") for target in bundle.manifest.targets)
     there = [f"edgeresnext build {name} --target here     (on the Jetson, after copying it there)"] if on_jetson else []
     console.hint(
         "Next:",
         *there,
-        f"edgeresnext bench {name} --data VALIDATION_FOLDER",
+        f"edgeresnext bench {name} --data {validation}",
         f"edgeresnext predict {name} IMAGE",
         f"edgeresnext verify {name}          (there, after copying it to a device)",
     )
@@ -232,7 +234,7 @@ def inspect(path: Path, layers: bool, as_json: bool) -> None:  # noqa: FBT001
 @bundle_argument
 @click.option("--file", metavar="NAME", help="INT8 file: int8, int8-fp16, int8-cpu. [int8-cpu]")
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of images; one folder a class for top-1.")
-@click.option("--samples", type=int, default=64, show_default=True, help="Images to draw from it, at most.")
+@click.option("--samples", type=int, metavar="N", help="Images to draw from it, at most. [64]")
 @click.option("--plot", "plot_file", type=click.Path(path_type=Path), help="Draw it: .svg, .png or .pdf.")
 @json_option
 def sensitivity(bundle: Path, plot_file: Path | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001

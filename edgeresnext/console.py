@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edgeresnext.progress import Progress
     from edgeresnext.spec import Check, Gate, OnnxFile, Sensitivity
 
-_TABLE_WIDTH = 120
+_TABLE_WIDTH = 170
 _BAR = 20
 """Characters of the longest bar."""
 
@@ -148,9 +148,8 @@ def print_bundle(bundle: Bundle, *, layers: bool = False) -> None:
         plans = [file.plan for file in manifest.onnx]
         rows = [(name, *(str(plan.layers.get(name, "")) for plan in plans)) for name in names]
         print_table(("layer", *(plan.name for plan in plans)), rows, left=range(len(plans) + 1))
-        for plan in plans:
-            for name, reason in plan.reasons.items():
-                click.echo(f"{plan.name}: {name} is {plan.layers[name]}: {reason}")
+        for file in manifest.onnx:
+            _print_reasons(file)
 
 
 def print_sensitivity(found: Sensitivity) -> None:
@@ -170,8 +169,25 @@ def print_sensitivity(found: Sensitivity) -> None:
     ]
     bars = [row if index else (*row[:-1], "") for index, row in enumerate(rows)]
     print_table(("layer", "SNR dB", "noise", "agree", "top-1", ""), bars, left=(0, 5))
-    best = ranked[0]
-    hint("To keep the most sensitive layer in floating point:", f"edgeresnext build ... --keep 'fp16:{best.layer}'")
+    if found.floating:
+        click.echo(f"in floating point already: {', '.join(found.floating)}")
+    if found.together.agreement < 1:
+        hint(
+            "To keep the most sensitive layer in floating point:",
+            f"edgeresnext build ... --keep 'fp16:{ranked[0].layer}'",
+        )
+
+
+def _print_reasons(file: OnnxFile) -> None:
+    """Print why layers of a file are not INT8, layers of one reason together."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in file.plan.reasons.items():
+        by_reason.setdefault(reason, []).append(f"{name} {file.plan.layers[name]}")
+    for reason, names in by_reason.items():
+        click.echo(f"{file.plan.name}: {', '.join(names)}: {reason}")
+    if file.verdict is not None and file.verdict.returned:
+        click.echo(f"{file.plan.name}: with these in INT8 too, {file.verdict.without_returning}")
+        click.echo(f"{file.plan.name}: {file.verdict.tries} plans were measured")
 
 
 def _gate(gate: Gate) -> str:
@@ -186,7 +202,10 @@ def _verdict(file: OnnxFile) -> str:
     verdict = file.verdict
     if verdict is None:
         return ""
-    parts = [] if verdict.drop is None else [f"drop {verdict.drop:+.2f} (-{verdict.lost} +{verdict.gained})"]
+    parts = []
+    if verdict.drop is not None and verdict.top1_fp32 is not None:
+        flips = f"{verdict.lost} lost, {verdict.gained} gained"
+        parts.append(f"PyTorch {verdict.top1_fp32:.2%}, drop {verdict.drop:+.2f} ({flips})")
     parts.append(f"agree {verdict.agreement:.2%} of {verdict.images}")
     if verdict.returned:
         parts.append(f"{len(verdict.returned)} layers returned")

@@ -41,6 +41,8 @@ DEFAULT_MAX_DROP = 0.5
 _RANKING_IMAGES, _RANKING_BATCH = 16, 8
 _POINTS = 100
 """Points of top-1 in all."""
+_CHANCES = 2
+"""Times what guessing reaches, up to which the labels are probably not those of the network."""
 _BASELINE = "PyTorch"
 _ROUNDING = 1e-9
 _log = logging.getLogger("edgeresnext")
@@ -70,14 +72,12 @@ def prepare(gate: Gate, *, trained: bool) -> Validation:
     """
     if gate.max_drop is None and gate.min_agreement is None:
         gate = msgspec.structs.replace(gate, max_drop=DEFAULT_MAX_DROP)
-    for name, value, most in (
-        ("max drop", gate.max_drop, 100),
-        ("min agreement", gate.min_agreement, 1),
-        ("min INT8", gate.min_int8, 1),
-    ):
-        if value is not None and not 0 <= value <= most:
-            unit = "points of top-1, such as 0.5" if most > 1 else "a share from 0 to 1"
-            raise RequestError(f"{name} is {value:g}", f"Give {unit}.")
+    if gate.max_drop is not None and not 0 <= gate.max_drop <= _POINTS:
+        raise RequestError(f"--max-drop is {gate.max_drop:g}", "Give points of top-1 from 0 to 100, such as 0.5.")
+    if gate.min_agreement is not None and not 0 < gate.min_agreement <= 1:
+        raise RequestError(f"--min-agreement is {gate.min_agreement:g}", "Give a share up to 1, such as 0.99.")
+    if not 0 <= gate.min_int8 <= 1:
+        raise RequestError(f"--min-int8 is {gate.min_int8:g}", "Give a share from 0 to 1, such as 0.5.")
     photos = folder.scan(gate.validation)
     if gate.max_drop is not None and not trained:
         raise RequestError(
@@ -86,7 +86,8 @@ def prepare(gate: Gate, *, trained: bool) -> Validation:
     if gate.max_drop is not None and not photos.classes:
         raise DataError(
             f"validation folder '{photos.root}' has no class folders, so that top-1 cannot be told",
-            "Put the images into one folder a class; or compare with PyTorch alone: --min-agreement 0.99.",
+            "Put the images into one folder a class, or leave --max-drop out and compare with PyTorch alone: "
+            "--min-agreement 0.99.",
         )
     return Validation(gate=gate, photos=photos)
 
@@ -163,8 +164,16 @@ class Jury:
                 verdict.overlap,
                 verdict.images,
             )
+        classes = self.writer.spec.classes
+        if verdict.top1_fp32 is not None and verdict.top1_fp32 <= _CHANCES / classes:
+            _log.warning(
+                "PyTorch itself classifies only %.2f %% of the validation images right (chance is %.2f %%): are the "
+                "folders named after the labels?",
+                _POINTS * verdict.top1_fp32,
+                _POINTS / classes,
+            )
         limit = self.validation.gate.max_drop
-        if limit is not None and verdict.images * limit < _POINTS:
+        if limit and verdict.images * limit < _POINTS:
             _log.warning("one of %d validation images is more than %g points: use more", verdict.images, limit)
 
     def _repaired(self, name: str, file: OnnxFile, keep: Mapping[str, Keep]) -> OnnxFile:
@@ -175,14 +184,15 @@ class Jury:
             file: The file as it failed.
             keep: Layers that were kept by hand.
         """
-        ranking = self._ranking(name, keep, self.shortfall(file))
+        before = self.shortfall(file)
+        ranking = self._ranking(name, keep)
         most = self._most(name, keep, ranking)
         search = _Search(jury=self, name=name, keep=keep, ranking=ranking, closest=file)
         search.shortest_prefix(most)
         if search.passing is None:
             share = self._share(name, self.writer.plan(name, {**search.prefix(most), **keep}))
             raise AccuracyError(
-                f"{file.file} cannot pass the gate: in INT8 {self.shortfall(file)}; the best of {search.tries} "
+                f"{file.file} cannot pass the gate: in INT8 {before}; the best of {search.tries} "
                 f"plans, down to {share:.0%} of the convolutions in INT8: {self.shortfall(search.closest)}. "
                 "Nothing was published.",
                 f"Allow more layers in floating point (--min-int8 {self.validation.gate.min_int8:g} now), calibrate on "
@@ -192,10 +202,12 @@ class Jury:
         found, needed = search.passing
         self.writer.write(name, {**needed, **keep})  # the last attempt may have been another
         assert found.verdict is not None
-        verdict = msgspec.structs.replace(found.verdict, returned=tuple(needed), tries=search.tries)
+        verdict = msgspec.structs.replace(
+            found.verdict, returned=tuple(needed), tries=search.tries, without_returning=before
+        )
         return msgspec.structs.replace(found, verdict=verdict)
 
-    def _ranking(self, name: str, keep: Mapping[str, Keep], why: str) -> dict[str, Keep]:
+    def _ranking(self, name: str, keep: Mapping[str, Keep]) -> dict[str, Keep]:
         """Return the INT8 layers of a file, the most sensitive first, each with the reason to return it."""
         images = self.writer.images
         assert images is not None
@@ -207,10 +219,7 @@ class Jury:
         )
         ranked = sorted((cost for cost in costs if cost.layer != ALL), key=lambda cost: cost.snr_db)
         return {
-            cost.layer: Keep(
-                precision="fp16",
-                reason=f"returned by the accuracy gate: {cost.snr_db:.1f} dB alone; with all in INT8, {why}",
-            )
+            cost.layer: Keep(precision="fp16", reason=f"returned by the accuracy gate ({cost.snr_db:.1f} dB alone)")
             for cost in ranked
         }
 

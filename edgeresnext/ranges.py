@@ -90,7 +90,10 @@ def calibrate(
                 graph=rescaled(graph, known.exponents), ranges=msgspec.structs.replace(known, method=recipe.method)
             )
         if given is not None:
-            raise DataError(f"the given ranges do not fit: {misfit}", "Leave --ranges out to calibrate anew.")
+            raise DataError(
+                f"the given ranges do not fit: {misfit}",
+                "Leave --ranges out to calibrate anew, or build as that bundle was built.",
+            )
         _log.info("the ranges of the earlier build do not fit: %s", misfit)
     return _measured(graph, spec, images, recipe, digests=digests, progress=progress)
 

@@ -26,8 +26,13 @@ def read(path: str | Path) -> Recipe:
         return msgspec.toml.decode(path.read_bytes(), type=Recipe)
     except OSError as error:
         raise InputError(f"cannot read recipe '{path}': {error.strerror}", "Give a .toml file.") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"'{path}' is no recipe: {error}", f"Its fields are {fields}; each may be left out.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"'{path}' is no recipe: it is not UTF-8", "Save it as UTF-8.") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise InputError(
+            f"'{path}' is no recipe: {error}",
+            f"Its fields are {fields}; each may be left out. Repairs are a list of {', '.join(REPAIRS)}; [] for none.",
+        ) from None
 
 
 def settle(recipe: Recipe | str | Path | None, changes: dict[str, Any]) -> Recipe:

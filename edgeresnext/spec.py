@@ -301,8 +301,8 @@ class Verdict(Value, frozen=True):
     `drop` is in points of top-1, `agreement` the share of `images` with the same first class; `lost` and `gained` count
     the images that PyTorch alone and the file alone classify right, and `p_value` is McNemar's. `int8_convolutions` is
     the share of the convolutions that are INT8 (without grouped ones, where the file is to have none of these),
-    `returned` the layers that went back to floating point for it, and `tries` the plans that were measured. `overlap`
-    counts the images that were calibrated on.
+    `returned` the layers that went back to floating point for it, and `tries` the plans that were measured;
+    `without_returning` says what all in INT8 misses. `overlap` counts the images that were calibrated on.
     """
 
     images: int
@@ -317,6 +317,7 @@ class Verdict(Value, frozen=True):
     int8_convolutions: float = 1.0
     returned: tuple[str, ...] = ()
     tries: int = 1
+    without_returning: str = ""
     overlap: int = 0
 
 
@@ -445,7 +446,10 @@ class LayerCost(Value, frozen=True):
 
 
 class Sensitivity(Value, frozen=True):
-    """What the quantisation of each layer of one INT8 file costs, in execution order, and of all `together`."""
+    """What the quantisation of each layer of one INT8 file costs, in execution order, and of all `together`.
+
+    `floating` are the layers that the file keeps in floating point.
+    """
 
     bundle: str
     file: str
@@ -453,6 +457,7 @@ class Sensitivity(Value, frozen=True):
     images: int
     together: LayerCost
     layers: tuple[LayerCost, ...]
+    floating: tuple[str, ...] = ()
 
 
 class SubsetImage(Value, frozen=True):

@@ -18,10 +18,13 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source")
     parser.add_argument("output")
-    parser.add_argument("--samples", type=int, default=512)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--samples", type=int, help="images to draw; 512 if left out")
+    parser.add_argument("--seed", type=int, help="of the sample; 0 if left out")
     parser.add_argument("--like", metavar="MANIFEST", help="draw the images that this manifest names")
-    return parser.parse_args()
+    given = parser.parse_args()
+    if given.like and (given.samples is not None or given.seed is not None):
+        parser.error("--like names the images: leave --samples and --seed out")
+    return given
 
 
 def main() -> None:
@@ -31,11 +34,17 @@ def main() -> None:
         if given.like:
             drawn = subset.draw_again(given.source, given.output, given.like)
         else:
-            drawn = subset.draw(given.source, given.output, samples=given.samples, seed=given.seed)
+            drawn = subset.draw(
+                given.source,
+                given.output,
+                samples=512 if given.samples is None else given.samples,
+                seed=given.seed or 0,
+            )
     except EdgeResNeXtError as error:
         sys.exit(f"error: {error}")
-    classes = {image.file.rpartition("/")[0] for image in drawn.images}
-    print(f"{len(drawn.images)} images of {len(classes)} folders in {given.output}, and their manifest")
+    classes = {image.file.rpartition("/")[0] for image in drawn.images} - {""}
+    of = f" of {len(classes)} classes" if classes else ""
+    print(f"{len(drawn.images)} images{of} in {given.output}, and their manifest")
 
 
 if __name__ == "__main__":

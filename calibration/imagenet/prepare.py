@@ -32,6 +32,10 @@ def main() -> None:
     train = Path(given.train)
     classes = [path.name for path in train.iterdir() if path.is_dir()] if train.is_dir() else []
     known = [name for name in classes if WORDNET.fullmatch(name)]
+    if not classes:
+        sys.exit(
+            f"error: '{train}' has no class folders\n  Give ImageNet's training set: .../ILSVRC/Data/CLS-LOC/train."
+        )
     if len(known) != CLASSES or len(classes) != CLASSES:
         sys.exit(
             f"error: '{train}' is not ImageNet's training set: {len(known)} of its {len(classes)} folders are named "

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgeresnext.compiler.graph import Graph, Layer
     from edgeresnext.spec import Activations
 
-IMAGES = 8
+IMAGES = 16
 """Images that the errors are taken from, at most."""
 
 

@@ -91,7 +91,9 @@ def parse_keep(graph: Graph, patterns: Iterable[str]) -> dict[str, Keep]:
                 f"--keep '{text}' matches no layer",
                 f"{suggestion}Layers are named {shortened(names, 4)}; `edgeresnext inspect BUNDLE --layers` lists all.",
             )
-        found |= {name: Keep(precision=precision, reason=f"kept by hand: {text}") for name in matching}
+        fallback = " (FP32 where the file has no FP16)" if precision == "fp16" else ""
+        reason = f"kept by hand: {text}{fallback}"
+        found |= {name: Keep(precision=precision, reason=reason) for name in matching}
     if found and int8_share(graph, found) == 0:
         raise RequestError("--keep leaves no convolution in INT8", "Keep fewer layers, or leave INT8 out.")
     return found

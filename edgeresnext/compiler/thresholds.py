@@ -51,12 +51,12 @@ class Method:
         Raises:
             RequestError: It is none of these.
         """
-        name, _, value = text.partition(":")
+        name, colon, value = text.partition(":")
         if text in ("max", "mse", "entropy"):
             return cls(text)
         if name == "percentile":
             try:
-                percentile = float(value or DEFAULT_PERCENTILE)
+                percentile = float(value) if colon else DEFAULT_PERCENTILE
             except ValueError:
                 percentile = math.nan
             if 50 < percentile <= 100:  # noqa: PLR2004 - stated in the docstring

@@ -6,6 +6,7 @@ A folder holds either images (no labels) or one folder of images a class (the fo
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from edgeresnext.errors import DataError, shortened
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_log = logging.getLogger("edgeresnext")
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """File names that count as images."""
 
@@ -122,6 +124,11 @@ def match_classes(classes: Sequence[str], labels: Sequence[str], root: Path) -> 
     strangers = [name for name in classes if name not in known]
     numbered = tuple(labels) == tuple(str(index) for index in range(len(labels)))
     if strangers and numbered and len(classes) == len(labels):
+        _log.warning(
+            "the network has no labels: the class folders of '%s' are taken in sorted order, %s is class 0",
+            root,
+            classes[0],
+        )
         return tuple(range(len(classes)))
     if strangers:
         raise DataError(

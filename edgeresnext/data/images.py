@@ -199,8 +199,8 @@ def batches(
                 _log.warning("skipped: %s", result.what)
                 if len(skipped.paths) > allowed:
                     raise DataError(
-                        f"{len(skipped.paths)} of {len(paths)} images cannot be read, more than "
-                        f"{MAX_SKIPPED:.0%}: {shortened(str(p) for p in skipped.paths)}",
+                        f"at least {len(skipped.paths)} of {len(paths)} images cannot be read, more than "
+                        f"{MAX_SKIPPED:.0%}; the rest was not looked at: {shortened(str(p) for p in skipped.paths)}",
                         "Remove or replace them.",
                     )
             if good:

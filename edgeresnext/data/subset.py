@@ -84,6 +84,8 @@ def draw_again(source: str | Path, output: str | Path, manifest: str | Path) -> 
 
 def _copy(subset: Subset, root: Path, output: Path) -> None:
     """Write the images and their manifest to `output`, whole or not at all."""
+    if root.resolve() in (output.resolve(), *output.resolve().parents):
+        raise DataError(f"'{output}' lies in '{root}', which the images come from", "Give a directory elsewhere.")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise DataError(f"'{output}' is not empty", "Give a new directory.")
     try:

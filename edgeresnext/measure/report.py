@@ -75,6 +75,11 @@ def render(report: Report) -> RenderableType:
     gpu = f", {environment['gpu']}" if "gpu" in environment else ""
     where = f"{environment['cpu']}, {environment['cores']} cores{gpu}; batch {report.rows[0].batch}"
     notes = [Text(f"baseline: {report.baseline}; {where}; images in memory to logits", style="dim")]
+    if any(row.p_value is not None for row in report.rows):
+        legend = (
+            "95 %: Wilson's interval of top-1; flips: images that PyTorch alone (-) and the variant alone (+) classify"
+        )
+        notes.append(Text(f"{legend} right; p: McNemar's test of these", style="dim"))
     if report.overlap:
         notes.append(
             Text(f"{report.overlap} of these images were calibrated on: INT8 may look better than it is", style="bold")

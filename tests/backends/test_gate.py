@@ -21,26 +21,36 @@ def broken(digit_weights, tmp_path_factory):
     return rescale(digit_weights, tmp_path_factory.mktemp("rescaled") / "layer2.safetensors", only="layer2")
 
 
+def build_with(weights, folders, output, **changes):
+    options = {
+        "weights": weights, "calibration": folders["calibration"], "output": output,
+        "samples": 100, "precisions": ["int8"], "gate": Gate(validation=str(folders["validation"])),
+    } | changes  # fmt: skip
+    return edgeresnext.build("resnext20_8x4d", **options)
+
+
 @pytest.fixture
 def build(broken, digit_folders, tmp_path):
     def call(**changes):
-        options = {
-            "weights": broken, "calibration": digit_folders["calibration"], "output": tmp_path / "out",
-            "samples": 100, "precisions": ["int8"], "gate": Gate(validation=str(digit_folders["validation"])),
-        } | changes  # fmt: skip
-        return edgeresnext.build("resnext20_8x4d", **options)
+        return build_with(**({"weights": broken, "folders": digit_folders, "output": tmp_path / "out"} | changes))
 
     return call
+
+
+@pytest.fixture(scope="module")
+def gated(broken, digit_folders, tmp_path_factory):
+    """The broken network by naive calibration, past the gate. Read only."""
+    return build_with(broken, digit_folders, tmp_path_factory.mktemp("gated") / "out", **NAIVE)
 
 
 def verdicts(bundle):
     return {file.file.removeprefix("onnx/").removesuffix(".onnx"): file for file in bundle.manifest.onnx}
 
 
-def test_what_naive_calibration_breaks_is_built_with_few_layers_in_floating_point(build):
+def test_what_naive_calibration_breaks_is_built_with_few_layers_in_floating_point(build, gated):
     with pytest.raises(AccuracyError, match="dB"):
         build(**NAIVE, gate=None)
-    file = verdicts(build(**NAIVE))["int8"]
+    file = verdicts(gated)["int8"]
     assert file.verdict.drop <= 0.5
     assert 0 < len(file.verdict.returned) <= 6
     assert {name.partition(".")[0] for name in file.verdict.returned} == {"layer2"}
@@ -117,15 +127,24 @@ def test_calibration_images_among_the_validation_images_are_counted(build, digit
 @pytest.mark.parametrize(
     ("gate", "error", "message"),
     [
-        ({"max_drop": -1}, RequestError, "max drop is -1"),
-        ({"min_agreement": 99}, RequestError, "min agreement is 99"),
-        ({"min_int8": 80}, RequestError, "min INT8 is 80"),
+        ({"max_drop": -1}, RequestError, "--max-drop is -1"),
+        ({"min_agreement": 99}, RequestError, "--min-agreement is 99"),
+        ({"min_int8": 80}, RequestError, "--min-int8 is 80"),
         ({"validation": "nowhere"}, DataError, "does not exist"),
     ],
 )
 def test_impossible_gates_are_refused(build, digit_folders, gate, error, message):
     with pytest.raises(error, match=message):
         build(gate=Gate(**({"validation": str(digit_folders["validation"])} | gate)))
+
+
+def test_labels_that_are_not_the_network_s_are_warned_of(build, digit_weights, digit_folders, tmp_path, caplog):
+    for index in range(10):
+        shutil.copytree(digit_folders["validation"] / str(index), tmp_path / "rotated" / f"c{(index + 1) % 10}")
+    bundle = build(weights=digit_weights, gate=Gate(validation=str(tmp_path / "rotated")))
+    assert verdicts(bundle)["int8"].verdict.top1_fp32 < 0.02
+    assert "PyTorch itself classifies only 0" in caplog.text
+    assert "taken in sorted order, c0 is class 0" in caplog.text
 
 
 def test_foreign_classes_are_refused_before_anything_is_read(build, photos):
@@ -141,9 +160,8 @@ def test_random_weights_have_no_accuracy(tmp_path, digit_folders):
         edgeresnext.build("resnext20_8x4d", random_weights=True, output=tmp_path / "out", gate=gate)
 
 
-def test_the_manifest_says_what_was_asked_and_found(build, digit_folders):
-    bundle = build(**NAIVE)
-    found = inspect(bundle.path)
+def test_the_manifest_says_what_was_asked_and_found(gated, digit_folders):
+    found = inspect(gated.path)
     assert found["gate"]["validation"] == str(digit_folders["validation"])
     assert found["gate"]["max_drop"] == 0.5
     assert found["recipe"]["method"] == "max"
@@ -152,17 +170,16 @@ def test_the_manifest_says_what_was_asked_and_found(build, digit_folders):
     assert int8["verdict"]["tries"] > 1
 
 
-def test_the_files_on_disk_are_those_of_the_plans(build):
-    bundle = build(**NAIVE)
-    for file in bundle.manifest.onnx:
-        names = {tensor.name for tensor in onnx.load(bundle.file(file.file)).graph.initializer}
+def test_the_files_on_disk_are_those_of_the_plans(gated):
+    for file in gated.manifest.onnx:
+        names = {tensor.name for tensor in onnx.load(gated.file(file.file)).graph.initializer}
         for layer, kind in file.plan.layers.items():
             if f"{layer}.bias" in names:
                 assert (f"{layer}.weight.quantised" in names) == (kind == "int8"), (file.file, layer)
 
 
-def test_each_file_returns_its_own_layers(build):
-    files = verdicts(build(**NAIVE))
+def test_each_file_returns_its_own_layers(gated):
+    files = verdicts(gated)
     signed, unsigned = files["int8"].verdict, files["int8-cpu"].verdict
     assert len(unsigned.returned) <= len(signed.returned)  # twice the levels after a ReLU
 

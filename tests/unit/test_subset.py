@@ -43,7 +43,11 @@ def test_too_few_images_and_full_folders_are_refused(digit_folders, tmp_path):
     with pytest.raises(DataError, match="holds 1000 images; 1001 were asked for"):
         subset.draw(digit_folders["train"], tmp_path / "one", samples=1001, seed=0)
     with pytest.raises(DataError, match="is not empty"):
-        subset.draw(digit_folders["train"], digit_folders["train"], samples=10, seed=0)
+        subset.draw(digit_folders["train"], digit_folders["validation"], samples=10, seed=0)
+    with pytest.raises(DataError, match="lies in"):
+        subset.draw(digit_folders["train"], digit_folders["train"] / "sub", samples=10, seed=0)
+    with pytest.raises(DataError, match="0 images were asked for"):
+        subset.draw(digit_folders["train"], tmp_path / "one", samples=0, seed=0)
 
 
 def script(request, name, *arguments):
@@ -53,7 +57,7 @@ def script(request, name, *arguments):
 
 def test_the_scripts_draw_and_refuse(request, digit_folders, tmp_path):
     done = script(request, "folder", digit_folders["train"], tmp_path / "set", "--samples", "20")
-    assert (done.returncode, done.stdout) == (0, f"20 images of 10 folders in {tmp_path / 'set'}, and their manifest\n")
+    assert (done.returncode, done.stdout) == (0, f"20 images of 10 classes in {tmp_path / 'set'}, and their manifest\n")
     refused = script(request, "folder", tmp_path / "nowhere", tmp_path / "other")
     assert refused.returncode == 1
     assert refused.stderr.startswith("error: image folder")
