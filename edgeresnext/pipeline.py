@@ -304,13 +304,15 @@ def _writer(
     from edgeresnext.onnx_files import Writer
 
     (staging / "onnx").mkdir()
-    sample = np.concatenate(list(images.batches(IMAGES)))
+    sample = None
+    if ranges is not None:
+        sample = normalise(torch.from_numpy(np.concatenate(list(images.batches(IMAGES)))), spec)
     return Writer(
         graph=graph,
         spec=spec,
         recipe=recipe,
         ranges=ranges,
-        images=normalise(torch.from_numpy(sample), spec),
+        images=sample,
         golden=golden,
         folder=staging / "onnx",
     )
