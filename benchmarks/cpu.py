@@ -6,16 +6,16 @@ import importlib.metadata
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-import nncf
 import numpy as np
-import openvino
 from common import make_photos, save, scratch
+from peers import open_model, with_nncf, write_fp32
 
 import edgeresnext
 from edgeresnext.backends import base
-from edgeresnext.backends.openvino import OpenVINOSession
+from edgeresnext.bundle import WEIGHTS
 from edgeresnext.data.images import batches
 from edgeresnext.measure.latency import interleave, speedup, summarise
+from edgeresnext.model.checkpoints import load_network
 from edgeresnext.runtime.classifier import open_artifact
 
 if TYPE_CHECKING:
@@ -29,24 +29,18 @@ CALIBRATION_IMAGES = 64
 ROUNDS = 130
 BASELINE = "torch-fp32"
 NNCF = {
-    "NNCF int8, rest fp32": {"INFERENCE_PRECISION_HINT": "f32"},
-    "NNCF int8, rest as OpenVINO chooses": {},  # bfloat16 on CPUs that have it
+    "NNCF int8, rest fp32": "f32",
+    "NNCF int8, rest as OpenVINO chooses": "",  # bfloat16 on CPUs that have it
 }
 
 
-def quantise_with_nncf(bundle: Bundle, photos: Path) -> dict[str, Session]:
-    """Return the bundle's FP32 file quantised by NNCF's defaults on the same images, compiled in two ways."""
+def quantise_with_nncf(bundle: Bundle, photos: Path, folder: Path) -> dict[str, Session]:
+    """Return the bundle's network quantised by NNCF's defaults on the same images, compiled in two ways."""
     model = bundle.manifest.model
-    paths = sorted(photos.iterdir())
-    images = [image for image, _ in batches(paths, model.preprocess, 1)]
-    network = openvino.Core().read_model(bundle.file("onnx/fp32.onnx"))
-    quantised = nncf.quantize(network, nncf.Dataset(images), subset_size=len(images))
-    return {
-        name: OpenVINOSession(
-            openvino.Core().compile_model(quantised, "CPU", {"PERFORMANCE_HINT": "LATENCY"} | config), model
-        )
-        for name, config in NNCF.items()
-    }
+    write_fp32(load_network(model, bundle.file(WEIGHTS)), model, folder / "plain.onnx")
+    images = (image for batch, _ in batches(sorted(photos.iterdir()), model.preprocess, 1) for image in batch)
+    file = with_nncf(images, folder / "plain.onnx", folder / "nncf")
+    return {name: open_model(file, model, precision) for name, precision in NNCF.items()}
 
 
 def main() -> None:
@@ -62,7 +56,7 @@ def main() -> None:
             for artifact in bundle.artifacts()
             if base.unavailable(artifact) is None
         }
-        sessions |= quantise_with_nncf(bundle, photos)
+        sessions |= quantise_with_nncf(bundle, photos, folder)
         samples, failures = interleave(
             sessions, golden.images, 1, min_rounds=ROUNDS, max_rounds=ROUNDS, budget_s=0, progress=print
         )

@@ -12,7 +12,7 @@ from common import save, scratch
 
 import edgeresnext
 from edgeresnext.inspection import inspect
-from edgeresnext.measure.environment import package_versions
+from edgeresnext.measure.machine.environment import package_versions
 
 MODELS = ("resnext50_32x4d", "resnext101_64x4d")
 BUILD_TARGETS = ("rtx40", "rtx30")

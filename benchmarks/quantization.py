@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 from common import RESULTS, load, make_photos, save, scratch
+from peers import open_model, with_nncf, with_onnxruntime, write_fp32
 
 from edgeresnext.data import calibration_set, digits, folder, shapes
 from edgeresnext.demo import weights as digits_weights
@@ -110,15 +111,16 @@ def tasks(root: Path, given: argparse.Namespace) -> dict[str, Task]:
 def quantise(task: Task, quantiser: str, samples: int, output: Path, fp32: Path) -> dict[str, Any]:
     """Quantise a network, and return what that took."""
     images = task.images(samples)
+    singles = (image for batch in images.batches(None) for image in batch)
     started = time.perf_counter()
     if quantiser == "edgeresnext":
         next(writers(task, images, [Recipe(samples=samples)], output)).write("int8-cpu")
     elif quantiser == "edgeresnext, entropy calibration alone":
         calibrate_alone(task, images)
     elif quantiser == "NNCF":
-        with_nncf(images, fp32, output)
+        with_nncf(singles, fp32, output)
     else:
-        with_onnxruntime(images, fp32, output, quantiser.rpartition(", ")[2])
+        with_onnxruntime(singles, fp32, output, quantiser.rpartition(", ")[2])
     return {"seconds": time.perf_counter() - started, "peak_bytes": own_peak()}
 
 
@@ -179,43 +181,6 @@ def writers(task: Task, images: CalibrationSet, recipes: Iterable[Recipe], outpu
         )  # fmt: skip
 
 
-def with_nncf(images: CalibrationSet, fp32: Path, output: Path) -> None:
-    """Quantise with NNCF's defaults."""
-    import nncf
-    import openvino
-
-    data = [image[None] for batch in images.batches(None) for image in batch]
-    found = nncf.quantize(openvino.Core().read_model(fp32), nncf.Dataset(data), subset_size=len(data))
-    output.mkdir(exist_ok=True)
-    openvino.save_model(found, output / "model.xml", compress_to_fp16=False)
-
-
-def with_onnxruntime(images: CalibrationSet, fp32: Path, output: Path, method: str) -> None:
-    """Quantise with onnxruntime: Q/DQ, weights per channel, as its documentation advises for CPUs with VNNI."""
-    from onnxruntime.quantization import (
-        CalibrationDataReader,
-        CalibrationMethod,
-        QuantFormat,
-        QuantType,
-        quantize_static,
-    )
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.data = ({"images": image[None]} for batch in images.batches(None) for image in batch)
-
-        def get_next(self) -> Any:  # noqa: ANN401 - the base class's signature
-            return next(self.data, None)
-
-    output.mkdir(exist_ok=True)
-    quantize_static(
-        fp32, output / "model.onnx", Reader(),
-        quant_format=QuantFormat.QDQ, per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-        calibrate_method=CalibrationMethod[method],
-        op_types_to_quantize=["Conv", "Gemm", "Add", "MaxPool", "GlobalAveragePool"],
-    )  # fmt: skip
-
-
 def apart(task: Task, quantiser: str, samples: int, output: Path, fp32: Path) -> dict[str, Any]:
     """Run `quantise` in a new process."""
     given = {
@@ -248,26 +213,11 @@ def child(text: str) -> None:
 
 def fp32_file(task: Task, root: Path) -> Path:
     """Write a network in FP32, the input of the other quantisers."""
-    import onnx
+    from edgeresnext.model import checkpoints
 
-    from edgeresnext.compiler.emit import emit
-    from edgeresnext.compiler.plan import plan_for
-    from edgeresnext.compiler.quantise import quantise as numbers
-
-    graph = graph_of(task)
     path = root / f"fp32-{task.weights.stem}.onnx"
-    onnx.save(emit(graph, numbers(graph, plan_for(graph, "fp32", {}), {}), task.spec), path)
+    write_fp32(checkpoints.load_network(task.spec, task.weights, checkpoints.read_state(task.weights)), task.spec, path)
     return path
-
-
-def open_model(file: Path, spec: ModelSpec, precision: str = "f32") -> Session:
-    """Compile a file with OpenVINO, what is not INT8 in float32 or as OpenVINO chooses."""
-    import openvino
-
-    from edgeresnext.backends.openvino import OpenVINOSession
-
-    config = {"PERFORMANCE_HINT": "LATENCY"} | ({"INFERENCE_PRECISION_HINT": precision} if precision else {})
-    return OpenVINOSession(openvino.Core().compile_model(str(file), "CPU", config), spec)
 
 
 def logits_of(session: Session, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from edgeresnext.device_pipeline import build_engines as build_engines
     from edgeresnext.errors import EdgeResNeXtError as EdgeResNeXtError
     from edgeresnext.measure.bench import bench as bench
+    from edgeresnext.measure.results import Report as Report
     from edgeresnext.model.training import train as train
     from edgeresnext.pipeline import build as build
+    from edgeresnext.report.compare import compare as compare
+    from edgeresnext.report.files import read_report as read_report
+    from edgeresnext.report.files import save_report as save_report
     from edgeresnext.runtime.classifier import Classifier as Classifier
     from edgeresnext.runtime.classifier import Prediction as Prediction
     from edgeresnext.runtime.classifier import load as load
@@ -26,7 +30,6 @@ if TYPE_CHECKING:
     from edgeresnext.spec import Gate as Gate
     from edgeresnext.spec import Preprocess as Preprocess
     from edgeresnext.spec import Recipe as Recipe
-    from edgeresnext.spec import Report as Report
 
 __version__ = "0.1.0"
 
@@ -39,11 +42,14 @@ _HOME = {
     "Prediction": "edgeresnext.runtime.classifier",
     "Preprocess": "edgeresnext.spec",
     "Recipe": "edgeresnext.spec",
-    "Report": "edgeresnext.spec",
+    "Report": "edgeresnext.measure.results",
     "bench": "edgeresnext.measure.bench",
     "build": "edgeresnext.pipeline",
     "build_engines": "edgeresnext.device_pipeline",
+    "compare": "edgeresnext.report.compare",
     "load": "edgeresnext.runtime.classifier",
+    "read_report": "edgeresnext.report.files",
+    "save_report": "edgeresnext.report.files",
     "sensitivity": "edgeresnext.analysis",
     "train": "edgeresnext.model.training",
     "verify": "edgeresnext.runtime.verify",

@@ -11,8 +11,8 @@ import numpy as np
 
 from edgeresnext.backends import base
 from edgeresnext.errors import AccuracyError, BackendError, EdgeResNeXtError
-from edgeresnext.measure.environment import machine
 from edgeresnext.measure.latency import interleave
+from edgeresnext.measure.machine.environment import machine
 from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.spec import Selection, Timing
 
@@ -99,6 +99,7 @@ def accept_and_time(bundle: Bundle, golden: Golden, progress: Progress, new: Col
             max_rounds=_TIMED_ROUNDS,
             budget_s=_TIMED_BUDGET_S,
             progress=lambda done, total: progress("measure", done, total),
+            warm=False,
         )
     finally:
         for session in sessions.values():

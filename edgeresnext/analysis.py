@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeresnext import bundle as bundles
@@ -15,6 +14,7 @@ from edgeresnext.spec import LayerCost, Sensitivity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from edgeresnext.spec import OnnxFile
 
 DEFAULT_SAMPLES = 64
-PLOT_SUFFIXES = (".svg", ".png", ".pdf")
 _PREFERRED = "int8-cpu"
 _BATCH = 8
 
@@ -62,14 +61,8 @@ def sensitivity(
     if samples is not None and data is None:
         raise RequestError("--samples would change nothing without images to draw from", "Add --data DIR.")
     bundle = bundles.read(path)
-    chosen = _choose(bundle, file)
+    chosen = check(bundle, file)
     photos, targets = _images(bundle, data, samples or DEFAULT_SAMPLES)
-    missing = [name for name in ("torch", "onnx", "safetensors") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise NotInstalledError(
-            f"sensitivity needs {', '.join(missing)}, which the device does not have",
-            "pip install 'edgeresnext[build]'",
-        )
     import torch
 
     from edgeresnext.compiler.emit import read_numbers
@@ -114,6 +107,23 @@ def sensitivity(
         layers=tuple(rows),
         floating=tuple(name for name, kind in chosen.plan.layers.items() if kind != "int8"),
     )
+
+
+def check(bundle: Bundle, file: str | None = None) -> OnnxFile:
+    """Return the INT8 file of a bundle that `sensitivity` would look at.
+
+    Raises:
+        RequestError: The bundle has no such file.
+        NotInstalledError: A package of the `build` extra is missing.
+    """
+    chosen = _choose(bundle, file)
+    missing = [name for name in ("torch", "onnx", "safetensors") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise NotInstalledError(
+            f"sensitivity needs {', '.join(missing)}, which the device does not have",
+            "pip install 'edgeresnext[build]'",
+        )
+    return chosen
 
 
 def _choose(bundle: Bundle, name: str | None) -> OnnxFile:
@@ -170,57 +180,3 @@ def _graph(bundle: Bundle) -> Graph:
     graph = trace(network, model.preprocess.crop_px)
     ranges = bundle.ranges()
     return graph if ranges is None else rescaled(graph, ranges.exponents)
-
-
-def check_plot(path: Path) -> None:
-    """Refuse a file that `plot` cannot write, before anything is computed.
-
-    Raises:
-        RequestError: The suffix is unknown or the folder does not exist.
-        NotInstalledError: matplotlib is missing.
-    """
-    if path.suffix not in PLOT_SUFFIXES:
-        raise RequestError(f"cannot write a plot as '{path}'", f"Known suffixes: {', '.join(PLOT_SUFFIXES)}.")
-    if not path.absolute().parent.is_dir():
-        raise RequestError(f"folder '{path.absolute().parent}' does not exist", "Create it first.")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise NotInstalledError("a plot needs matplotlib, which is not installed", "pip install 'edgeresnext[plot]'")
-
-
-def plot(found: Sensitivity, path: Path) -> None:
-    """Draw each layer's share of the noise as a bar, in execution order.
-
-    Raises:
-        RequestError: The file cannot be written.
-        NotInstalledError: matplotlib is missing.
-    """
-    check_plot(path)
-    from matplotlib.figure import Figure
-
-    rows = found.layers
-    figure = Figure(figsize=(8, 1.4 + 0.2 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
-    shares = [100 * row.share for row in rows]
-    worst = max(shares, default=0.0)
-    bars = axes.barh(
-        [row.layer for row in rows], shares, color=["tab:red" if share > worst / 2 else "tab:blue" for share in shares]
-    )
-    axes.bar_label(bars, [_decibel(row) for row in rows], padding=3, fontsize=7)
-    axes.invert_yaxis()
-    axes.margins(x=0.12, y=0.01)
-    axes.tick_params(axis="y", labelsize=7)
-    axes.set_xlabel("noise of the layer alone, % of that of all together (labels: signal-to-noise of the logits)")
-    axes.set_title(
-        f"{Path(found.bundle).name}, {found.file}: {_decibel(found.together)} with all of them\n"
-        f"{found.images} images: {found.data}",
-        fontsize=9,
-    )
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as error:
-        raise RequestError(f"cannot write plot '{path}': {error.strerror}", "Give another file.") from None
-
-
-def _decibel(row: LayerCost) -> str:
-    """Return a row's signal-to-noise ratio for people."""
-    return "exact" if row.snr_db is None else f"{row.snr_db:.1f} dB"

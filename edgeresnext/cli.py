@@ -19,19 +19,24 @@ from edgeresnext.errors import EdgeResNeXtError, InputError, RequestError, unkno
 from edgeresnext.options import (
     ENGINE_OPTION_NAMES,
     backend_option,
+    bench_options,
     bundle_argument,
     engine_options,
     json_option,
     parse_preprocess,
     precision_option,
     quantisation_options,
+    save_option,
     take_engine_options,
     take_gate,
+    take_mode,
     threads_option,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from edgeresnext.measure.results import Report
 
 _INTERRUPTED = 130
 _SINGULAR = {"repairs": "repair"}
@@ -138,33 +143,71 @@ def build(model: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401, F
 
 @cli.command()
 @bundle_argument
-@click.option("--data", type=click.Path(path_type=Path), help="Folder of images; one folder a class for accuracy.")
-@backend_option
-@precision_option
-@click.option("--batch", type=int, default=1, show_default=True, help="Images a run.")
-@click.option("--seconds", type=float, default=20.0, show_default=True, help="Time to spend on latency.")
-@click.option("--rounds", type=int, help="Run exactly this many interleaved rounds instead.")
-@threads_option
-@click.option("--save", "files", multiple=True, type=click.Path(path_type=Path), help="Write the report (.json).")
+@bench_options
+@save_option
 @json_option
 def bench(bundle: Path, files: tuple[Path, ...], as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
-    """Benchmark every artefact of BUNDLE against PyTorch: latency, accuracy, size, memory."""
-    from edgeresnext.measure import report as reports
+    """Benchmark every artefact of BUNDLE against PyTorch: latency, accuracy, layers, energy, size, memory.
 
+    Ctrl-C ends it early: what was measured by then is shown and saved, marked partial.
+    """
+    from edgeresnext.measure.bench import InterruptedBenchError
+    from edgeresnext.report.files import check_save
+
+    mode = take_mode(options)
+    bound_ms = options.pop("latency_bound")
     for file in files:
-        reports.check_save(file)
-    with console.progress() as progress:
-        report = edgeresnext.bench(bundle, progress=progress, **options)
-    for file in files:
-        reports.save(report, file)
-    if as_json:
-        click.echo(reports.to_json(report), nl=False)
-    else:
-        console.wide_console().print(reports.render(report))
-    for file in files:
-        click.echo(f"saved {file}", err=True)
+        check_save(file)
+    interrupted = False
+    try:
+        with console.progress() as progress:
+            report = edgeresnext.bench(
+                bundle,
+                mode=mode,
+                latency_bound_s=None if bound_ms is None else bound_ms / 1e3,
+                progress=progress,
+                **options,
+            )
+    except InterruptedBenchError as error:
+        report, interrupted = error.report, True
+    _show_report(report, files, as_json=as_json)
+    if interrupted:
+        _fail("interrupted; the report holds what was measured before, and is marked partial", _INTERRUPTED)
     if all(row.status != "ok" for row in report.rows):
         raise EdgeResNeXtError("no variant could be benchmarked", "The table says why, variant by variant.")
+
+
+@cli.command()
+@click.argument("old", type=click.Path(path_type=Path))
+@click.argument("new", required=False, type=click.Path(path_type=Path))
+@click.option("--threshold", type=float, metavar="PERCENT", help="Smallest change of latency that counts. [3]")
+@click.option("--fail-if-worse", is_flag=True, help="Exit code 1 where anything became slower or less accurate.")
+@save_option
+@json_option
+def report(old: Path, new: Path | None, files: tuple[Path, ...], as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
+    """Show a saved report OLD.json, write it in another format (--save), or compare it with NEW.json."""
+    from edgeresnext.report.compare import compare
+    from edgeresnext.report.files import check_save, read_report
+    from edgeresnext.report.terminal_compare import render_comparison
+
+    for file in files:
+        check_save(file)
+    threshold, fail_if_worse = options["threshold"], options["fail_if_worse"]
+    if new is None:
+        if threshold is not None or fail_if_worse:
+            name = "--fail-if-worse" if threshold is None else "--threshold"
+            raise RequestError(f"{name} would change nothing without a second report", "Give OLD.json NEW.json.")
+        _show_report(read_report(old), files, as_json=as_json)
+        return
+    if files:
+        raise RequestError("--save would write one of two reports", "Compare without it, or give one report.")
+    found = compare(read_report(old), read_report(new), **({} if threshold is None else {"threshold": threshold / 100}))
+    if as_json:
+        console.print_json(found)
+    else:
+        console.wide_console().print(render_comparison(found))
+    if fail_if_worse and found.regressed:
+        raise EdgeResNeXtError(f"'{new}' is worse than '{old}'", "The table says where.")
 
 
 @cli.command()
@@ -239,14 +282,14 @@ def inspect(path: Path, layers: bool, as_json: bool) -> None:  # noqa: FBT001
 @json_option
 def sensitivity(bundle: Path, plot_file: Path | None, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     """Show what the quantisation of each layer of BUNDLE costs alone."""
-    from edgeresnext import analysis
+    from edgeresnext.report import sensitivity as drawing
 
     if plot_file is not None:
-        analysis.check_plot(plot_file)
+        drawing.check_plot(plot_file)
     with console.progress() as progress:
-        found = analysis.sensitivity(bundle, progress=progress, **options)
+        found = edgeresnext.sensitivity(bundle, progress=progress, **options)
     if plot_file is not None:
-        analysis.plot(found, plot_file)
+        drawing.plot(found, plot_file)
         click.echo(f"wrote {plot_file}", err=True)
     if as_json:
         console.print_json(found)
@@ -312,16 +355,17 @@ def demo(output: Path, as_json: bool) -> None:  # noqa: FBT001
     """Build, verify and benchmark a small ResNeXt on real handwritten digits."""
     from edgeresnext.data.digits import prepare
     from edgeresnext.demo import demo as run
-    from edgeresnext.measure import report as reports
+    from edgeresnext.report.files import to_json
+    from edgeresnext.report.terminal import render
 
     with console.progress() as progress:
         checks, report = run(output, progress)
     if as_json:
-        click.echo(reports.to_json(report), nl=False)
+        click.echo(to_json(report), nl=False)
         return
     console.print_checks(checks)
     click.echo()
-    console.wide_console().print(reports.render(report))
+    console.wide_console().print(render(report))
     image = min(prepare(output / "digits")["validation"].glob("7/*.png"))
     console.hint(
         "Try next:",
@@ -330,6 +374,21 @@ def demo(output: Path, as_json: bool) -> None:  # noqa: FBT001
         f"edgeresnext bench {output / 'bundle'} --data {output / 'digits' / 'validation'} --batch 8 --save report.json",
         "edgeresnext build resnext50_32x4d --random-weights --output build/speed",
     )
+
+
+def _show_report(report: Report, files: Sequence[Path], *, as_json: bool) -> None:
+    """Write a report to files and show it."""
+    from edgeresnext.report.files import save_report, to_json
+    from edgeresnext.report.terminal import render
+
+    for file in files:
+        save_report(report, file)
+    if as_json:
+        click.echo(to_json(report), nl=False)
+    else:
+        console.wide_console().print(render(report))
+    for file in files:
+        click.echo(f"saved {file}", err=True)
 
 
 def _check_for_bundle(given: dict[str, Any]) -> None:

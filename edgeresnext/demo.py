@@ -17,8 +17,9 @@ from edgeresnext.runtime.verify import verify
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from edgeresnext.measure.results import Report
     from edgeresnext.progress import Progress
-    from edgeresnext.spec import Check, Report
+    from edgeresnext.spec import Check
 
 MODEL = "resnext20_8x4d"
 _SECONDS = 10.0

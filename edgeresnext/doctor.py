@@ -8,15 +8,14 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import platform
-import re
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from edgeresnext.backends import base, cuda, gpu, targets
-from edgeresnext.measure.environment import machine
+from edgeresnext.measure.machine import jetson
+from edgeresnext.measure.machine.environment import machine
 from edgeresnext.spec import CPU
 
 Status = Literal["ok", "missing", "none"]
@@ -30,11 +29,7 @@ _PACKAGES = {
 }
 """Package, its name, what it is for, and how it is installed."""
 
-_TEGRA = Path("/etc/nv_tegra_release")
-_JETPACK = {"36.3": "6.0", "36.4": "6.1 or 6.2", "36.5": "6.2.2", "38.2": "7.0", "38.4": "7.1", "39.2": "7.2"}
-"""Jetson Linux release (major.revision) to JetPack (NVIDIA, "JetPack Archive")."""
-
-_POWER = (Path("/var/lib/nvpmodel/status"), Path("/etc/nvpmodel.conf"))
+_TEGRA, _POWER = jetson.RELEASE, jetson.POWER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,15 +132,12 @@ def _cuda_library() -> Finding:
 
 def _jetson() -> list[Finding]:
     """Read what a Jetson tells of itself."""
-    try:
-        text = _TEGRA.read_text(encoding="utf-8")
-    except OSError:
+    release = jetson.linux_release(_TEGRA)
+    if release is None:
         return []
-    match = re.search(r"# R(\d+) \(release\), REVISION: (\d+)", text)
-    linux = ".".join(match.groups()) if match else ""
-    jetpack = _JETPACK.get(linux)
+    jetpack = jetson.jetpack(release)
     known = f"JetPack {jetpack}" if jetpack else "a JetPack that this release does not know"
-    found = [Finding(name="Jetson Linux", status="ok", detail=f"{linux or text.strip()[:60]}: {known}")]
+    found = [Finding(name="Jetson Linux", status="ok", detail=f"{release}: {known}")]
     found.append(Finding(name="power mode", status="ok", detail=_power_mode()))
     if base.get_engine_backend("tensorrt").missing() is not None and sys.prefix != sys.base_prefix:
         found.append(
@@ -160,15 +152,11 @@ def _jetson() -> list[Finding]:
 
 
 def _power_mode() -> str:
-    """Return the name of a Jetson's power mode: its number from the status file, the name from the configuration."""
-    try:
-        status, configuration = (path.read_text(encoding="utf-8") for path in _POWER)
-        number = int(status.split("pmode:")[1].split()[0])
-    except (OSError, IndexError, ValueError):
+    """Return a Jetson's power mode in words, with the commands that change it."""
+    mode = jetson.power_mode(_POWER)
+    if mode is None:
         return "unknown: sudo nvpmodel -q tells it"
-    match = re.search(rf"POWER_MODEL ID={number} NAME=(\S+)", configuration)
-    name = match[1] if match else "unknown"
-    return f"{name} (mode {number}); sudo nvpmodel -m N sets it, sudo jetson_clocks pins clocks"
+    return f"{mode.name} (mode {mode.number}); sudo nvpmodel -m N sets it, sudo jetson_clocks pins clocks"
 
 
 def _jobs() -> tuple[Job, ...]:

@@ -399,7 +399,10 @@ def _compare(
     with ExitStack() as stack:
         sessions = {}
         for way, (file, engine) in built.items():
-            session = sessions[way] = backend.open(file, bundle.manifest.model, "int8", None, engine)
+            artifact = Artifact(
+                backend=backend.name, precision="int8", target=targets.HERE, file=file.name, engine=engine
+            )
+            session = sessions[way] = backend.open(file, bundle.manifest.model, artifact)
             stack.callback(session.close)
         samples, failures = interleave(
             sessions,
@@ -408,6 +411,7 @@ def _compare(
             min_rounds=5,
             max_rounds=_TIMED_ROUNDS,
             budget_s=_TIMED_BUDGET_S,
+            warm=False,
         )
     if failures:
         raise BackendError(

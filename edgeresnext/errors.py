@@ -7,7 +7,8 @@ EdgeResNeXtError            1  failed
 ├── InputError              5  a file or value given to us is not what it should be
 │   ├── CheckpointError        weights that do not fit the model, or cannot be read
 │   ├── DataError              images, labels and folders
-│   └── BundleError            a bundle that is incomplete, altered or not a bundle
+│   ├── BundleError            a bundle that is incomplete, altered or not a bundle
+│   └── ReportError            a saved benchmark that is damaged, foreign or of another schema
 └── BackendError            1  a runtime refused an artefact, or failed while running it
 
 Every error says what happened and to which file or value; `hint` says what to do next.
@@ -76,6 +77,10 @@ class DataError(InputError):
 
 class BundleError(InputError):
     """A bundle that is incomplete, altered or not a bundle."""
+
+
+class ReportError(InputError):
+    """A saved benchmark that is damaged, foreign or of another schema."""
 
 
 class BackendError(EdgeResNeXtError):

@@ -23,7 +23,7 @@ from edgeresnext.data import folder
 from edgeresnext.errors import AccuracyError, BackendError, DataError, RequestError
 from edgeresnext.measure.accuracy import classify
 from edgeresnext.measure.statistics import mcnemar
-from edgeresnext.spec import Verdict
+from edgeresnext.spec import CPU, Artifact, Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -241,7 +241,7 @@ class Jury:
         weights = self.writer.folder.parent / bundles.WEIGHTS
         try:
             if self._baseline is None:
-                sessions[_BASELINE] = base.get(base.BASELINE).open(weights, spec, "fp32", None)
+                sessions[_BASELINE] = base.get(base.BASELINE).open(weights, spec, base.BASELINE_ARTIFACT)
             for name in files:
                 runtimes[name], sessions[name] = _open(self.writer.folder / f"{name}.onnx", self.writer)
             photos = self.validation.photos
@@ -376,5 +376,6 @@ def _open(path: Path, writer: Writer) -> tuple[str, Session]:
     """Return the fastest runtime here that computes a file as it is written, and its session."""
     openvino = base.get("openvino")
     if openvino.unavailable("int8") is None:
-        return openvino.name, openvino.open(path, writer.spec, "int8", None)
+        artifact = Artifact(backend=openvino.name, precision="int8", target=CPU, file=path.name)
+        return openvino.name, openvino.open(path, writer.spec, artifact)
     return "onnxruntime", open_reference(path, writer.spec)

@@ -13,6 +13,7 @@ from edgeresnext.errors import InputError, RequestError, unknown_name
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from edgeresnext.measure.results import Mode
     from edgeresnext.spec import EngineOptions, Gate, Preprocess
 
     Command = TypeVar("Command", bound=Callable[..., Any])
@@ -25,6 +26,13 @@ backend_option = click.option(
 )
 precision_option = click.option("--precision", metavar="NAME", help="Use this precision: fp32, bf16, fp16, int8.")
 threads_option = click.option("--threads", type=int, metavar="N", help="CPU threads. Default: the runtime's choice.")
+save_option = click.option(
+    "--save",
+    "files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Write the report: .json, .html, .md or .csv. Repeatable.",
+)
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 
 _ENGINE_OPTIONS = (
@@ -51,11 +59,62 @@ _ENGINE_OPTIONS = (
 )
 
 
+_BENCH_OPTIONS = (
+    click.option("--data", type=click.Path(path_type=Path), help="Folder of images; one folder a class for accuracy."),
+    backend_option,
+    precision_option,
+    click.option(
+        "--scenario",
+        "scenario",
+        multiple=True,
+        metavar="NAME",
+        help="single-stream, multi-stream (8 images a query), offline (throughput), server (random arrivals). "
+        "Repeatable. [single-stream]",
+    ),
+    click.option("--batch", type=int, metavar="N", help="Images a query of multi-stream, or a run of offline."),
+    click.option("--rate", type=float, metavar="N", help="Queries a second of server."),
+    click.option("--latency-bound", type=float, metavar="MS", help="Find the highest rate of server that keeps it."),
+    click.option("--baseline", metavar="NAME", help="What speed is compared with. [torch-fp32, on the GPU if it is]"),
+    click.option("--quick", is_flag=True, help="Seconds instead of minutes; not for quoting."),
+    click.option("--official", is_flag=True, help="600 s a variant and scenario, as MLPerf asks."),
+    click.option("--seconds", type=float, help="Time to spend on each scenario. [20]"),
+    click.option("--rounds", type=int, help="Run exactly this many interleaved rounds instead."),
+    click.option("--samples", type=int, metavar="N", help="Images to draw for accuracy. [all]"),
+    click.option(
+        "--skip",
+        multiple=True,
+        metavar="STAGE",
+        help="Leave out pytorch (its other ways), compile, accuracy, scopes, layers, energy or memory. Repeatable.",
+    ),
+    click.option("--sensitivity", is_flag=True, help="Add what each layer's quantisation costs."),
+    threads_option,
+)
+
+
 ENGINE_OPTION_NAMES = (
     "batch", "workspace", "optimization_level", "timing_cache", "version_compatible", "hardware_compatible", "dla_core",
     "int8_grouped", "implicit_calibration", "engine_backend",
 )  # fmt: skip
 """What a command is given these as."""
+
+
+def bench_options(command: Command) -> Command:
+    """Add the options of a benchmark to a command."""
+    for option in reversed(_BENCH_OPTIONS):
+        command = option(command)
+    return command
+
+
+def take_mode(given: dict[str, Any]) -> Mode:
+    """Remove the flags of a benchmark's mode from what was given, and return the mode.
+
+    Raises:
+        RequestError: Both are given.
+    """
+    quick, official = given.pop("quick"), given.pop("official")
+    if quick and official:
+        raise RequestError("--quick contradicts --official", "Leave one of them out.")
+    return "quick" if quick else "official" if official else "default"
 
 
 def engine_options(command: Command) -> Command:

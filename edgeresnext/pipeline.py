@@ -26,7 +26,7 @@ from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, ONNX_FILES
 from edgeresnext.data import calibration_set, folder
 from edgeresnext.device_pipeline import PRECISIONS, add_engines, check_precisions
 from edgeresnext.errors import DataError, NotInstalledError, RequestError
-from edgeresnext.measure.environment import machine, package_versions
+from edgeresnext.measure.machine.environment import machine, package_versions
 from edgeresnext.progress import silent
 from edgeresnext.spec import AUTO, CPU, Artifact, EngineOptions, Manifest, Selection
 
@@ -376,5 +376,5 @@ def _artifacts(asked: tuple[Target, ...], precisions: tuple[Precision, ...]) -> 
             f"target '{CPU}' runs nothing in {', '.join(precisions)}",
             "Add one that it runs: --precision fp32 --precision int8.",
         )
-    found.append(Artifact(backend=base.BASELINE, precision="fp32", target=CPU, file=bundles.WEIGHTS))
+    found.append(base.BASELINE_ARTIFACT)
     return tuple(found)

@@ -13,7 +13,6 @@ Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Interpolation = Literal["bilinear", "bicubic"]
 
 MANIFEST_SCHEMA = 1
-REPORT_SCHEMA = 1
 RANGES_SCHEMA = 2
 
 
@@ -219,23 +218,27 @@ class Engine(Value, frozen=True):
 
 
 class Artifact(Value, frozen=True):
-    """Something that a backend can run: one file of the bundle, in one precision, for one target."""
+    """Something that a backend can run: one file of the bundle, in one precision, for one target.
+
+    `mode` is a way to run it other than the usual one, which only benchmarks take: "compile" for PyTorch.
+    """
 
     backend: str
     precision: Precision
     target: str
     file: str
     engine: Engine | None = None
+    mode: str = ""
 
     @property
     def name(self) -> str:
         """The short name used in tables and messages, such as `openvino-int8` or `rtx40-fp16`."""
-        return variant_name(self.backend, self.precision, self.target)
+        return variant_name(self.backend, self.precision, self.target, self.mode)
 
 
-def variant_name(backend: str, precision: Precision, target: str) -> str:
+def variant_name(backend: str, precision: Precision, target: str, mode: str = "") -> str:
     """Return the short name of a variant: by its backend on CPUs, by its target where that implies the backend."""
-    return f"{backend if target == CPU else target}-{precision}"
+    return "-".join(filter(None, (backend if target == CPU else target, precision, mode)))
 
 
 CPU = "cpu"
@@ -360,75 +363,6 @@ class Manifest(Value, frozen=True):
     recipe: Recipe = Recipe()
     gate: Gate | None = None
     schema: int = MANIFEST_SCHEMA
-
-
-class Latency(Value, frozen=True):
-    """Percentiles of one variant's latency; None where too few samples were taken (see `measure.latency`)."""
-
-    p50: float | None
-    p90: float | None
-    p99: float | None
-    mean: float
-    min: float
-    max: float
-
-
-class Row(Value, frozen=True):
-    """One variant of a benchmark. What was not measured is None, and `reason` says why.
-
-    `speedup` is the baseline's median latency over this one's, `speedup_error` its standard error. `top1`, `top5` and
-    `agreement` (same first class as the baseline, image by image) are shares of `images`; `top1_drop` is the baseline's
-    `top1` minus this one's, `top1_interval` Wilson's 95 % interval. `lost` and `gained` count the images that the
-    baseline alone and this one alone classify right, and `p_value` is McNemar's: how likely flips so uneven are if both
-    were equally good.
-    """
-
-    backend: str
-    precision: Precision
-    device: str
-    batch: int
-    scenario: str
-    latency_s: Latency | None = None
-    latency_n: int = 0
-    samples_s: tuple[float, ...] = ()
-    images_per_s: float | None = None
-    speedup: float | None = None
-    speedup_error: float | None = None
-    top1: float | None = None
-    top5: float | None = None
-    images: int = 0
-    top1_drop: float | None = None
-    top1_interval: tuple[float, float] | None = None
-    lost: int | None = None
-    gained: int | None = None
-    p_value: float | None = None
-    agreement: float | None = None
-    size_bytes: int | None = None
-    peak_memory_bytes: int | None = None
-    energy_j_per_image: float | None = None
-    target: str = CPU
-    status: Literal["ok", "skipped", "failed"] = "ok"
-    reason: str = ""
-
-    @property
-    def name(self) -> str:
-        """The short name used in tables and messages, such as `openvino-int8` or `rtx40-fp16`."""
-        return variant_name(self.backend, self.precision, self.target)
-
-
-class Report(Value, frozen=True):
-    """The result of a benchmark: a row a variant, beside where and on what it was measured.
-
-    `overlap` counts the images that the bundle was calibrated on, None where that is not known.
-    """
-
-    bundle: dict[str, str]
-    environment: dict[str, str]
-    baseline: str
-    data: str
-    rows: tuple[Row, ...]
-    overlap: int | None = None
-    schema: int = REPORT_SCHEMA
 
 
 class LayerCost(Value, frozen=True):

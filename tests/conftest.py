@@ -49,9 +49,3 @@ def photos(tmp_path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(generator.integers(0, 256, (48, 40, 3), dtype=np.uint8)).save(folder / f"{index}.jpg")
     return tmp_path / "photos"
-
-
-@pytest.fixture
-def no_memory_run(monkeypatch):
-    """Leave peak memory out, which takes a process a variant: for tests of anything else."""
-    monkeypatch.setattr("edgeresnext.measure.bench.peak_memory", lambda *_: (None, "peak memory: left out"))

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from edgeresnext.errors import DataError, unknown_name
+from edgeresnext.bundle import WEIGHTS
+from edgeresnext.errors import BackendError, DataError, unknown_name
+from edgeresnext.spec import CPU, Artifact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from edgeresnext.spec import Artifact, Engine, EngineOptions, ModelSpec, Precision
+    from edgeresnext.spec import Engine, EngineOptions, ModelSpec, Precision
 
 
 class Session(ABC):
@@ -56,12 +58,47 @@ class Session(ABC):
         """Let the runtime choose how to run batches like `images`, and warm up."""
         self.run(images)
 
+    def compute_s(self, images: NDArray[np.uint8]) -> float | None:
+        """Return the seconds that the network alone took for one batch, or None where that cannot be told apart.
+
+        From its input being where the runtime reads it to its output being where the runtime writes it: no copies, no
+        checks. By the device's own clock where it has one.
+        """
+        del images
+        return None
+
+    def profile(self, images: NDArray[np.uint8], runs: int) -> tuple[Operation, ...]:
+        """Return what each operation took, the median of several runs of a batch. Once a session, opened `profiled`.
+
+        Measuring slows the run down: it serves to compare operations, not to tell a latency.
+
+        Raises:
+            BackendError: The runtime measures no operations, or failed.
+        """
+        del images, runs
+        raise BackendError("this runtime's single operations are not measured")
+
     @abstractmethod
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run checked images; the result belongs to the caller."""
 
     def close(self) -> None:  # noqa: B027 - most runtimes free themselves
         """Free what the runtime holds; the session cannot be used afterwards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    """One operation of a profiled run.
+
+    Args:
+        name: As the runtime calls it, which for the operations of our files begins with the name of the module.
+        kind: What it does, in the runtime's words.
+        seconds: How long it took.
+    """
+
+    name: str
+    kind: str
+    seconds: float
 
 
 class Backend(ABC):
@@ -73,18 +110,23 @@ class Backend(ABC):
     def unavailable(self, precision: Precision) -> str | None:
         """Return None where this machine can run `precision`, or one line: what is missing and how to get it."""
 
+    def misfit(self, artifact: Artifact) -> str | None:
+        """Return None where this machine, which runs the artefact's precision, can run all of it, or why not."""
+        del artifact
+        return None
+
     @abstractmethod
     def open(
-        self, file: Path, model: ModelSpec, precision: Precision, threads: int | None, engine: Engine | None = None
+        self, file: Path, model: ModelSpec, artifact: Artifact, threads: int | None = None, *, profiled: bool = False
     ) -> Session:
         """Load an artefact.
 
         Args:
-            file: The artefact; its digest has been checked.
+            file: Where it lies; its digest has been checked.
             model: The network that it holds.
-            precision: What to compute in, exactly.
+            artifact: What it is; its precision is computed in exactly.
             threads: CPU threads; None leaves the choice to the runtime.
-            engine: What the manifest says of an engine.
+            profiled: Open it for `Session.profile`, which may be slower.
 
         Raises:
             BackendError: The runtime refuses the file.
@@ -105,10 +147,6 @@ class EngineBackend(Backend):
     @abstractmethod
     def missing(self) -> str | None:
         """Return None where the runtime's package is installed, or one line: what is missing and how to get it."""
-
-    @abstractmethod
-    def misfit(self, engine: Engine) -> str | None:
-        """Return None where this machine can run an engine, or one line that names both sides and the way out."""
 
     @abstractmethod
     def check(self, options: EngineOptions, precision: Precision) -> None:
@@ -179,6 +217,15 @@ NAMES = ("openvino", "onnxruntime", "torch", *ENGINE_NAMES)
 BASELINE = "torch"
 """The backend that everything else is compared with."""
 
+BASELINE_ARTIFACT = Artifact(backend=BASELINE, precision="fp32", target=CPU, file=WEIGHTS)
+"""PyTorch in FP32, eager, on the CPU: what every artefact is checked against."""
+
+CUDA_TARGET = "torch-cuda"
+"""Target of PyTorch on the GPU. Not yet run on hardware."""
+
+COMPILE = "compile"
+"""Mode of a network that `torch.compile` has compiled."""
+
 
 def get(name: str) -> Backend:
     """Return the backend called `name`; its runtime is imported when it is used, not here.
@@ -211,7 +258,4 @@ def unavailable(artifact: Artifact) -> str | None:
     if artifact.backend not in NAMES:
         return f"this release has no backend '{artifact.backend}'"
     backend = get(artifact.backend)
-    reason = backend.unavailable(artifact.precision)
-    if reason is None and artifact.engine is not None and isinstance(backend, EngineBackend):
-        return backend.misfit(artifact.engine)
-    return reason
+    return backend.unavailable(artifact.precision) or backend.misfit(artifact)

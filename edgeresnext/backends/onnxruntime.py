@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
-from edgeresnext.backends.base import Backend, Session
+from edgeresnext.backends.base import Backend, Operation, Session
 from edgeresnext.errors import BackendError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import onnxruntime
     from numpy.typing import NDArray
 
-    from edgeresnext.spec import Engine, ModelSpec, Precision
+    from edgeresnext.spec import Artifact, ModelSpec, Precision
 
 _ERRORS_ONLY = 3
+_KERNEL = "_kernel_time"
+"""What the profiler adds to the name of a node for the time of its kernel."""
 
 
 class ONNXRuntimeSession(Session):
@@ -37,6 +42,38 @@ class ONNXRuntimeSession(Session):
         except Exception as error:  # its exceptions share no base class of their own
             raise BackendError(f"ONNX Runtime failed on a batch of {len(images)}: {error}") from error
         return np.asarray(logits, np.float32)
+
+    def compute_s(self, images: NDArray[np.uint8]) -> float | None:
+        """Return the seconds of one run between buffers that are bound already."""
+        session = self._session
+        if session is None:
+            raise BackendError("this session is closed", "Open it again.")
+        binding = session.io_binding()
+        binding.bind_cpu_input(self.model.input.name, np.ascontiguousarray(images))
+        binding.bind_output(self.model.output.name)
+        start = time.perf_counter()
+        session.run_with_iobinding(binding)
+        return time.perf_counter() - start
+
+    def profile(self, images: NDArray[np.uint8], runs: int) -> tuple[Operation, ...]:
+        """Return what ONNX Runtime's profiler tells; it writes its events to a file, which is removed."""
+        for _ in range(runs + 1):
+            self.run(images)
+        session = self._session
+        if session is None:
+            raise BackendError("this session is closed", "Open it again.")
+        file = Path(session.end_profiling())
+        events = msgspec.json.decode(file.read_bytes())
+        file.unlink()
+        seconds: dict[tuple[str, str], list[float]] = {}
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
+                key = event["name"].removesuffix(_KERNEL), event["args"].get("op_name", "")
+                seconds.setdefault(key, []).append(event["dur"] / 1e6)
+        return tuple(
+            Operation(name=name, kind=kind, seconds=median(taken[1:] or taken))  # the first run warms up
+            for (name, kind), taken in seconds.items()
+        )
 
     def close(self) -> None:
         """Free the session."""
@@ -57,12 +94,11 @@ class ONNXRuntime(Backend):
         return None
 
     def open(
-        self, file: Path, model: ModelSpec, precision: Precision, threads: int | None, engine: Engine | None = None
+        self, file: Path, model: ModelSpec, artifact: Artifact, threads: int | None = None, *, profiled: bool = False
     ) -> ONNXRuntimeSession:
         """Load an ONNX file with all optimisations."""
-        del engine  # there is none
-        del precision  # stated by the file
-        return ONNXRuntimeSession(_session(file, threads, optimise=True), model)
+        del artifact  # the file states its precision
+        return ONNXRuntimeSession(_session(file, threads, optimise=True, profiled=profiled), model)
 
 
 def open_reference(file: Path, model: ModelSpec) -> Session:
@@ -74,7 +110,9 @@ def open_reference(file: Path, model: ModelSpec) -> Session:
     return ONNXRuntimeSession(_session(file, None, optimise=False), model)
 
 
-def _session(file: Path, threads: int | None, *, optimise: bool) -> onnxruntime.InferenceSession:
+def _session(
+    file: Path, threads: int | None, *, optimise: bool, profiled: bool = False
+) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -82,6 +120,9 @@ def _session(file: Path, threads: int | None, *, optimise: bool) -> onnxruntime.
     # Otherwise its idle threads go on spinning after a run and starve whatever runs next in the process: PyTorch's
     # median rose from 3 to 10 ms and its p90 to 67 ms on two cores (small network, variants run in turn).
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    if profiled:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(tempfile.gettempdir()) / "edgeresnext-onnxruntime")
     if threads:
         options.intra_op_num_threads = threads
     if not optimise:

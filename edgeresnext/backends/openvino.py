@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import threading
+import time
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeresnext.backends.base import Backend, Session
+from edgeresnext.backends.base import Backend, Operation, Session
 from edgeresnext.errors import BackendError
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     import openvino
     from numpy.typing import NDArray
 
-    from edgeresnext.spec import Engine, ModelSpec, Precision
+    from edgeresnext.spec import Artifact, ModelSpec, Precision
 
 
 class OpenVINOSession(Session):
@@ -38,6 +40,32 @@ class OpenVINOSession(Session):
             except RuntimeError as error:
                 raise BackendError(f"OpenVINO failed on a batch of {len(images)}: {error}") from error
             return np.array(self._request.get_output_tensor(0).data, np.float32)
+
+    def compute_s(self, images: NDArray[np.uint8]) -> float | None:
+        """Return the seconds of one inference on an input that is bound already."""
+        import openvino
+
+        with self._lock:
+            if self._request is None:
+                raise BackendError("this session is closed", "Open it again.")
+            bound = openvino.Tensor(np.ascontiguousarray(images), shared_memory=True)
+            self._request.set_input_tensor(bound)
+            start = time.perf_counter()
+            self._request.infer()
+            return time.perf_counter() - start
+
+    def profile(self, images: NDArray[np.uint8], runs: int) -> tuple[Operation, ...]:
+        """Return what OpenVINO's counters tell; what was fused into another operation is not listed."""
+        self.run(images)
+        seconds: dict[tuple[str, str], list[float]] = {}
+        for _ in range(runs):
+            self.run(images)
+            with self._lock:
+                for one in self._request.get_profiling_info() if self._request else ():
+                    if one.real_time:
+                        taken = one.real_time.total_seconds()
+                        seconds.setdefault((one.node_name, one.node_type), []).append(taken)
+        return tuple(Operation(name=name, kind=kind, seconds=median(taken)) for (name, kind), taken in seconds.items())
 
     def close(self) -> None:
         """Free the request."""
@@ -65,14 +93,14 @@ class OpenVINO(Backend):
         return None
 
     def open(
-        self, file: Path, model: ModelSpec, precision: Precision, threads: int | None, engine: Engine | None = None
+        self, file: Path, model: ModelSpec, artifact: Artifact, threads: int | None = None, *, profiled: bool = False
     ) -> OpenVINOSession:
         """Compile an ONNX file for the CPU, with the batch left free."""
-        del engine  # there is none
         config: dict[str, object] = {
             "PERFORMANCE_HINT": "LATENCY",
             # Without the hint OpenVINO runs float32 in bfloat16 on CPUs that have it: another precision.
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if artifact.precision == "bf16" else "f32",
+            "PERF_COUNT": profiled,
         }
         if threads:
             config["INFERENCE_NUM_THREADS"] = threads

@@ -1,65 +1,54 @@
-"""Benchmark a bundle: every artefact against PyTorch on the same images."""
+"""Benchmark a bundle: every artefact against PyTorch on the same images. `_Run` is all of it, stage by stage."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+import io
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import numpy as np
+from PIL import Image
 
+from edgeresnext import analysis
 from edgeresnext import bundle as bundles
-from edgeresnext.backends import base, gpu
 from edgeresnext.data import folder
 from edgeresnext.data.images import load_image
-from edgeresnext.errors import BundleError, DataError, EdgeResNeXtError, RequestError
-from edgeresnext.measure.accuracy import Classified, best_classes, classify
-from edgeresnext.measure.environment import environment, package_versions
-from edgeresnext.measure.latency import interleave, speedup, summarise
+from edgeresnext.errors import DataError, EdgeResNeXtError
+from edgeresnext.measure import scenarios, variants
+from edgeresnext.measure.accuracy import Changes, Classified, best_classes, classify
+from edgeresnext.measure.latency import Record, batch_of, settle
+from edgeresnext.measure.layers import profile
+from edgeresnext.measure.machine.energy import find_meter, joules_an_image
+from edgeresnext.measure.machine.watch import MachineWatch
 from edgeresnext.measure.memory import peak_memory
-from edgeresnext.measure.statistics import mcnemar, wilson
-from edgeresnext.runtime.classifier import open_artifact
-from edgeresnext.spec import CPU, Report, Row
+from edgeresnext.measure.request import Request, check, choose_scenarios
+from edgeresnext.measure.rows import Findings, report_of
+from edgeresnext.measure.scopes import time_scopes
+from edgeresnext.measure.variants import RECORDED, REFERENCE, Variant
+from edgeresnext.progress import silent
+from edgeresnext.spec import CPU
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Collection, Iterable
 
     from numpy.typing import NDArray
 
     from edgeresnext.backends.base import Session
     from edgeresnext.bundle import Bundle
     from edgeresnext.data.folder import ImageFolder
-    from edgeresnext.spec import Artifact
+    from edgeresnext.measure.results import Mode, Report, Scenario
+    from edgeresnext.progress import Progress
 
-RECORDED = "recorded logits"
-"""Name of the baseline where PyTorch is not installed: its logits for the golden images, from the bundle."""
-
-_BASELINE = f"{base.BASELINE}-fp32"
 _TIMED_IMAGES = 64
-_MIN_ROUNDS, _MAX_ROUNDS = 64, 700
-"""64 rounds are enough for p90, 662 for p99."""
-DEFAULT_SECONDS = 20.0
+_JPEG_QUALITY = 95
 
 
-@dataclass(kw_only=True)
-class _Variant:
-    """An artefact under test, and what became of it."""
+class InterruptedBenchError(KeyboardInterrupt):
+    """A benchmark was interrupted; what it had measured is in `report`, marked partial."""
 
-    artifact: Artifact
-    session: Session | None = None
-    status: str = "ok"
-    reasons: list[str] = field(default_factory=list)
-
-    @property
-    def name(self) -> str:
-        return self.artifact.name
-
-    def fail(self, reason: str) -> None:
-        """Take note that this variant broke; the others go on."""
-        self.status = "failed"
-        self.reasons = [reason]
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self.report = report
 
 
 def bench(
@@ -68,16 +57,24 @@ def bench(
     data: str | Path | None = None,
     backend: str | None = None,
     precision: str | None = None,
-    batch: int = 1,
-    seconds: float = DEFAULT_SECONDS,
+    scenario: Scenario | Iterable[Scenario] | None = None,
+    batch: int | None = None,
+    mode: Mode = "default",
+    seconds: float | None = None,
     rounds: int | None = None,
     threads: int | None = None,
-    progress: Callable[[str, int, int], None] = lambda _stage, _done, _total: None,
+    rate: float | None = None,
+    latency_bound_s: float | None = None,
+    baseline: str | None = None,
+    samples: int | None = None,
+    skip: Collection[str] = (),
+    sensitivity: bool = False,
+    progress: Progress = silent,
 ) -> Report:
-    """Compare every artefact of a bundle with PyTorch eager FP32: latency, accuracy, size and memory.
+    """Compare every artefact of a bundle with PyTorch: latency, accuracy, layers, energy, size and memory.
 
-    Latency: one process, rounds in which every variant runs in turn on the same images, the scope being uint8 images in
-    memory to logits in memory. A variant that fails is reported as such and does not end the run.
+    Latency: one process, rounds in which every variant runs in turn on the same images, from uint8 images in memory to
+    logits in memory. A variant that fails is reported as such and does not end the run.
 
     Args:
         path: The bundle.
@@ -85,97 +82,209 @@ def bench(
             accuracy is measured too. Without it the golden images of the bundle serve for latency and agreement.
         backend: Benchmark this backend only (beside the baseline).
         precision: Benchmark this precision only (beside the baseline).
-        batch: Images a run.
-        seconds: Time to spend on latency; 64 rounds are run in any case.
+        scenario: How queries arrive, one or several: "single-stream", "multi-stream" (8 images a query), "offline"
+            (throughput, batches of 1 to 32), "server" (at random times). None is the first, or the second with a batch.
+        batch: Images a query of multi-stream, or a run of offline.
+        mode: "quick" (seconds, not for quoting), "default", or "official": 600 s a variant and scenario, and enough
+            samples for p99.
+        seconds: Time to spend on each scenario; with "official" on each variant of it.
         rounds: Run exactly this many rounds instead.
         threads: CPU threads of every variant; None leaves the choice to each runtime.
+        rate: Queries a second of the server scenario.
+        latency_bound_s: Find the highest rate of the server scenario whose p99 stays within it (p90 in "quick").
+        baseline: Name of the variant that speed is compared with; None for PyTorch eager FP32, on the GPU where it
+            runs there. Accuracy is always compared with PyTorch eager FP32 on the CPU.
+        samples: Images to draw for accuracy, evenly over the classes; None for all (64 in "quick").
+        skip: Stages to leave out, of `request.STAGES`.
+        sensitivity: Show what each layer's quantisation costs, too; takes PyTorch, and a minute for ResNeXt-50.
         progress: Told how far each stage is.
 
     Raises:
         BundleError: The path is no bundle, or a file of it is missing or altered.
+        NotInstalledError: `sensitivity` is asked for without PyTorch.
         DataError: The image folder cannot be used, or its classes are not the model's.
-        RequestError: A number is out of range, or the bundle has no such artefact.
+        RequestError: A number is out of range, options do not fit, the bundle has no such artefact, or nothing here
+            keeps the rate or the latency bound.
+        InterruptedBenchError: Ctrl-C, after something had been measured.
     """
-    _check_request(batch, seconds, rounds, threads)
-    bundle = bundles.read(path)
-    asked = bundle.artifacts(backend, precision)
-    labels = bundle.labels()
-    images = None if data is None else folder.scan(data)
-    targets = _targets(images, labels)
-    variants = _open(bundle, asked, threads)
+    request = Request(
+        path=Path(path), data=None if data is None else Path(data), backend=backend, precision=precision,
+        scenarios=choose_scenarios(scenario, batch), batch=batch, mode=mode, seconds=seconds, rounds=rounds,
+        threads=threads, rate=rate, latency_bound_s=latency_bound_s, baseline=baseline, samples=samples,
+        skip=frozenset(skip), sensitivity=sensitivity,
+    )  # fmt: skip
+    check(request)
+    run = _Run(request, progress)
+    interrupted = False
     try:
-        timed = _timed_images(bundle, images)
-        sessions = {v.name: v.session for v in variants if v.session}
-        samples, failures = interleave(
-            sessions,
-            timed,
-            batch,
-            min_rounds=rounds or _MIN_ROUNDS,
-            max_rounds=rounds or _MAX_ROUNDS,
-            budget_s=seconds,
-            progress=lambda done, total: progress("latency", done, total),
-        )
-        for variant in variants:
+        with run.watch:
+            run.measure()
+    except KeyboardInterrupt:
+        if not any(measured.record.samples for measured in run.findings.measured):
+            raise
+        interrupted = True
+    finally:
+        run.close()
+    report = report_of(run.findings, run.watch, partial=interrupted)
+    if interrupted:
+        raise InterruptedBenchError(report)
+    return report
+
+
+class _Run:
+    """One benchmark: what is needed is opened or refused at once, then each stage adds to the findings.
+
+    Args:
+        request: Checked.
+        progress: Told how far each stage is.
+    """
+
+    def __init__(self, request: Request, progress: Progress) -> None:
+        self._request = request
+        self._progress = progress
+        self._bundle = bundles.read(request.path)
+        chosen, baseline = variants.choose(self._bundle, request)
+        if request.sensitivity:
+            analysis.check(self._bundle)
+        self._labels = self._bundle.labels()
+        self._all_images = None if request.data is None else folder.scan(request.data)
+        self._images = self._drawn()
+        self._targets = _targets(self._images, self._labels)
+        self._timed, self._files = _timed_images(self._bundle, self._all_images)
+        self.watch = MachineWatch()
+        self.findings = Findings(request=request, bundle=self._bundle, variants=chosen, baseline=baseline)
+        self.findings.data = _about(self._all_images, self._images)
+
+    def _drawn(self) -> ImageFolder | None:
+        """Return the images that accuracy is measured on."""
+        images, count = self._all_images, self._request.samples or self._request.effort.accuracy_images
+        return images if images is None or count is None else images.sample(count, seed=0)
+
+    def measure(self) -> None:
+        """Measure everything that was asked for."""
+        found, request = self.findings, self._request
+        variants.open_all(self._bundle, found.variants, request, found.baseline)
+        for scenario in request.scenarios:
+            self._latency(scenario)
+            self.watch.sample()
+        stages = {
+            "accuracy": self._accuracy,
+            "scopes": self._scopes,
+            "energy": self._energy,
+            "layers": self._layers,
+            "memory": self._memory,
+        }
+        for name, stage in stages.items():
+            if not request.skips(name):
+                stage()
+                self.watch.sample()
+        if request.sensitivity:
+            found.sensitivity = analysis.sensitivity(self._bundle.path, progress=self._progress)
+
+    def close(self) -> None:
+        """Free every session."""
+        for variant in self.findings.variants:
+            variant.close()
+
+    def _usable(self) -> dict[str, Variant]:
+        return {variant.name: variant for variant in self.findings.variants if variant.usable}
+
+    def _sessions(self) -> dict[str, Session]:
+        return {name: variant.session for name, variant in self._usable().items() if variant.session}
+
+    def _fail(self, failures: dict[str, str]) -> None:
+        """Take variants out that broke."""
+        for variant in self.findings.variants:
             if variant.name in failures:
                 variant.fail(failures[variant.name])
-        sessions = {v.name: v.session for v in variants if v.session and v.status == "ok"}
-        classified = _classify(bundle, sessions, images, targets, progress)
-        for variant in variants:
-            if variant.name in classified.failures:
-                variant.fail(classified.failures[variant.name])
-        against = classified if _BASELINE in classified.best else _classify_golden(bundle, sessions)
-        rows = []
-        for done, variant in enumerate(variants):
-            progress("memory", done, len(variants))
-            row = _row(
-                bundle, variant, batch=batch, threads=threads, samples=samples, classified=classified, against=against
-            )
-            rows.append(row)
-        progress("memory", len(variants), len(variants))
-    finally:
-        for variant in variants:
-            if variant.session:
-                variant.session.close()
-    return Report(
-        bundle={
-            "path": str(bundle.path),
-            "model": bundle.manifest.model.name,
-            "weights": "trained" if bundle.manifest.trained else "random",
-            "weights_sha256": bundle.manifest.files[bundles.WEIGHTS].sha256,
-            "calibration": bundle.manifest.calibration,
-        },
-        environment=environment()
-        | package_versions("torch", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx")
-        | ({"threads": str(threads)} if threads else {}),
-        baseline=_baseline(variants),
-        data=_about(images, classified),
-        rows=tuple(rows),
-        overlap=_overlap(bundle, classified),
-    )
 
+    def _latency(self, scenario: Scenario) -> None:
+        measured = self.findings.measured
+        before = len(measured)
+        scenarios.measure(
+            scenario, self._sessions(), self._timed, request=self._request, found=measured,
+            progress=lambda done, total: self._progress(scenario, done, total),
+        )  # fmt: skip
+        for one in measured[before:]:
+            self._fail(one.record.failures)
 
-def _overlap(bundle: Bundle, classified: Classified) -> int | None:
-    """Return how many images the bundle was calibrated on, by their pixels; None where that is not known."""
-    try:
-        ranges = bundle.ranges()
-    except BundleError:  # of an earlier release; `verify` is what proves files
-        return None
-    if ranges is None or not classified.digests:
-        return None
-    calibrated = frozenset(ranges.image_digests)
-    return sum(digest in calibrated for digest in classified.digests)
+    def _accuracy(self) -> None:
+        sessions, found = self._sessions(), self.findings
+        if self._images is None:
+            found.classified = found.against = _classify_golden(self._bundle, sessions)
+        else:
+            changes = Changes(REFERENCE, self._labels)
 
+            def keep(classified: Classified) -> None:
+                found.classified, found.changed = classified, changes.found()
 
-def _check_request(batch: int, seconds: float, rounds: int | None, threads: int | None) -> None:
-    """Refuse numbers that cannot be meant."""
-    if batch < 1:
-        raise RequestError(f"batch is {batch}", "Give one image or more.")
-    if not 0 < seconds < math.inf:
-        raise RequestError(f"seconds is {seconds:g}", "Give a positive time.")
-    if rounds is not None and rounds < 1:
-        raise RequestError(f"rounds is {rounds}", "Give one round or more.")
-    if threads is not None and threads < 1:
-        raise RequestError(f"threads is {threads}", "Give one thread or more, or leave it out.")
+            classify(
+                sessions, self._images.images, self._targets, self._bundle.manifest.model.preprocess,
+                lambda done, total: self._progress("accuracy", done, total), changes=changes, done=keep,
+            )  # fmt: skip
+            reference_ran = found.classified is not None and REFERENCE in found.classified.best
+            found.against = found.classified if reference_ran else _classify_golden(self._bundle, sessions)
+        if found.classified is not None:
+            self._fail(found.classified.failures)
+
+    def _scopes(self) -> None:
+        compute, end_to_end = Record(), Record()
+        self.findings.scopes = {"compute": compute, "end-to-end": end_to_end}
+        time_scopes(
+            self._sessions(), self._timed, self._files, self._bundle.manifest.model.preprocess, self._batch(),
+            rounds=self._request.rounds or self._request.effort.scope_rounds, compute=compute, end_to_end=end_to_end,
+            progress=lambda done, total: self._progress("scopes", done, total),
+        )  # fmt: skip
+        self._fail(compute.failures)
+
+    def _batch(self) -> int:
+        """Return the images a run of what is measured beside the scenarios."""
+        return self.findings.measured[0].batch
+
+    def _energy(self) -> None:
+        batch = batch_of(self._timed, self._batch(), 0)
+        usable = self._usable()
+        for done, (name, variant) in enumerate(usable.items()):
+            session = variant.session
+            assert session is not None
+            meter, reason = find_meter("cpu" if variant.artifact.target == CPU else "gpu")
+            if meter is None:
+                self.findings.lacking.setdefault(name, []).append(f"energy: {reason}")
+                continue
+            self._progress("energy", done, len(usable))
+
+            def once(session: Session = session) -> int:
+                return len(session.run(batch))
+
+            try:
+                settle(session, batch)
+                joules, images_per_s = joules_an_image(meter, once, seconds=self._request.effort.energy_s)
+            except EdgeResNeXtError as error:
+                self.findings.lacking.setdefault(name, []).append(f"energy: {error.what}")
+            else:
+                self.findings.energy[name] = (joules, images_per_s, meter.source)
+
+    def _layers(self) -> None:
+        batch = batch_of(self._timed, self._batch(), 0)
+        usable = self._usable()
+        for done, (name, variant) in enumerate(usable.items()):
+            self._progress("layers", done, len(usable))
+            try:
+                self.findings.layers[name] = profile(self._bundle, variant.artifact, batch, self._request.threads)
+            except EdgeResNeXtError as error:
+                self.findings.lacking.setdefault(name, []).append(f"layers: {error.what}")
+        self._progress("layers", len(usable), len(usable))
+
+    def _memory(self) -> None:
+        usable = self._usable()
+        for done, (name, variant) in enumerate(usable.items()):
+            self._progress("memory", done, len(usable))
+            peak, reason = peak_memory(self._bundle.path, variant.artifact, self._batch(), self._request.threads)
+            if peak is None:
+                self.findings.lacking.setdefault(name, []).append(reason)
+            else:
+                self.findings.memory[name] = peak
+        self._progress("memory", len(usable), len(usable))
 
 
 def _targets(images: ImageFolder | None, labels: tuple[str, ...]) -> list[int] | None:
@@ -186,59 +295,30 @@ def _targets(images: ImageFolder | None, labels: tuple[str, ...]) -> list[int] |
     return [mapping[target] for target in images.targets]
 
 
-def _open(bundle: Bundle, asked: tuple[Artifact, ...], threads: int | None) -> list[_Variant]:
-    """Open the baseline and what was asked for; what cannot be opened is kept with its reason."""
-    baseline = [a for a in bundle.manifest.artifacts if a.backend == base.BASELINE]
-    variants = [_Variant(artifact=artifact) for artifact in dict.fromkeys([*baseline, *asked])]
-    for variant in variants:
-        artifact = variant.artifact
-        reason = base.unavailable(artifact)
-        if reason is not None:
-            variant.status, variant.reasons = "skipped", [reason]
-            continue
-        try:
-            variant.session = open_artifact(bundle, artifact, threads)
-        except EdgeResNeXtError as error:
-            variant.fail(error.what)
-    return variants
+def _timed_images(bundle: Bundle, images: ImageFolder | None) -> tuple[NDArray[np.uint8], list[bytes]]:
+    """Return the images that latency is measured on, decoded and as encoded files.
 
-
-def _baseline(variants: list[_Variant]) -> str:
-    """Return the name of what everything is compared with."""
-    usable = [v for v in variants if v.artifact.backend == base.BASELINE and v.status == "ok" and v.session]
-    if not usable:
-        return RECORDED
-    session = usable[0].session
-    return f"{usable[0].name}, eager, {session.detail}" if session else RECORDED
-
-
-def _timed_images(bundle: Bundle, images: ImageFolder | None) -> NDArray[np.uint8]:
-    """Return the images that latency is measured on."""
+    Golden images are kept decoded; for `end-to-end` they are encoded as JPEG, of the network's size.
+    """
     if images is None:
-        return bundle.golden().images
-    readable = []
+        golden = bundle.golden().images
+        return golden, [_jpeg(image) for image in golden]
+    decoded, encoded = [], []
     for path in images.sample(_TIMED_IMAGES, seed=0).images:
         try:
-            readable.append(load_image(path, bundle.manifest.model.preprocess))
+            decoded.append(load_image(path, bundle.manifest.model.preprocess))
         except DataError:  # the accuracy pass reports it by name
             continue
-    if not readable:
+        encoded.append(path.read_bytes())
+    if not decoded:
         raise DataError(f"no image of '{images.root}' can be read", "Replace them, or give another folder.")
-    return np.stack(readable)
+    return np.stack(decoded), encoded
 
 
-def _classify(
-    bundle: Bundle,
-    sessions: dict[str, Session],
-    images: ImageFolder | None,
-    targets: list[int] | None,
-    progress: Callable[[str, int, int], None],
-) -> Classified:
-    """Classify the folder's images, or the golden ones, with every session."""
-    if images is None:
-        return _classify_golden(bundle, sessions)
-    preprocess = bundle.manifest.model.preprocess
-    return classify(sessions, images.images, targets, preprocess, lambda done, total: progress("accuracy", done, total))
+def _jpeg(image: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return buffer.getvalue()
 
 
 def _classify_golden(bundle: Bundle, sessions: dict[str, Session]) -> Classified:
@@ -253,98 +333,10 @@ def _classify_golden(bundle: Bundle, sessions: dict[str, Session]) -> Classified
     return found
 
 
-def _row(
-    bundle: Bundle,
-    variant: _Variant,
-    *,
-    batch: int,
-    threads: int | None,
-    samples: dict[str, list[float]],
-    classified: Classified,
-    against: Classified,
-) -> Row:
-    """Put together what was measured of one variant.
-
-    Args:
-        bundle: The bundle.
-        variant: The artefact under test.
-        batch: Images a run.
-        threads: CPU threads; None is the runtime's choice.
-        samples: Seconds a run, by variant.
-        classified: Classes found on the images of the benchmark.
-        against: The same, or that of the golden images where PyTorch did not run: what agreement is taken from.
-    """
-    artifact = variant.artifact
-    device = gpu.detect()
-    row = Row(
-        backend=artifact.backend,
-        precision=artifact.precision,
-        device="cpu" if artifact.target == CPU else device.name if device else "",
-        target=artifact.target,
-        batch=batch,
-        scenario="single-stream" if batch == 1 else "multi-stream",
-        size_bytes=bundle.manifest.files[artifact.file].bytes,
-    )
-    own = samples.get(variant.name)
-    if variant.status != "ok" or not own:
-        return msgspec.structs.replace(row, status=variant.status, reason="; ".join(variant.reasons))
-    latency, lacking = summarise(own)
-    peak, no_peak = peak_memory(bundle.path, artifact, batch, threads)
-    reasons = [lacking, no_peak, "energy: not measured by this release"]
-    ratio = error = None
-    if samples.get(_BASELINE):
-        ratio, error = speedup(samples[_BASELINE], own)
-    else:
-        reasons.append("speed-up and drop: the PyTorch baseline did not run here")
-    top1 = top5 = drop = None
-    if not bundle.manifest.trained:
-        reasons.append("accuracy: random weights")
-    elif classified.targets is None:
-        reasons.append("accuracy: no labelled images")
-    else:
-        top1, top5 = classified.top(variant.name, 1), classified.top(variant.name, 5)
-        right = classified.top(_BASELINE, 1) if _BASELINE in classified.best else None
-        drop = None if right is None or top1 is None else right - top1
-        row = _paired(row, classified, variant.name)
-    reference = _BASELINE if _BASELINE in against.best else RECORDED
-    if reference == RECORDED:
-        reasons.append(f"agreement: with PyTorch's recorded logits of the {len(against.best[RECORDED])} golden images")
-    return msgspec.structs.replace(
-        row,
-        latency_s=latency,
-        latency_n=len(own),
-        samples_s=tuple(own),
-        images_per_s=batch / latency.mean,
-        speedup=ratio,
-        speedup_error=error,
-        top1=top1,
-        top5=top5,
-        images=len(classified.best[variant.name]),
-        top1_drop=drop,
-        agreement=against.agreement(variant.name, reference),
-        peak_memory_bytes=peak,
-        reason="; ".join(reason for reason in reasons if reason),
-    )
-
-
-def _paired(row: Row, classified: Classified, name: str) -> Row:
-    """Return a row with what its top-1 is worth: its interval, and the flips against the baseline."""
-    assert classified.targets is not None
-    count = len(classified.targets)
-    top1 = classified.top(name, 1)
-    assert top1 is not None
-    row = msgspec.structs.replace(row, top1_interval=wilson(round(top1 * count), count))
-    if _BASELINE not in classified.best:
-        return row
-    flips = classified.flips(name, classified.best[_BASELINE][:, 0])
-    assert flips is not None
-    lost, gained = flips
-    return msgspec.structs.replace(row, lost=lost, gained=gained, p_value=mcnemar(lost, gained))
-
-
-def _about(images: ImageFolder | None, classified: Classified) -> str:
-    """Say which images were used."""
-    if images is None:
+def _about(everything: ImageFolder | None, images: ImageFolder | None) -> str:
+    """Say which images are used."""
+    if everything is None or images is None:
         return "the bundle's golden images"
-    skipped = f", {len(classified.skipped)} unreadable" if classified.skipped else ""
-    return f"{len(images.images)} images of '{images.root}'{skipped}"
+    if len(images.images) < len(everything.images):
+        return f"{len(images.images)} of {len(everything.images)} images of '{everything.root}'"
+    return f"{len(images.images)} images of '{everything.root}'"

@@ -2,36 +2,67 @@
 
 from __future__ import annotations
 
-import math
 import time
+from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeresnext.errors import EdgeResNeXtError
-from edgeresnext.spec import Latency
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
     from edgeresnext.backends.base import Session
 
-MIN_SAMPLES = {"p50": 8, "p90": 64, "p99": 662}
-"""Samples under which the sample's percentile is not reported. For p90 and p99 the fewest queries from which MLPerf's
-early stopping can bound them with 99 % confidence; for the median the smallest n whose extremes cover it with 99 %
-confidence (2 * 0.5**n <= 0.01)."""
-
-_NOISY = 2.0
-"""p90 over p50 above which something else ran on the machine: on a quiet one it is 1.1 to 1.4."""
-
 _SETTLE_S = 0.003
 """On two cores a 0.7 ms network still ran 30 % slow in the first run after another runtime, and not after 3 ms."""
 
-_MAD_TO_SIGMA = 1.4826
-_MEDIAN_TO_MEAN_ERROR = math.sqrt(math.pi / 2)
-"""Asymptotic standard errors, normal distribution: sigma = 1.4826 MAD; se(median) = sqrt(pi / 2) sigma / sqrt(n)."""
+_WINDOW_RUNS, _WINDOW_S = 3, 0.05
+_WINDOWS, _MOST_WINDOWS = 3, 20
+_AGREE = 0.10
+"""Warm-up ends when the medians of the last three windows agree within 10 % (perf_analyzer's rule)."""
+
+
+@dataclass(kw_only=True)
+class Record:
+    """What was timed, filled while it goes on, so that an interrupted run keeps what it has.
+
+    Args:
+        samples: Seconds a run by session, every sample kept.
+        failures: Error message of each session that failed.
+        notes: What is to be known of a session's figures.
+    """
+
+    samples: dict[str, list[float]] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+class Turns:
+    """Sessions that take turns; one that fails leaves, and the others go on.
+
+    Args:
+        sessions: By name.
+        record: Takes the failures.
+    """
+
+    def __init__(self, sessions: Mapping[str, Session], record: Record) -> None:
+        self.alive = dict(sessions)
+        self._record = record
+
+    def each(self, action: Callable[[str, Session], object]) -> None:
+        """Call `action` with every session that has not failed."""
+        for name, session in list(self.alive.items()):
+            try:
+                action(name, session)
+            except EdgeResNeXtError as error:
+                self._record.failures[name] = error.what
+                self._record.samples.pop(name, None)
+                del self.alive[name]
 
 
 def interleave(
@@ -40,110 +71,107 @@ def interleave(
     batch: int,
     *,
     min_rounds: int,
-    max_rounds: int,
+    max_rounds: int | None,
     budget_s: float,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     clock: Callable[[], float] = time.perf_counter,
+    record: Record | None = None,
+    warm: bool = True,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Run every session once a round, on the same images, until the budget or `max_rounds` is reached.
 
-    Before each timed run the session runs untimed, once and for at least 3 ms, so that caches and worker threads are
-    its own and not those of the session before it.
+    First each session chooses how to run this batch, and is warmed up. Before each timed run it runs untimed, once and
+    for at least 3 ms, so that caches and worker threads are its own and not those of the session before it.
 
     Args:
         sessions: What to time, by name.
         images: uint8 `(n, H, W, 3)`; batches are cut from it in turn and wrap around.
         batch: Images a run.
         min_rounds: Rounds that are run even when the budget is spent.
-        max_rounds: Rounds after which it ends.
+        max_rounds: Rounds after which it ends; None is no limit.
         budget_s: Seconds after which no further round begins.
         progress: Called with rounds done and the number expected.
         clock: Seconds, monotonic.
+        record: Filled while it goes on; a new one if None.
+        warm: Warm up until it settles; not for a quick look at which is faster.
 
     Returns:
         Seconds a run by name, every sample kept, and the error message of each session that failed.
     """
-    alive = dict(sessions)
-    samples: dict[str, list[float]] = {name: [] for name in sessions}
-    failures: dict[str, str] = {}
+    record = record or Record()
+    turns = Turns(sessions, record)
+    first = batch_of(images, batch, 0)
 
-    def attempt(name: str, action: Callable[[], object]) -> None:
-        try:
-            action()
-        except EdgeResNeXtError as error:
-            failures[name] = error.what
-            del alive[name]
-            samples[name].clear()
+    def start(name: str, session: Session) -> None:
+        session.prepare(first)
+        note = warm_up(session, first, clock) if warm else ""
+        if note:
+            record.notes[name] = note
+        record.samples[name] = []
 
-    first = _batch(images, batch, 0)
-    for name in list(alive):
-        attempt(name, lambda: alive[name].prepare(first))  # noqa: B023 - called at once
-
-    start = clock()
-    for done in range(max_rounds):
-        inputs = _batch(images, batch, done)
-        for name in list(alive):
-            attempt(name, lambda: samples[name].append(_timed(alive[name], inputs, clock)))  # noqa: B023 - called at once
-        elapsed = clock() - start
-        expected = max(min_rounds, min(max_rounds, int(budget_s / elapsed * (done + 1)) if elapsed else max_rounds))
-        progress(done + 1, expected)
-        if not alive or (done + 1 >= min_rounds and elapsed >= budget_s):
-            break
-    return samples, failures
-
-
-def _timed(session: Session, inputs: NDArray[np.uint8], clock: Callable[[], float]) -> float:
-    """Return the seconds of one run, after untimed ones."""
+    turns.each(start)
     begin = clock()
-    session.run(inputs)
-    while clock() - begin < _SETTLE_S:
-        session.run(inputs)
+    done = 0
+    while turns.alive and (max_rounds is None or done < max_rounds):
+        inputs = batch_of(images, batch, done)
+
+        def once(name: str, session: Session, inputs: NDArray[np.uint8] = inputs) -> None:
+            record.samples[name].append(timed(session, inputs, clock))
+
+        turns.each(once)
+        done += 1
+        elapsed = clock() - begin
+        progress(done, _expected(done, elapsed, min_rounds, max_rounds, budget_s))
+        if done >= min_rounds and elapsed >= budget_s:
+            break
+    return {name: record.samples.get(name, []) for name in sessions}, record.failures
+
+
+def _expected(done: int, elapsed: float, min_rounds: int, max_rounds: int | None, budget_s: float) -> int:
+    """Return how many rounds there will be if they go on like this."""
+    within = int(budget_s / elapsed * done) if elapsed else done
+    return max(min_rounds, done, within if max_rounds is None else min(max_rounds, within))
+
+
+def warm_up(session: Session, inputs: NDArray[np.uint8], clock: Callable[[], float] = time.perf_counter) -> str:
+    """Run until the medians of three windows in a row agree within 10 %.
+
+    A window is three runs and 50 ms at least.
+
+    Returns:
+        Nothing, or that this did not happen within twenty windows.
+    """
+    medians: list[float] = []
+    for _ in range(_MOST_WINDOWS):
+        window: list[float] = []
+        begin = clock()
+        while len(window) < _WINDOW_RUNS or clock() - begin < _WINDOW_S:
+            start = clock()
+            session.run(inputs)
+            window.append(clock() - start)
+        medians.append(median(window))
+        last = medians[-_WINDOWS:]
+        if len(last) == _WINDOWS and max(last) <= (1 + _AGREE) * min(last):
+            return ""
+    return f"never settled: its last three windows of warm-up differ by {max(last) / min(last) - 1:.0%}"
+
+
+def timed(session: Session, inputs: NDArray[np.uint8], clock: Callable[[], float] = time.perf_counter) -> float:
+    """Return the seconds of one run, after untimed ones."""
+    settle(session, inputs, clock)
     begin = clock()
     session.run(inputs)
     return clock() - begin
 
 
-def _batch(images: NDArray[np.uint8], batch: int, turn: int) -> NDArray[np.uint8]:
+def settle(session: Session, inputs: NDArray[np.uint8], clock: Callable[[], float] = time.perf_counter) -> None:
+    """Run untimed, once and for at least 3 ms, until caches and worker threads are this session's own."""
+    begin = clock()
+    session.run(inputs)
+    while clock() - begin < _SETTLE_S:
+        session.run(inputs)
+
+
+def batch_of(images: NDArray[np.uint8], batch: int, turn: int) -> NDArray[np.uint8]:
     """Return the batch of a round, wrapping around the images."""
     return images[np.arange(turn * batch, (turn + 1) * batch) % len(images)]
-
-
-def summarise(samples: Sequence[float]) -> tuple[Latency, str]:
-    """Return percentiles of the samples (seconds), and in words which need more samples and whether they are noisy."""
-    found: dict[str, float | None] = {}
-    lacking = []
-    for name, needed in MIN_SAMPLES.items():
-        enough = len(samples) >= needed
-        found[name] = float(np.percentile(samples, int(name[1:]))) if enough else None
-        if not enough:
-            lacking.append(f"{name} needs {needed}")
-    latency = Latency(
-        p50=found["p50"],
-        p90=found["p90"],
-        p99=found["p99"],
-        mean=float(np.mean(samples)),
-        min=min(samples),
-        max=max(samples),
-    )
-    notes = [f"{len(samples)} samples: {', '.join(lacking)}"] if lacking else []
-    if latency.p50 and latency.p90 and latency.p90 > _NOISY * latency.p50:
-        notes.append(f"noisy: p90 is {latency.p90 / latency.p50:.1f} times the median; repeat on a quiet machine")
-    return latency, "; ".join(notes)
-
-
-def speedup(baseline: Sequence[float], samples: Sequence[float]) -> tuple[float, float]:
-    """Return the ratio of median latencies, and its standard error.
-
-    The relative errors of the two medians add in quadrature (propagation of error for a quotient); each is estimated
-    from the median absolute deviation, which slow outliers do not move.
-    """
-    ratio = float(np.median(baseline) / np.median(samples))
-    relative = math.hypot(_relative_error(baseline), _relative_error(samples))
-    return ratio, ratio * relative
-
-
-def _relative_error(samples: Sequence[float]) -> float:
-    """Return the standard error of the median over the median."""
-    middle = float(np.median(samples))
-    deviation = float(np.median(np.abs(np.asarray(samples) - middle))) * _MAD_TO_SIGMA
-    return _MEDIAN_TO_MEAN_ERROR * deviation / math.sqrt(len(samples)) / middle

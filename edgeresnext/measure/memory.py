@@ -1,6 +1,6 @@
 """Peak memory of one artefact: a fresh process that loads it and runs it.
 
-    python -m edgeresnext.measure.memory BUNDLE ARTEFACT BATCH [THREADS]
+    python -m edgeresnext.measure.memory BUNDLE BATCH [THREADS] < ARTEFACT.json
 
 prints the process's peak resident memory in bytes.
 """
@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from edgeresnext.spec import Artifact
 
@@ -24,16 +26,21 @@ def peak_memory(bundle: Path, artifact: Artifact, batch: int, threads: int | Non
     """Return the peak resident memory in bytes of a process that runs the artefact, or None and why not."""
     if sys.platform == "win32":
         return None, "peak memory is not measured on Windows"
-    command = [sys.executable, "-m", __name__, str(bundle), artifact.name, str(batch)]
+    if artifact.mode:
+        return None, f"peak memory: not measured of mode {artifact.mode}, whose compiler would count"
+    command = [sys.executable, "-m", __name__, str(bundle), str(batch)]
     command += [str(threads)] if threads else []
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=True)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command, input=msgspec.json.encode(artifact), capture_output=True, timeout=_TIMEOUT_S, check=True
+        )
         return int(done.stdout), ""
     except subprocess.TimeoutExpired:
         return None, f"peak memory: no answer within {_TIMEOUT_S} s"
     except (subprocess.CalledProcessError, ValueError, OSError) as error:
-        stderr = getattr(error, "stderr", None) or str(error)
-        return None, f"peak memory: {stderr.strip().splitlines()[-1]}"
+        stderr = getattr(error, "stderr", None)
+        text = stderr.decode(errors="replace") if stderr else str(error)
+        return None, f"peak memory: {text.strip().splitlines()[-1]}"
 
 
 def own_peak() -> int:
@@ -50,15 +57,16 @@ def own_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
-def _main(path: str, name: str, batch: str, threads: str = "") -> None:
+def _main(path: str, batch: str, threads: str = "") -> None:
     """Load and run the artefact in this process and print its peak memory."""
     import numpy as np
 
     from edgeresnext.bundle import read
     from edgeresnext.runtime.classifier import open_artifact
+    from edgeresnext.spec import Artifact
 
     bundle = read(path)
-    artifact = next(one for one in bundle.manifest.artifacts if one.name == name)
+    artifact = msgspec.json.decode(sys.stdin.buffer.read(), type=Artifact)
     session = open_artifact(bundle, artifact, int(threads) if threads else None)
     edge = bundle.manifest.model.preprocess.crop_px
     for _ in range(_RUNS):

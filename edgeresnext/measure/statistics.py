@@ -1,11 +1,135 @@
-"""What a finite number of images can say: intervals and tests for shares, in closed form."""
+"""What a finite number of samples can say: percentiles with bounds, outliers, drift, ratios, intervals and tests."""
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeresnext.measure.results import Latency
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+PERCENTILES = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p97": 0.97, "p99": 0.99, "p99_9": 0.999}
+CONFIDENCE = 0.99
+"""That of the percentiles' bounds, as MLPerf Inference has it."""
+
+OUTLIER_SCORE = 14.826
+"""Distance from the median, in median absolute deviations, above which a sample is called an outlier (hyperfine's
+threshold for the modified z-score of Iglewicz and Hoaglin 1993)."""
 
 _Z_95 = 1.959964
 """Two-sided 95 % of the normal distribution."""
+
+_MAD_TO_SIGMA = 1.4826
+_MEDIAN_TO_MEAN_ERROR = math.sqrt(math.pi / 2)
+"""Asymptotic standard errors, normal distribution: sigma = 1.4826 MAD; se(median) = sqrt(pi / 2) sigma / sqrt(n)."""
+
+_MIN_DRIFT_SAMPLES = 8
+
+
+@functools.cache
+def samples_needed(share: float) -> int:
+    """Return the fewest samples from which the percentile of a share (0.9) can be bounded: p90 64, p99 662.
+
+    Those of which all, or all but one, lie under a percentile with no more than 1 % probability (MLPerf Inference,
+    "Early stopping").
+    """
+    count = 2
+    while share**count + count * (1 - share) * share ** (count - 1) > 1 - CONFIDENCE:
+        count += 1
+    return count
+
+
+def upper_bound(samples: NDArray[np.float64], share: float) -> float | None:
+    """Return the latency under which a percentile lies with 99 % confidence; None with too few samples.
+
+    MLPerf's early stopping: t is the largest number of over-latency samples among n for which a binomial(n, 1 - share)
+    variable is at most t with no more than 1 % probability; the t - 1 slowest are passed over, the next is the bound.
+    """
+    count = len(samples)
+    if count < samples_needed(share):
+        return None
+    over = int(np.searchsorted(np.cumsum(_binomial(count, 1 - share)), 1 - CONFIDENCE, side="right")) - 1
+    return float(np.partition(samples, count - over)[count - over])
+
+
+def _binomial(count: int, share: float) -> NDArray[np.float64]:
+    """Return the probabilities of 0 to `count` successes."""
+    k = np.arange(count + 1)
+    factorial = _log_factorials(count)
+    logarithms = factorial[-1] - factorial - factorial[::-1] + k * math.log(share) + (count - k) * math.log1p(-share)
+    found: NDArray[np.float64] = np.exp(logarithms)
+    return found
+
+
+@functools.lru_cache(maxsize=4)
+def _log_factorials(count: int) -> NDArray[np.float64]:
+    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
+
+
+def summarise(samples: Sequence[float]) -> tuple[Latency, str]:
+    """Return the distribution of latencies (seconds, in the order they were taken), and in words what it lacks."""
+    values = np.asarray(samples, np.float64)
+    found: dict[str, float | None] = {}
+    bounds: dict[str, float] = {}
+    for name, share in PERCENTILES.items():
+        bound = upper_bound(values, share)
+        found[name] = None if bound is None else float(np.quantile(values, share))
+        if bound is not None:
+            bounds[name] = bound
+    lacking = [
+        f"{name} needs {samples_needed(PERCENTILES[name])}" for name in ("p50", "p90", "p99") if found[name] is None
+    ]
+    latency = Latency(
+        **found,
+        mean=float(values.mean()),
+        min=float(values.min()),
+        max=float(values.max()),
+        bound=bounds,
+        variation=float(values.std(ddof=1) / values.mean()) if len(values) > 1 else None,
+        outliers=count_outliers(values),
+        drift=drift(values),
+    )
+    return latency, f"{len(samples)} samples: {', '.join(lacking)}" if lacking else ""
+
+
+def count_outliers(values: NDArray[np.float64]) -> int:
+    """Return how many samples lie further from the median than 14.826 median absolute deviations."""
+    distance = np.abs(values - np.median(values))
+    deviation = np.median(distance)
+    return int((distance > OUTLIER_SCORE * deviation).sum()) if deviation > 0 else 0
+
+
+def drift(values: NDArray[np.float64]) -> float | None:
+    """Return how much slower the last quarter of the samples was than the first (medians; 0.05 is 5 %)."""
+    if len(values) < _MIN_DRIFT_SAMPLES:
+        return None
+    quarter = len(values) // 4
+    return float(np.median(values[-quarter:]) / np.median(values[:quarter]) - 1)
+
+
+def speedup(baseline: Sequence[float], samples: Sequence[float]) -> tuple[float, float]:
+    """Return the ratio of median latencies, and its standard error.
+
+    The relative errors of the two medians add in quadrature (propagation of error for a quotient); each is estimated
+    from the median absolute deviation, which slow outliers do not move.
+    """
+    ratio = float(np.median(baseline) / np.median(samples))
+    relative = math.hypot(_relative_error(baseline), _relative_error(samples))
+    return ratio, ratio * relative
+
+
+def _relative_error(samples: Sequence[float]) -> float:
+    """Return the standard error of the median over the median."""
+    middle = float(np.median(samples))
+    deviation = float(np.median(np.abs(np.asarray(samples) - middle))) * _MAD_TO_SIGMA
+    return _MEDIAN_TO_MEAN_ERROR * deviation / math.sqrt(len(samples)) / middle
 
 
 def wilson(successes: int, count: int) -> tuple[float, float]:
@@ -30,9 +154,4 @@ def mcnemar(lost: int, gained: int) -> float:
         lost: Images that the first alone classifies right.
         gained: Images that the second alone classifies right.
     """
-    flips, fewer = lost + gained, min(lost, gained)
-    logarithms = [
-        math.lgamma(flips + 1) - math.lgamma(k + 1) - math.lgamma(flips - k + 1) - flips * math.log(2)
-        for k in range(fewer + 1)
-    ]
-    return min(1.0, 2 * math.fsum(math.exp(one) for one in logarithms))
+    return min(1.0, 2 * float(_binomial(lost + gained, 0.5)[: min(lost, gained) + 1].sum()))

@@ -202,8 +202,8 @@ def _tell_once(bundle: Bundle, passed_over: list[tuple[Artifact, str]], chosen: 
     _log.warning("%s: running %s, not the engine %s: %s", bundle.path, chosen.name, artifact.name, reason)
 
 
-def open_artifact(bundle: Bundle, artifact: Artifact, threads: int | None = None) -> Session:
-    """Open an artefact after checking its digest.
+def open_artifact(bundle: Bundle, artifact: Artifact, threads: int | None = None, *, profiled: bool = False) -> Session:
+    """Open an artefact after checking its digest; `profiled` as `Backend.open` has it.
 
     Raises:
         RequestError: `threads` is not positive.
@@ -213,4 +213,4 @@ def open_artifact(bundle: Bundle, artifact: Artifact, threads: int | None = None
     if threads is not None and threads < 1:
         raise RequestError(f"threads is {threads}", "Give one thread or more, or leave it out.")
     file = bundle.file(artifact.file)
-    return base.get(artifact.backend).open(file, bundle.manifest.model, artifact.precision, threads, artifact.engine)
+    return base.get(artifact.backend).open(file, bundle.manifest.model, artifact, threads, profiled=profiled)

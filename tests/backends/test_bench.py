@@ -1,14 +1,20 @@
 import json
+import time
 
 import msgspec
+import numpy as np
 import pytest
 from PIL import Image
+from scripted import Clock, Scripted
+from stages import LATENCY_ALONE
 
 import edgeresnext
 from edgeresnext.backends import base
 from edgeresnext.errors import BackendError, DataError, RequestError
-from edgeresnext.measure import report as reports
-from edgeresnext.spec import Report
+from edgeresnext.measure.accuracy import Changes, Classified, classify
+from edgeresnext.measure.bench import InterruptedBenchError
+from edgeresnext.measure.results import Report
+from edgeresnext.report.files import to_json
 
 SCHEMA_KEYS = {
     "backend", "precision", "device", "batch", "scenario", "latency_s", "latency_n", "images_per_s", "speedup", "top1",
@@ -17,9 +23,13 @@ SCHEMA_KEYS = {
 }  # fmt: skip
 
 
+def bench(path, **options):
+    return edgeresnext.bench(path, **({"rounds": 11, "skip": LATENCY_ALONE} | options))
+
+
 @pytest.fixture(scope="module")
 def report(built, digit_folders):
-    return edgeresnext.bench(built.path, data=digit_folders["validation"], rounds=10)
+    return edgeresnext.bench(built.path, data=digit_folders["validation"], rounds=11, skip=["compile"])
 
 
 def rows_of(report):
@@ -35,25 +45,62 @@ def test_int8_loses_at_most_half_a_point_on_real_images(report):
 
 
 def test_the_baseline_is_pytorch_and_comes_first(report):
-    assert report.rows[0].name == "torch-fp32"
+    assert report.rows[0].name == report.baseline_variant == report.reference == "torch-fp32"
     assert report.baseline.startswith("torch-fp32, eager, c")
     assert report.rows[0].speedup == 1.0
     assert report.rows[0].agreement == 1.0
 
 
 def test_rows_have_the_documented_keys_and_every_null_has_its_reason(report):
-    decoded = json.loads(reports.to_json(report))
+    decoded = json.loads(to_json(report))
     for row in decoded["rows"]:
         assert set(row) >= SCHEMA_KEYS
         if row["status"] == "ok":
-            assert row["latency_n"] == len(row["samples_s"]) == 10
-            assert row["latency_s"]["p50"] > 0
+            assert row["latency_n"] == len(row["samples_s"]) == 11
+            assert 0 < row["latency_s"]["p50"] <= row["latency_s"]["bound"]["p50"]
             assert row["latency_s"]["p90"] is None
             assert "p90 needs 64" in row["reason"]
             assert row["size_bytes"] > 100_000
             assert row["peak_memory_bytes"] > 20 << 20
+            assert (row["energy_j_per_image"] is None) == ("energy: " in row["reason"])
     assert {"cpu", "cores", "python", "date"} <= set(decoded["environment"])
-    assert msgspec.json.decode(reports.to_json(report), type=Report) == report
+    assert msgspec.json.decode(to_json(report), type=Report) == report
+
+
+def test_every_scope_is_timed_and_end_to_end_takes_longest(report):
+    for row in report.rows:
+        if row.status == "ok":
+            assert set(row.scopes) == {"compute", "end-to-end"}
+            assert len(row.scopes["compute"].samples_s) == 11
+    row = rows_of(report)["openvino-int8"]
+    assert row.scopes["end-to-end"].latency_s.p50 > row.scopes["compute"].latency_s.p50
+
+
+def test_layers_are_those_of_the_network(report, built):
+    row = rows_of(report)["openvino-int8"]
+    assert [layer.module for layer in row.layers if layer.module] == list(built.manifest.layer_macs)
+
+
+def test_what_is_right_is_kept_bit_by_bit(report):
+    row = rows_of(report)["openvino-int8"]
+    bits = np.unpackbits(np.frombuffer(row.right, np.uint8))[: row.images]
+    assert bits.mean() == pytest.approx(row.top1)
+    assert len(report.images_sha256) == 64
+
+
+def test_classes_add_up_to_the_whole(report):
+    assert [one.label for one in report.classes] == [str(digit) for digit in range(10)]
+    assert sum(one.images for one in report.classes) == 600
+    hits = sum(one.images * one.top1["openvino-int8"] for one in report.classes)
+    assert hits / 600 == pytest.approx(rows_of(report)["openvino-int8"].top1)
+
+
+def test_the_most_changed_images_are_there(report):
+    changed = [one for one in report.changed if one.variant == "openvino-int8"]
+    assert len(changed) == 8
+    assert [one.change for one in changed] == sorted((one.change for one in changed), reverse=True)
+    assert changed[0].thumbnail.startswith(b"\xff\xd8")
+    assert not [one for one in report.changed if one.variant == "torch-fp32"]
 
 
 def test_peak_memory_is_the_artefact_s_own(report):
@@ -61,89 +108,263 @@ def test_peak_memory_is_the_artefact_s_own(report):
     assert rows["onnxruntime-fp32"].peak_memory_bytes < rows["torch-fp32"].peak_memory_bytes
 
 
-def test_the_table_explains_what_is_missing(report):
-    from rich.console import Console
-
-    console = Console(width=120, record=True, file=open("/dev/null", "w", encoding="utf-8"))  # noqa: SIM115, PTH123
-    console.print(reports.render(report))
-    text = console.export_text()
-    console.file.close()
-    assert "openvino-int8" in text
-    assert "p99 needs 662" in text
-    assert "p99 ms" not in text  # a column without a figure
+def test_pytorch_s_faster_ways_are_measured_or_say_why_not(report):
+    rows = rows_of(report)
+    assert rows["torch-fp32-compile"].status == "skipped"
+    assert rows["torch-fp32-compile"].reason == "left out: --skip compile"
+    if rows["torch-bf16"].status == "ok":
+        assert rows["torch-bf16"].agreement > 0.99
+    else:
+        assert "bfloat16" in rows["torch-bf16"].reason
 
 
-@pytest.mark.usefixtures("no_memory_run")
 def test_one_failing_variant_does_not_end_the_run(built, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise BackendError("refused for the test")
 
     monkeypatch.setattr(type(base.get("onnxruntime")), "open", refuse)
-    rows = rows_of(edgeresnext.bench(built.path, rounds=8))
+    rows = rows_of(bench(built.path))
     assert rows["onnxruntime-fp32"].status == "failed"
     assert rows["onnxruntime-fp32"].reason == "refused for the test"
     assert rows["openvino-fp32"].status == "ok"
 
 
-@pytest.mark.usefixtures("no_memory_run")
 def test_without_pytorch_the_recorded_logits_are_the_baseline(built, digit_folders, monkeypatch):
     monkeypatch.setattr(type(base.get("torch")), "unavailable", lambda *_: "torch is not installed")
     for data in (None, digit_folders["validation"]):
-        report = edgeresnext.bench(built.path, data=data, rounds=8, backend="openvino")
+        report = bench(built.path, data=data, backend="openvino")
         row = rows_of(report)["openvino-fp32"]
-        assert report.baseline == "recorded logits"
+        assert (report.baseline, report.baseline_variant) == ("recorded logits", "")
         assert rows_of(report)["torch-fp32"].status == "skipped"
         assert (row.speedup, row.top1_drop, row.agreement) == (None, None, 1.0)
         assert "golden images" in row.reason
         assert (row.top1 is None) == (data is None)
 
 
-@pytest.mark.usefixtures("no_memory_run")
+def test_another_baseline_is_what_speed_is_compared_with(built):
+    report = bench(built.path, baseline="onnxruntime-fp32", precision="int8")
+    rows = rows_of(report)
+    assert report.baseline_variant == "onnxruntime-fp32"
+    assert rows["onnxruntime-fp32"].speedup == 1.0
+    assert rows["torch-fp32"].speedup != 1.0
+    assert report.reference == "torch-fp32"
+    assert "--baseline onnxruntime-fp32" in report.command
+    with pytest.raises(RequestError, match="Did you mean 'openvino-int8'"):
+        bench(built.path, baseline="openvino-int4")
+
+
 def test_a_choice_of_backend_and_precision_keeps_the_baseline(built):
-    report = edgeresnext.bench(built.path, rounds=8, backend="openvino", precision="int8", batch=4)
+    report = bench(built.path, backend="openvino", precision="int8", batch=4)
     assert [row.name for row in report.rows] == ["torch-fp32", "openvino-int8"]
-    assert all(row.batch == 4 for row in report.rows)
+    assert all((row.batch, row.scenario) == (4, "multi-stream") for row in report.rows)
 
 
-@pytest.mark.usefixtures("no_memory_run")
+def test_multi_stream_takes_eight_images_a_query(built):
+    (row,) = [
+        r
+        for r in bench(built.path, scenario="multi-stream", precision="int8", backend="openvino").rows
+        if r.name == "openvino-int8"
+    ]
+    assert row.batch == 8
+    assert row.images_per_s == pytest.approx(8 / row.latency_s.mean)
+
+
+def test_offline_sweeps_batches(built):
+    report = bench(built.path, scenario="offline", mode="quick", precision="int8", backend="openvino")
+    rows = [row for row in report.rows if row.name == "openvino-int8"]
+    assert [row.batch for row in rows] == [1, 8]
+    assert rows[1].images_per_s == pytest.approx(8 * rows[1].latency_n / sum(rows[1].samples_s))
+    assert report.rows[0].speedup == 1.0
+    only = bench(built.path, scenario="offline", batch=3, precision="int8", backend="openvino")
+    assert {row.batch for row in only.rows} == {3}
+
+
+def test_a_server_is_measured_at_its_rate(built):
+    report = bench(
+        built.path,
+        scenario="server",
+        rate=40,
+        latency_bound_s=10,
+        mode="quick",
+        seconds=1,
+        precision="int8",
+        backend="openvino",
+    )
+    row = rows_of(report)["openvino-int8"]
+    assert (row.rate, row.images_per_s, row.within_bound, row.latency_n) == (40, 40, True, 64)
+    assert "on p90" in row.reason
+    assert row.speedup is None
+
+
+def test_a_quick_run_draws_images_and_says_so(built, digit_folders):
+    report = bench(built.path, data=digit_folders["validation"], mode="quick", precision="int8", skip=())
+    assert report.mode == "quick"
+    assert report.data.startswith("64 of 600 images of")
+    assert rows_of(report)["openvino-int8"].images == 64
+    assert {one.images for one in report.classes} <= {6, 7}  # evenly over the classes
+
+
 def test_unlabelled_images_give_agreement_without_accuracy(built, digit_folders):
-    report = edgeresnext.bench(built.path, data=digit_folders["validation"] / "3", rounds=8, precision="int8")
+    report = bench(built.path, data=digit_folders["validation"] / "3", precision="int8")
     row = rows_of(report)["openvino-int8"]
     assert (row.top1, row.images) == (None, 59)
     assert "no labelled images" in row.reason
     assert row.agreement > 0.95
+    assert report.classes == ()
 
 
-@pytest.mark.usefixtures("no_memory_run")
 def test_unreadable_images_are_counted(built, digit_folders, tmp_path):
     folder = tmp_path / "val" / "3"
     folder.mkdir(parents=True)
     for index, path in enumerate(sorted((digit_folders["validation"] / "3").iterdir())):
         Image.open(path).save(folder / f"{index}.png")
     (folder / "bad.png").write_bytes(b"x")
-    report = edgeresnext.bench(built.path, data=tmp_path / "val", rounds=8, precision="int8")
+    report = bench(built.path, data=tmp_path / "val", precision="int8")
     assert "1 unreadable" in report.data
     assert rows_of(report)["openvino-int8"].images == 59
 
 
 @pytest.mark.parametrize(
-    "options", [{"batch": 0}, {"rounds": 0}, {"seconds": 0}, {"threads": 0}, {"backend": "x"}, {"precision": "fp64"}]
-)
+    "options",
+    [{"batch": 0}, {"rounds": 0}, {"seconds": 0}, {"threads": 0}, {"backend": "x"}, {"precision": "fp64"},
+     {"scenario": "x"}, {"mode": "x"}, {"skip": ["x"]}, {"baseline": "x"}],
+)  # fmt: skip
 def test_numbers_and_names_that_cannot_be_meant_are_refused(built, options):
     with pytest.raises(RequestError):
         edgeresnext.bench(built.path, **options)
 
 
-@pytest.mark.usefixtures("no_memory_run")
 def test_classes_that_the_model_does_not_have_are_refused(built, photos):
     with pytest.raises(DataError, match="cat, dog"):
-        edgeresnext.bench(built.path, data=photos, rounds=8)
+        bench(built.path, data=photos)
 
 
-def test_reports_are_saved_by_suffix(report, tmp_path):
-    reports.save(report, tmp_path / "r.json")
-    assert json.loads((tmp_path / "r.json").read_text())["baseline"] == report.baseline
-    with pytest.raises(RequestError, match=r"\.json"):
-        reports.check_save(tmp_path / "r.docx")
-    with pytest.raises(RequestError, match="does not exist"):
-        reports.check_save(tmp_path / "none" / "r.json")
+def test_an_interrupted_run_keeps_what_it_measured(built, digit_folders):
+    def interrupt(stage, done, total):
+        if stage == "accuracy" and done > 100:
+            raise KeyboardInterrupt
+        del total
+
+    with pytest.raises(InterruptedBenchError) as interrupted:
+        bench(built.path, data=digit_folders["validation"], precision="int8", progress=interrupt)
+    report = interrupted.value.report
+    rows = rows_of(report)
+    assert report.partial
+    assert rows["openvino-int8"].latency_n == 11
+    assert 100 < rows["openvino-int8"].images == rows["torch-fp32"].images < 200
+    assert rows["openvino-int8"].top1 > 0.9
+
+
+def test_a_run_that_is_interrupted_while_timing_keeps_its_samples(built):
+    def interrupt(stage, done, _total):
+        if stage == "single-stream" and done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedBenchError) as interrupted:
+        bench(built.path, precision="int8", progress=interrupt)
+    row = rows_of(interrupted.value.report)["openvino-int8"]
+    assert row.latency_n == 5
+    assert row.agreement is None
+    assert "accuracy: interrupted" in row.reason
+
+
+def test_a_run_that_is_interrupted_before_anything_was_measured_has_no_report(built, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("edgeresnext.measure.variants.open_artifact", interrupt)
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        bench(built.path)
+    assert not isinstance(interrupted.value, InterruptedBenchError)
+
+
+def test_sensitivity_is_added_when_asked_for(built):
+    report = bench(built.path, precision="int8", sensitivity=True)
+    assert {layer.layer for layer in report.sensitivity.layers} >= set(built.manifest.layer_macs)
+    assert "--sensitivity" in report.command
+
+
+class Fixed:
+    """A session whose logits are given by the image's first pixel."""
+
+    def __init__(self, logits):
+        self.logits = np.asarray(logits, np.float32)
+
+    def run(self, images):
+        return self.logits[images[:, 0, 0, 0]]
+
+
+def test_the_most_changed_images_are_the_most_changed(tmp_path):
+    shades = np.arange(20, dtype=np.uint8)
+    images = np.broadcast_to(shades[:, None, None, None], (20, 8, 8, 3))
+    reference = np.zeros((20, 2), np.float32)
+    other = reference.copy()
+    other[:, 0] = np.linspace(0, 3, 20)  # the later, the surer
+    changes = Changes("reference", ["cat", "dog"])
+    paths = [tmp_path / f"{i}.png" for i in range(20)]
+    for start in (0, 16, 8):
+        part = slice(start, start + 8)
+        logits = {"reference": reference[part], "other": other[part]}
+        changes.add(images[part], paths[part], [1] * len(paths[part]), logits)
+    found = changes.found()
+    assert [one.file for one in found] == [str(tmp_path / f"{i}.png") for i in range(19, 11, -1)]
+    assert found[0].change == pytest.approx(1 / (1 + np.exp(-3)) - 0.5)
+    assert (found[0].before, found[0].after, found[0].label) == ("cat", "cat", "dog")
+
+
+def test_an_interrupted_classification_leaves_the_same_images_to_every_session(digit_folders, built):
+    paths = sorted((digit_folders["validation"] / "3").iterdir())
+    kept: list[Classified] = []
+    clock = Clock()
+    first, second = Scripted(clock, 0.0), Scripted(clock, 0.0)
+    run = second._run
+
+    def interrupted(images):
+        if second.runs == 2:
+            raise KeyboardInterrupt
+        return run(images)
+
+    second._run = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        classify(
+            {"a": first, "b": second}, paths, [3] * len(paths), built.manifest.model.preprocess, lambda *_: None,
+            done=kept.append,
+        )  # fmt: skip
+    assert len(kept[0].best["a"]) == len(kept[0].best["b"]) == len(kept[0].targets) == len(kept[0].digests) == 32
+
+
+def test_two_runs_of_the_same_variant_are_no_different_and_a_slower_one_is_slower(built):
+    """On a real runtime: the digits network, and the same with a tenth of its time more."""
+    from sample_report import latency, sample_report
+
+    from edgeresnext.measure.latency import interleave
+    from edgeresnext.report.compare import compare
+    from edgeresnext.runtime.classifier import open_artifact
+
+    class Slower:
+        def __init__(self, session, factor):
+            self.session, self.factor = session, factor
+
+        prepare = property(lambda self: self.session.prepare)
+
+        def run(self, images):
+            start = time.perf_counter()
+            logits = self.session.run(images)
+            while time.perf_counter() - start < self.factor * 0.004:
+                pass
+            return logits
+
+    artifact = next(one for one in built.manifest.artifacts if one.name == "openvino-int8")
+    session = open_artifact(built, artifact)
+    sessions = {"same": Slower(session, 1.0), "again": Slower(session, 1.0), "slow": Slower(session, 1.1)}
+    samples, _ = interleave(sessions, built.golden().images, 1, min_rounds=200, max_rounds=200, budget_s=0)
+    base_row = next(row for row in sample_report(rounds=16).rows if row.name == "openvino-int8")
+
+    def one_row(name):
+        row = msgspec.structs.replace(
+            base_row, samples_s=tuple(samples[name]), latency_s=latency(samples[name]), latency_n=200, scopes={}
+        )
+        return sample_report(rounds=16, rows=(row,))
+
+    assert compare(one_row("same"), one_row("again")).rows[0].verdict == "no difference"
+    assert compare(one_row("same"), one_row("slow")).rows[0].verdict == "slower"

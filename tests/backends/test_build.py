@@ -6,6 +6,7 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from stages import LATENCY_ALONE
 
 import edgeresnext
 from edgeresnext import bundle as bundles
@@ -44,7 +45,7 @@ def test_every_file_is_checked_against_pytorch(built):
 
 def test_the_golden_logits_are_pytorch_s_on_the_bundle_s_own_weights(built):
     golden = built.golden()
-    session = base.get("torch").open(built.file("weights.safetensors"), built.manifest.model, "fp32", None)
+    session = base.get("torch").open(built.file("weights.safetensors"), built.manifest.model, base.BASELINE_ARTIFACT)
     assert golden.images.shape == (16, 32, 32, 3)
     logits = np.concatenate([session.run(image[None]) for image in golden.images])
     assert golden.compare(logits).max_error < 1e-6
@@ -71,13 +72,12 @@ def test_the_same_input_gives_the_same_files(build, tmp_path):
     assert one.manifest.files == two.manifest.files
 
 
-@pytest.mark.usefixtures("no_memory_run")
 def test_random_weights_need_no_images_and_mark_the_bundle_untrained(tmp_path):
     bundle = edgeresnext.build(MODEL, random_weights=True, output=tmp_path / "out", precisions=["int8", "fp32"])
     assert not bundle.manifest.trained
     assert bundle.manifest.onnx[0].file == "onnx/fp32.onnx"
     assert "generated" in bundle.manifest.calibration
-    report = edgeresnext.bench(bundle.path, rounds=8)
+    report = edgeresnext.bench(bundle.path, rounds=8, skip=LATENCY_ALONE)
     assert all(row.top1 is None and "random weights" in row.reason for row in report.rows if row.status == "ok")
 
 

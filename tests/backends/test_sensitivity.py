@@ -2,9 +2,9 @@ import pytest
 from PIL import Image
 
 import edgeresnext
-from edgeresnext.analysis import plot
 from edgeresnext.bundle import read
 from edgeresnext.errors import DataError, NotInstalledError, RequestError
+from edgeresnext.report.sensitivity import plot
 from edgeresnext.runtime.verify import verify
 
 

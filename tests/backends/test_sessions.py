@@ -1,11 +1,14 @@
+import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 import edgeresnext
-from edgeresnext.backends import base
+from edgeresnext.backends import base, gpu
 from edgeresnext.errors import BackendError, BundleError, DataError, NotInstalledError, RequestError
+from edgeresnext.measure.layers import profile
 from edgeresnext.runtime.classifier import choose, open_artifact
 from edgeresnext.spec import Artifact
 
@@ -95,15 +98,82 @@ def test_torch_keeps_the_faster_memory_layout(built):
     images = built.golden().images
     before = session.run(images)
     session.prepare(images[:1])
-    assert session.detail in ("contiguous", "channels_last")
+    kept, other = ("contiguous", "channels_last") if session.detail[1] == "o" else ("channels_last", "contiguous")
+    assert re.fullmatch(rf"{kept} \({other} takes 1\.\d\d times as long\)", session.detail)
     assert np.allclose(session.run(images), before, atol=1e-4)
+
+
+def test_torch_in_bf16_is_near_and_not_the_same(built):
+    way = Artifact(backend="torch", precision="bf16", target="cpu", file="weights.safetensors")
+    if (reason := base.unavailable(way)) is not None:
+        pytest.skip(reason)
+    session = open_artifact(built, way)
+    golden = built.golden()
+    fidelity = golden.compare(session.run(golden.images))
+    assert 25 < fidelity.snr_db < 60
+
+
+def test_torch_compiled_gives_the_same_for_every_batch(built):
+    way = Artifact(backend="torch", precision="fp32", target="cpu", file="weights.safetensors", mode="compile")
+    if (reason := base.unavailable(way)) is not None:
+        pytest.skip(reason)
+    session = open_artifact(built, way)
+    golden = built.golden()
+    session.prepare(golden.images[:4])
+    assert session.detail.startswith("torch.compile, frozen, c")
+    for batch in (4, 3, 9):  # what it was compiled for, less, and more than twice as many
+        logits = session.run(golden.images[:batch])
+        assert np.allclose(logits, golden.logits[:batch], atol=1e-3)
+
+
+def test_ways_of_pytorch_that_a_machine_lacks_are_said_so(built, monkeypatch):
+    monkeypatch.setattr("edgeresnext.backends.cpu.isa", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr("shutil.which", lambda _: None)
+
+    def way(precision, target="cpu", mode=""):
+        return Artifact(backend="torch", precision=precision, target=target, file="weights.safetensors", mode=mode)
+
+    assert "bfloat16" in base.unavailable(way("bf16"))
+    assert "emulates fp16" in base.unavailable(way("fp16"))
+    assert "sudo apt install g++" in base.unavailable(way("fp32", mode="compile"))
+    assert base.unavailable(way("fp32")) is None
+    if gpu.detect() is None:
+        assert "no NVIDIA GPU" in base.unavailable(way("fp16", target="torch-cuda"))
+
+
+def test_the_network_alone_is_timed(session, built):
+    images = built.golden().images[:2]
+    walls = []
+    for _ in range(20):
+        start = time.perf_counter()
+        alone = session.compute_s(images)
+        walls.append(time.perf_counter() - start)
+        assert 0 < alone <= walls[-1]
+
+
+@pytest.mark.parametrize("name", ["openvino-fp32", "openvino-int8", "onnxruntime-fp32", "onnxruntime-int8"])
+def test_the_time_of_every_convolution_is_found(built, name):
+    artifact = next(one for one in built.manifest.artifacts if one.name == name)
+    layers = profile(built, artifact, built.golden().images[:1], None)
+    assert [one.module for one in layers if one.module] == list(built.manifest.layer_macs)
+    assert all(one.seconds > 0 for one in layers if one.module)
+    assert all(one.kind for one in layers if not one.module)
+
+
+def test_pytorch_is_not_profiled_and_says_so(built):
+    with pytest.raises(BackendError, match="operations are not measured"):
+        profile(built, base.BASELINE_ARTIFACT, built.golden().images[:1], None)
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_a_file_that_is_no_model_is_the_backend_s_error(backend, built, tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"rubbish")
     with pytest.raises(BackendError, match=r"refuses .*x\.onnx"):
-        base.get(backend).open(tmp_path / "x.onnx", built.manifest.model, "fp32", None)
+        base.get(backend).open(
+            tmp_path / "x.onnx",
+            built.manifest.model,
+            Artifact(backend=backend, precision="fp32", target="cpu", file="x.onnx"),
+        )
 
 
 @pytest.mark.parametrize(("backend", "precision"), [("openvino", "fp16"), ("onnxruntime", "bf16"), ("torch", "int8")])

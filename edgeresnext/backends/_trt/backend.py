@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from edgeresnext.backends.base import Session
-    from edgeresnext.spec import Engine, ModelSpec, Precision
+    from edgeresnext.spec import Artifact, Engine, ModelSpec, Precision
 
 REBUILD = "edgeresnext build BUNDLE --target here"
 NO_GPU = "no NVIDIA GPU with a driver on this machine"
@@ -62,8 +62,11 @@ class EngineRuntime(EngineBackend):
             return f"no Python library for CUDA memory: {cuda.how_to_install()}"
         return None
 
-    def misfit(self, engine: Engine) -> str | None:
-        """Return why this machine cannot run an engine, told by the manifest alone."""
+    def misfit(self, artifact: Artifact) -> str | None:
+        """Return why this machine cannot run an engine, told by the manifest alone, and the way out."""
+        engine = artifact.engine
+        if engine is None:
+            return None
         device = gpu.detect()
         if device is not None and not self._runs_on(engine, device.compute_capability):
             capabilities = " or ".join(engine.compute_capabilities)
@@ -93,16 +96,16 @@ class EngineRuntime(EngineBackend):
         return engine.options.hardware_compatible and all(float(one) >= _AMPERE for one in both)
 
     def open(
-        self, file: Path, model: ModelSpec, precision: Precision, threads: int | None, engine: Engine | None = None
+        self, file: Path, model: ModelSpec, artifact: Artifact, threads: int | None = None, *, profiled: bool = False
     ) -> Session:
-        """Deserialise an engine; `threads` of the CPU have no part in it."""
-        del threads
-        if (reason := self.unavailable(precision)) is not None:
+        """Deserialise an engine; `threads` of the CPU have no part in it, and any engine can be profiled."""
+        del threads, profiled
+        if (reason := self.unavailable(artifact.precision)) is not None:
             raise BackendError(f"cannot run '{file}': {reason}")
         header = read_header(file)
         if header.backend != self.name:
             raise BackendError(f"'{file}' is an engine for {header.backend}, not {self.name}", REBUILD)
-        return EngineSession(self.module, file, model, engine.options if engine else None)
+        return EngineSession(self.module, file, model, artifact.engine.options if artifact.engine else None)
 
 
 _AMPERE = 8.0

@@ -20,7 +20,7 @@ from edgeresnext.backends import cuda as cuda_library
 from edgeresnext.backends._trt.log import make_logger
 from edgeresnext.backends._trt.module import allow, load_module
 from edgeresnext.backends._trt.runtime_cache import RuntimeCache
-from edgeresnext.backends.base import Session
+from edgeresnext.backends.base import Operation, Session
 from edgeresnext.errors import BackendError
 from edgeresnext.spec import EngineOptions
 
@@ -215,25 +215,23 @@ class EngineSession(Session):
             slot.run(images[: self.largest], None)
             return slot.compute_s()
 
-    def profile(self, images: NDArray[np.uint8]) -> dict[str, float]:
-        """Return the seconds that each layer of the engine took for one run of a batch, measured by TensorRT.
-
-        Measuring slows the run down: use it to compare layers, not to tell a latency.
-        """
+    def profile(self, images: NDArray[np.uint8], runs: int) -> tuple[Operation, ...]:
+        """Return what each layer of the engine took, measured by TensorRT; layers have the engine's own names."""
         trt: Any = self.trt
-        seconds: dict[str, float] = {}
+        seconds: dict[str, list[float]] = {}
 
         class Listener(trt.IProfiler):
             def __init__(self) -> None:
                 trt.IProfiler.__init__(self)
 
             def report_layer_time(self, layer_name: str, ms: float) -> None:
-                seconds[layer_name] = seconds.get(layer_name, 0.0) + ms / 1e3
+                seconds.setdefault(layer_name, []).append(ms / 1e3)
 
         self.run(images)
         with self._slot() as slot, self.cuda.active():
-            slot.profile(images[: self.largest], Listener())
-        return seconds
+            for _ in range(runs):
+                slot.profile(images[: self.largest], Listener())
+        return tuple(Operation(name=name, kind="", seconds=median(taken)) for name, taken in seconds.items())
 
     def layer_information(self) -> str:
         """Return what TensorRT's inspector tells of the engine, as JSON text."""

@@ -1,0 +1,288 @@
+"""What the stages of a benchmark found, put together as rows and a report; whatever is missing gets its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from edgeresnext import bundle as bundles
+from edgeresnext.backends import base, gpu
+from edgeresnext.errors import BundleError
+from edgeresnext.measure.machine.environment import environment, package_versions
+from edgeresnext.measure.results import Report, Row, Timed
+from edgeresnext.measure.statistics import mcnemar, speedup, summarise, wilson
+from edgeresnext.measure.variants import RECORDED, REFERENCE
+from edgeresnext.spec import CPU
+
+if TYPE_CHECKING:
+    from edgeresnext.bundle import Bundle
+    from edgeresnext.measure.accuracy import Classified
+    from edgeresnext.measure.latency import Record
+    from edgeresnext.measure.machine.watch import MachineWatch
+    from edgeresnext.measure.request import Request
+    from edgeresnext.measure.results import ChangedImage, LayerTime, Scope
+    from edgeresnext.measure.scenarios import Measured
+    from edgeresnext.measure.variants import Variant
+    from edgeresnext.spec import Sensitivity
+
+_MOST_VARIATION = 0.025
+"""Coefficient of variation above which trtexec warns."""
+
+_MOST_DRIFT = 0.05
+_PACKAGES = ("torch", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "cuda-python", "pycuda", "numpy")
+
+
+@dataclass(kw_only=True)
+class Findings:
+    """Everything that was measured so far.
+
+    Args:
+        request: What was asked for.
+        bundle: The bundle.
+        variants: What is under test.
+        baseline: Name of what speed is compared with.
+        data: Which images, in words.
+        measured: Latencies, one entry a scenario and batch.
+        classified: Classes found on the images of the benchmark.
+        against: The same, or that of the golden images where PyTorch did not run: what agreement is taken from.
+        changed: The images whose probabilities changed most.
+        scopes: Latencies in other scopes, at the batch of the first entry of `measured`, as are those that follow.
+        layers: Profiles, by variant.
+        energy: Joules an image, images a second, and the meter, by variant.
+        memory: Peak bytes, by variant.
+        lacking: Why something was not measured, by variant.
+        sensitivity: What each layer's quantisation costs, where that was asked for.
+    """
+
+    request: Request
+    bundle: Bundle
+    variants: list[Variant]
+    baseline: str
+    data: str = ""
+    measured: list[Measured] = field(default_factory=list)
+    classified: Classified | None = None
+    against: Classified | None = None
+    changed: tuple[ChangedImage, ...] = ()
+    scopes: dict[Scope, Record] = field(default_factory=dict)
+    layers: dict[str, tuple[LayerTime, ...]] = field(default_factory=dict)
+    energy: dict[str, tuple[float, float, str]] = field(default_factory=dict)
+    memory: dict[str, int] = field(default_factory=dict)
+    lacking: dict[str, list[str]] = field(default_factory=dict)
+    sensitivity: Sensitivity | None = None
+
+
+def report_of(found: Findings, watch: MachineWatch, *, partial: bool = False) -> Report:
+    """Return the report of what was found."""
+    bundle, classified = found.bundle, found.classified
+    rows = tuple(_row(found, measured, variant) for measured in found.measured for variant in found.variants)
+    skipped = f", {len(classified.skipped)} unreadable" if classified and classified.skipped else ""
+    threads = {"threads": str(found.request.threads)} if found.request.threads else {}
+    return Report(
+        bundle={
+            "path": str(bundle.path),
+            "model": bundle.manifest.model.name,
+            "weights": "trained" if bundle.manifest.trained else "random",
+            "weights_sha256": bundle.manifest.files[bundles.WEIGHTS].sha256,
+            "calibration": bundle.manifest.calibration,
+        },
+        environment=environment() | watch.facts() | package_versions(*_PACKAGES) | threads,
+        mode=found.request.mode,
+        command=found.request.command(),
+        baseline=_baseline(found),
+        baseline_variant=found.baseline if _ran(found, found.baseline) else "",
+        reference=REFERENCE if classified and REFERENCE in classified.best else RECORDED,
+        data=found.data + skipped,
+        rows=rows,
+        partial=partial,
+        warnings=(*watch.warnings(), *_unsteady(rows)),
+        images_sha256=classified.images_sha256() if classified else "",
+        overlap=_overlap(found),
+        classes=classified.classes(bundle.labels()) if classified and bundle.manifest.trained else (),
+        changed=found.changed,
+        sensitivity=found.sensitivity,
+    )
+
+
+def _overlap(found: Findings) -> int | None:
+    """Return how many images the bundle was calibrated on, by their pixels; None where that is not known."""
+    try:
+        ranges = found.bundle.ranges()
+    except BundleError:  # of an earlier release; `verify` is what proves files
+        return None
+    if ranges is None or found.classified is None or not found.classified.digests:
+        return None
+    calibrated = frozenset(ranges.image_digests)
+    return sum(digest in calibrated for digest in found.classified.digests)
+
+
+def _ran(found: Findings, name: str) -> bool:
+    return any(measured.record.samples.get(name) for measured in found.measured)
+
+
+def _baseline(found: Findings) -> str:
+    """Say what speed is compared with."""
+    variant = next(one for one in found.variants if one.name == found.baseline)
+    if not _ran(found, found.baseline):
+        return RECORDED if variant.name == REFERENCE else f"{variant.name}, which did not run"
+    how = "" if variant.artifact.backend != base.BASELINE else variant.artifact.mode or "eager"
+    return ", ".join(filter(None, (variant.name, how if how != "compile" else "", variant.detail)))
+
+
+def _unsteady(rows: tuple[Row, ...]) -> tuple[str, ...]:
+    """Return warnings of latencies that vary or drift more than a quiet machine's do."""
+    timed = [(row, row.latency_s) for row in rows if row.latency_s is not None and row.scenario != "server"]
+    varying = [
+        f"{row.name} {latency.variation:.1%}"
+        for row, latency in timed
+        if latency.variation is not None and latency.variation > _MOST_VARIATION
+    ]
+    drifting = [
+        f"{row.name} {latency.drift:+.0%}"
+        for row, latency in timed
+        if latency.drift is not None and abs(latency.drift) > _MOST_DRIFT
+    ]
+    found = []
+    if varying:
+        found.append(f"coefficient of variation above {_MOST_VARIATION:.1%}: {', '.join(dict.fromkeys(varying))}")
+    if drifting:
+        found.append(f"speed drifted between the first and the last rounds: {', '.join(dict.fromkeys(drifting))}")
+    return tuple(found)
+
+
+def _row(found: Findings, measured: Measured, variant: Variant) -> Row:
+    """Put together what was measured of one variant in one scenario."""
+    artifact, request = variant.artifact, found.request
+    device = gpu.detect()
+    row = Row(
+        backend=artifact.backend,
+        precision=artifact.precision,
+        device="cpu" if artifact.target == CPU else device.name if device else "",
+        target=artifact.target,
+        mode=artifact.mode,
+        detail=variant.detail,
+        batch=measured.batch,
+        scenario=measured.scenario,
+        size_bytes=found.bundle.manifest.files[artifact.file].bytes,
+    )
+    own = measured.record.samples.get(variant.name)
+    if variant.status != "ok":
+        return msgspec.structs.replace(row, status=variant.status, reason="; ".join(variant.reasons))
+    if not own:
+        reason = measured.unable.get(variant.name) or measured.record.failures.get(variant.name, "interrupted")
+        return msgspec.structs.replace(row, status="failed", reason=reason)
+    reasons = [measured.record.notes.get(variant.name, "")]
+    for extend in (_with_speed, _with_accuracy, _with_extras):
+        row = extend(row, found, measured, reasons)
+    if request.skip:
+        reasons.append(f"left out: {', '.join(sorted(request.skip))}")
+    return msgspec.structs.replace(row, reason="; ".join(filter(None, reasons)))
+
+
+def _with_speed(row: Row, found: Findings, measured: Measured, reasons: list[str]) -> Row:
+    """Add latency, throughput and the ratio to the baseline."""
+    own = measured.record.samples[row.name]
+    latency, lacking = summarise(own)
+    reasons.append(lacking)
+    throughput = row.batch * len(own) / sum(own)
+    row = msgspec.structs.replace(
+        row, latency_s=latency, latency_n=len(own), samples_s=tuple(own), images_per_s=throughput
+    )
+    if row.scenario == "server":
+        rate, bound_s = measured.rates[row.name], found.request.latency_bound_s
+        percentile = found.request.effort.server_percentile
+        row = msgspec.structs.replace(row, rate=rate, images_per_s=rate, latency_bound_s=bound_s)
+        if bound_s is not None:
+            bound = latency.bound.get(percentile)
+            row = msgspec.structs.replace(row, within_bound=bound is not None and bound <= bound_s)
+            reasons.append(f"the bound of {bound_s * 1e3:g} ms is on {percentile}, with 99 % confidence")
+    baseline = measured.record.samples.get(found.baseline)
+    if not baseline:
+        reasons.append("speed-up: the baseline did not run here")
+        return row
+    if row.scenario == "server":
+        return _with_rates(row, measured, found.baseline, reasons)
+    ratio, error = speedup(baseline, own)
+    return msgspec.structs.replace(row, speedup=ratio, speedup_error=error)
+
+
+def _with_rates(row: Row, measured: Measured, baseline: str, reasons: list[str]) -> Row:
+    """Add how many times the baseline's queries were answered; at one rate for all there is nothing to compare."""
+    if len(set(measured.rates.values())) == 1 and len(measured.rates) > 1:
+        reasons.append("speed-up: every variant had the same rate")
+        return row
+    reasons.append("speed-up is the ratio of rates, which are tried in steps of 7 %")
+    assert row.rate is not None
+    return msgspec.structs.replace(row, speedup=row.rate / measured.rates[baseline])
+
+
+def _with_accuracy(row: Row, found: Findings, _measured: Measured, reasons: list[str]) -> Row:
+    """Add what the images say, with labels and without."""
+    classified, against = found.classified, found.against
+    if classified is None or row.name not in classified.best:
+        reasons.append("" if "accuracy" in found.request.skip else "accuracy: interrupted")
+        return row
+    row = msgspec.structs.replace(row, images=len(classified.best[row.name]))
+    if not found.bundle.manifest.trained:
+        reasons.append("accuracy: random weights")
+    elif classified.targets is None:
+        reasons.append("accuracy: no labelled images")
+    else:
+        row = _with_labels(row, classified, reasons)
+    if against is None or row.name not in against.best:
+        return row
+    reference = REFERENCE if REFERENCE in against.best else RECORDED
+    if reference == RECORDED:
+        reasons.append(f"agreement: with PyTorch's recorded logits of the {len(against.best[RECORDED])} golden images")
+    return msgspec.structs.replace(row, agreement=against.agreement(row.name, reference))
+
+
+def _with_labels(row: Row, classified: Classified, reasons: list[str]) -> Row:
+    """Add what is right, what its interval is, and the flips against PyTorch."""
+    name, right = row.name, classified.right(row.name)
+    assert right is not None
+    row = msgspec.structs.replace(
+        row,
+        top1=classified.top(name, 1),
+        top5=classified.top(name, 5),
+        top1_interval=wilson(int(right.sum()), len(right)),
+        right=np.packbits(right).tobytes(),
+    )
+    if REFERENCE not in classified.best:
+        reasons.append("drop: PyTorch did not run here")
+        return row
+    flips = classified.flips(name, classified.best[REFERENCE][:, 0])
+    assert flips is not None
+    lost, gained = flips
+    return msgspec.structs.replace(
+        row, lost=lost, gained=gained, p_value=mcnemar(lost, gained), top1_drop=(lost - gained) / len(right)
+    )
+
+
+def _with_extras(row: Row, found: Findings, measured: Measured, reasons: list[str]) -> Row:
+    """Add the other scopes, layers, energy and memory, which were measured at one batch."""
+    if row.batch != found.measured[0].batch:
+        reasons.append(f"layers, energy, memory and other scopes: measured at batch {found.measured[0].batch}")
+        return row
+    del measured
+    scopes: dict[Scope, Timed] = {}
+    for scope, record in found.scopes.items():
+        samples = record.samples.get(row.name)
+        if samples:
+            latency, lacking = summarise(samples)
+            reasons.append(f"{scope}: {lacking}" if lacking and latency.p50 is None else "")
+            scopes[scope] = Timed(latency_s=latency, samples_s=tuple(samples))
+        elif scope == "compute":
+            reasons.append("compute: this runtime does not tell it apart")
+    reasons += found.lacking.get(row.name, [])
+    row = msgspec.structs.replace(
+        row, scopes=scopes, layers=found.layers.get(row.name, ()), peak_memory_bytes=found.memory.get(row.name)
+    )
+    if row.name not in found.energy:
+        return row
+    joules, images_per_s, source = found.energy[row.name]
+    return msgspec.structs.replace(
+        row, energy_j_per_image=joules, energy_images_per_s=images_per_s, energy_source=source
+    )

@@ -1,0 +1,1 @@
+"""Show a benchmark to people and to programs."""

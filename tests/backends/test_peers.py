@@ -1,0 +1,91 @@
+"""What the benchmarks compare ours with is the same network, and really quantised."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("nncf")
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from peers import COMPILED, Peer, open_all, peers
+
+from edgeresnext.data import folder
+from edgeresnext.data.images import batches
+from edgeresnext.errors import BackendError
+
+IMAGES = 32
+
+
+@pytest.fixture(scope="module")
+def found(built, digit_folders, tmp_path_factory):
+    """Every peer by name, calibrated on a few digits."""
+    preprocess = built.manifest.model.preprocess
+    paths = folder.scan(digit_folders["calibration"]).images[:IMAGES]
+    images = np.concatenate([images for images, _ in batches(paths, preprocess, IMAGES)])
+    return {peer.name: peer for peer in peers(built, images, tmp_path_factory.mktemp("peers"))}
+
+
+# Of COMPILED the first stands for all: compiling takes 5 to 20 s each, and torchao is no dependency.
+QUANTISED = [
+    "NNCF, OpenVINO",
+    "NNCF, OpenVINO, rest as it chooses",
+    "onnxruntime MinMax",
+    "onnxruntime MinMax, OpenVINO",
+    "onnxruntime Entropy",
+    "onnxruntime Entropy, OpenVINO",
+    "onnxruntime Percentile",
+    "onnxruntime Percentile, OpenVINO",
+    "PyTorch FX x86, TorchScript",
+    "PyTorch FX onednn, TorchScript",
+]
+
+
+def test_no_peer_is_left_out_of_the_tests_unnamed(found):
+    assert set(found) == {*QUANTISED, *COMPILED}
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_a_quantised_peer_is_the_same_network_in_int8(name, found, built):
+    golden = built.golden()
+    session = found[name].build()
+    logits = np.concatenate([session.run(image[None]) for image in golden.images])
+    assert np.isfinite(logits).all()
+    assert 15 < golden.compare(logits).snr_db < 60  # above, it would not be INT8
+    assert (logits.argmax(1) == golden.logits.argmax(1)).mean() >= 0.95
+    assert np.abs(session.run(golden.images) - logits).max() < 0.02 * np.abs(logits).max()
+    session.close()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_peer_runs_any_batch(found, built):
+    golden = built.golden()
+    session = found["torch.compile fp32"].build()
+    assert golden.compare(session.run(golden.images)).snr_db > 100
+    session.prepare(golden.images[:3])  # 16 images are five batches of 3 and one that is filled up
+    assert golden.compare(session.run(golden.images)).snr_db > 100
+
+
+def test_seconds_are_of_quantising(found):
+    assert all(found[name].seconds > 0 for name in QUANTISED)
+    assert found["torch.compile fp32"].seconds is None
+
+
+def test_a_peer_that_fails_does_not_end_the_others(found):
+    def broken():
+        raise BackendError("building failed: RuntimeError: no such operator")
+
+    failing = Peer(name="broken", detail="", seconds=None, build=broken)
+    sessions, failures = open_all([failing, found["NNCF, OpenVINO"]])
+    assert list(sessions) == ["NNCF, OpenVINO"]
+    assert failures == {"broken": "building failed: RuntimeError: no such operator"}
+
+
+def test_a_quantiser_that_is_not_installed_says_so(found):
+    peer = found["torchao PT2E, torch.compile"]
+    if peer.seconds is not None:
+        pytest.skip("torchao is installed")
+    with pytest.raises(BackendError, match="quantising failed: ModuleNotFoundError: No module named 'torchao'"):
+        peer.build()

@@ -1,0 +1,266 @@
+import csv
+import io
+import re
+
+import pytest
+from msgspec.structs import replace
+from rich.console import Console
+from sample_report import sample_report
+
+from edgeresnext.measure.results import Latency, Row
+from edgeresnext.report import figures
+from edgeresnext.report.markdown import escape, to_markdown
+from edgeresnext.report.table_csv import to_csv
+from edgeresnext.report.terminal import render
+
+
+@pytest.fixture(scope="module")
+def report():
+    return sample_report()
+
+
+def shown(report, width=170):
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    console.print(render(report))
+    return console.file.getvalue()
+
+
+def a_row(**changes):
+    fields = {"backend": "torch", "precision": "fp32", "device": "cpu", "batch": 1, "scenario": "single-stream"}
+    return Row(**(fields | changes))
+
+
+def a_latency(**changes):
+    fields = {"p50": 0.01, "p90": None, "p95": None, "p97": None, "p99": None, "p99_9": None}
+    return Latency(**(fields | {"mean": 0.01, "min": 0.01, "max": 0.01} | changes))
+
+
+def headings(rows):
+    return [column.heading for column in figures.columns(rows)]
+
+
+def texts(row):
+    return {column.heading: column.text(row) for column in figures.columns([row])}
+
+
+def test_figures_are_in_the_units_of_their_headings():
+    row = a_row(
+        latency_s=a_latency(p50=0.0124, p90=0.00071, bound={"p90": 0.2}), images_per_s=80.61, speedup=4.905,
+        speedup_error=0.021, top1=0.773, top1_interval=(0.754, 0.7911), top1_drop=0.003, lost=31, gained=25, p_value=0.504,
+        agreement=0.9132, energy_j_per_image=0.11284, size_bytes=3 << 19, peak_memory_bytes=318 << 20,
+    )  # fmt: skip
+    assert texts(row) == {
+        "p50 ms": "12.40", "p90 ms": "0.710", "p90 ≤": "200.00", "images/s": "80.6", "speed-up": "4.91 ± 0.02",
+        "J/image": "0.113", "peak MiB": "318", "top-1 %": "77.30", "95 %": "75.4-79.1", "drop": "+0.30",
+        "flips": "-31 +25", "p": "0.50", "agree %": "91.32", "MiB": "1.5",
+    }  # fmt: skip
+
+
+def test_a_column_without_a_figure_is_left_out_and_a_missing_figure_is_not_zero():
+    rows = [a_row(latency_s=a_latency()), a_row(latency_s=a_latency(p90=0.02), top1=0.0)]
+    assert headings(rows) == ["p50 ms", "p90 ms", "top-1 %"]
+    assert figures.cells(rows[0], figures.columns(rows)) == ["10.00", "n/a", "n/a"]
+    assert figures.cells(rows[1], figures.columns(rows)) == ["10.00", "20.00", "0.00"]
+
+
+def test_a_failed_row_neither_makes_a_column_nor_shows_figures():
+    failed = a_row(status="failed", size_bytes=1 << 20, latency_s=a_latency(p99=1.0))
+    assert headings([failed]) == []
+    assert figures.cells(failed, figures.columns([a_row(latency_s=a_latency(), size_bytes=1)])) == ["failed", ""]
+
+
+@pytest.mark.parametrize(("scenario", "has"), [("single-stream", False), ("multi-stream", True), ("server", True)])
+def test_the_bound_of_p99_is_shown_where_p99_is_what_counts(scenario, has):
+    row = a_row(scenario=scenario, latency_s=a_latency(p99=0.02, bound={"p99": 0.03}))
+    assert ("p99 ≤" in headings([row])) == has
+
+
+def test_a_server_s_row_says_what_was_asked_and_whether_it_was_kept():
+    row = a_row(scenario="server", rate=25.0, latency_bound_s=0.1, within_bound=False)
+    assert texts(row) == {"queries/s": "25.0", "bound ms": "100.00", "in bound": "no"}
+
+
+def test_the_batch_is_a_column_only_where_it_varies():
+    rows = [a_row(batch=batch, latency_s=a_latency()) for batch in (1, 8)]
+    assert headings(rows) == ["batch", "p50 ms"]
+    assert headings(rows[:1]) == ["p50 ms"]
+
+
+def test_a_row_s_own_scope_is_its_latency(report):
+    row = report.rows[0]
+    assert texts(row)["compute ms"] == f"{1e3 * row.scopes['compute'].latency_s.p50:.2f}"
+    own = a_row(scope="compute", latency_s=a_latency())
+    assert texts(own)["compute ms"] == texts(own)["p50 ms"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0, "<0.001"), (0.00099, "<0.001"), (0.0034, "0.003"), (0.25, "0.25"), (1.0, "1.00")]
+)
+def test_a_probability_is_never_rounded_to_nothing(value, text):
+    assert figures.probability(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1234.5, "1234"), (12.345, "12.3"), (1.2345, "1.23"), (0.00012345, "0.000123"), (0.0, "0"), (None, "n/a")],
+)
+def test_energies_have_three_digits(value, text):
+    assert figures.joules(value) == text
+
+
+def test_offline_is_variants_by_batches_with_the_best_of_each_and_speed_ups_of_bests():
+    rows = [
+        a_row(scenario="offline", batch=batch, backend=backend, images_per_s=speed)
+        for backend, batch, speed in (
+            ("torch", 1, 10.0),
+            ("torch", 8, 20.0),
+            ("openvino", 1, 50.0),
+            ("openvino", 8, 40.0),
+        )
+    ]
+    rows.append(a_row(scenario="offline", batch=1, backend="onnxruntime", status="failed"))
+    found = figures.matrix(rows, "torch-fp32")
+    assert found.batches == (1, 8)
+    assert found.variants == ("torch-fp32", "openvino-fp32", "onnxruntime-fp32")
+    assert found.cells == (("10.0", "20.0"), ("50.0", "40.0"), ("failed", ""))
+    assert found.best == (1, 0, None)
+    assert found.speedups == ("1.00", "2.50", "n/a")
+    assert figures.matrix(rows, "torch-bf16").speedups == ("n/a",) * 3
+
+
+def test_the_terminal_shows_a_table_a_scenario_and_every_variant_s_accuracy_once(report):
+    text = shown(report)
+    for title in ("single-stream, batch 1\n", "offline, images/s\n", "server, batch 1\n", "accuracy and size\n"):
+        assert title in re.sub(" +\n", "\n", text)
+    assert text.count("77.30") == 1
+    assert "109*" in text
+    assert "…" not in text
+    assert "warning: the CPU's governor changed" in text
+
+
+@pytest.mark.parametrize("word", ["offline: 32 samples: p90 needs 64", "torch-fp32-compile: torch.compile needs a C++"])
+def test_reasons_are_said_once_for_all_they_apply_to(report, word):
+    assert shown(report).count(word) == 1
+    assert escape(word) in to_markdown(report)
+
+
+def test_a_reason_of_some_rows_names_them():
+    rows = (a_row(reason="noisy"), a_row(backend="openvino"), a_row(scenario="offline", images_per_s=1.0))
+    assert "torch-fp32 (single-stream): noisy" in shown(sample_report(rows=rows))
+    everywhere = tuple(replace(row, reason="noisy") for row in rows)
+    assert "all: noisy" in shown(sample_report(rows=everywhere))
+
+
+@pytest.mark.parametrize("form", [shown, to_markdown])
+def test_what_must_not_be_quoted_says_so_first(form):
+    text = form(sample_report(rounds=8, mode="quick", partial=True))
+    head = text[: text.index("single-stream")].lower()
+    assert "quick: not for quoting" in head
+    assert "partial: interrupted" in head
+    assert "not for quoting" not in form(sample_report(rounds=8))
+
+
+@pytest.mark.parametrize("form", [shown, to_markdown, to_csv])
+def test_a_run_interrupted_at_once_has_a_form(form):
+    text = form(sample_report(rows=(), partial=True, environment={}, bundle={}, command=""))
+    assert "nothing had been measured" in text or text.count("\n") == 1
+
+
+@pytest.mark.parametrize("form", [shown, to_markdown])
+def test_where_nothing_ran_the_table_still_says_what_became_of_each(form):
+    rows = (
+        a_row(status="skipped", reason="torch is not installed"),
+        a_row(backend="openvino", status="failed", reason="x"),
+    )
+    text = form(sample_report(rows=rows))
+    assert re.search(r"torch-fp32[ |]+skipped", text)
+    assert re.search(r"openvino-fp32[ |]+failed", text)
+    assert "torch-fp32: torch is not installed" in text
+
+
+def test_calibration_images_among_those_measured_are_a_warning():
+    assert "warning: 3 of these images were calibrated on" in shown(sample_report(rounds=8, overlap=3))
+    assert "calibrated on:" not in shown(sample_report(rounds=8, overlap=0))
+
+
+def test_a_terminal_obeys_nothing_that_a_report_says():
+    evil = "\x1b[2Jgone [bold]brackets[/bold]\nnext"
+    text = shown(sample_report(rounds=8, data=evil, baseline=evil, warnings=(evil,)))
+    assert "\x1b[2J" not in text
+    assert text.count("[bold]brackets[/bold] next") == 3
+
+
+def tables(markdown):
+    """The tables of a Markdown text: lists of rows, each a list of cells."""
+    found = []
+    for block in markdown.split("\n\n"):
+        lines = block.splitlines()
+        if lines[0].startswith("| "):
+            found.append([re.split(r"(?<!\\)\|", line)[1:-1] for line in lines])
+    return found
+
+
+def test_every_line_of_a_markdown_table_has_as_many_cells_as_its_heading():
+    evil = "a|b\nc `d` <img src=x> \\| [l](u)"
+    report = sample_report(rounds=64, warnings=(evil,), data=evil, environment={"cpu": evil, evil: "x"})
+    text = to_markdown(report)
+    found = tables(text)
+    assert len(found) == 6
+    for table in found:
+        assert len({len(line) for line in table}) == 1
+    assert "<img" not in text
+    assert "\nc " not in text
+    assert r"\[l\](u)" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [("a|b", r"a\|b"), ("`x`", r"\`x\`"), ("<b>", "&lt;b>"), ("a\nb", "a b"), ("\\", r"\\"), ("&lt;", "&amp;lt;")],
+)
+def test_what_markdown_would_obey_is_escaped(text, escaped):
+    assert escape(text) == escaped
+
+
+def test_markdown_says_how_to_reproduce_in_a_block_that_nothing_ends(report):
+    text = to_markdown(replace(report, command="edgeresnext bench x\n```\n# injected"))
+    assert text.endswith("\n    edgeresnext bench x ``` # injected\n")
+    assert "| torch | 2.13.0 |" in text
+    assert "**109**" in text
+
+
+def test_csv_has_raw_values_a_line_a_row(report):
+    lines = list(csv.DictReader(io.StringIO(to_csv(report))))
+    assert len(lines) == len(report.rows)
+    for line, row in zip(lines, report.rows, strict=True):
+        assert None not in line
+        assert (line["variant"], line["scenario"], line["status"]) == (row.name, row.scenario, row.status)
+        assert line["top1"] == ("" if row.top1 is None else str(row.top1))
+        if row.latency_s:
+            assert float(line["latency_p50_s"]) == row.latency_s.p50
+            assert float(line["latency_mean_s"]) == row.latency_s.mean
+    first = report.rows[0]
+    assert float(lines[0]["bound_p90_s"]) == first.latency_s.bound["p90"]
+    assert float(lines[0]["end_to_end_p50_s"]) == first.scopes["end-to-end"].latency_s.p50
+    assert lines[0]["copies_p50_s"] == lines[0]["latency_p50_s"]
+    assert lines[0]["report_mode"] == "default"
+
+
+def test_csv_s_columns_do_not_depend_on_what_was_measured(report):
+    heading = to_csv(report).splitlines()[0]
+    assert to_csv(sample_report(rows=())).splitlines() == [heading]
+    assert not {"samples_s", "right", "layers"} & set(heading.split(","))
+    named = {
+        name
+        for name in Row.__struct_fields__
+        if name not in ("latency_s", "samples_s", "scopes", "top1_interval", "right", "layers")
+    }
+    assert named <= set(heading.split(","))
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", " ="])
+def test_no_spreadsheet_takes_text_of_a_report_for_a_formula(start):
+    row = a_row(reason=f'{start}HYPERLINK("x")\n2', top1_drop=-0.25)
+    line = next(csv.DictReader(io.StringIO(to_csv(sample_report(rows=(row,))))))
+    assert line["reason"].startswith("'")
+    assert "\n" not in line["reason"]
+    assert line["top1_drop"] == "-0.25"

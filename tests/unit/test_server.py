@@ -1,0 +1,191 @@
+import math
+import re
+
+import numpy as np
+import pytest
+from scripted import IMAGES, Clock, Scripted
+
+from edgeresnext.errors import RequestError
+from edgeresnext.measure.request import Request, check, choose_scenarios
+from edgeresnext.measure.scenarios import Measured, measure
+from edgeresnext.measure.server import (
+    OverloadedError,
+    arrivals,
+    capacity,
+    highest_rate,
+    predicted_rate,
+    serve,
+    simulate,
+)
+
+
+def test_arrivals_are_a_poisson_process():
+    due = arrivals(50, 20_000, seed=1)
+    gaps = np.diff(due)
+    assert gaps.mean() == pytest.approx(1 / 50, rel=0.02)
+    assert gaps.std() == pytest.approx(1 / 50, rel=0.03)  # an exponential's deviation is its mean
+    counts = np.bincount(due.astype(int))[:-1]
+    assert counts.var() == pytest.approx(counts.mean(), rel=0.25)  # Poisson: variance and mean agree
+    assert (arrivals(50, 10, seed=1) == due[:10]).all()
+
+
+def test_latency_counts_from_the_arrival():
+    clock = Clock(look_s=1e-6)
+    latencies = serve(Scripted(clock, 0.1), IMAGES, np.array([0.0, 0.05, 0.06, 1.0]), clock=clock, sleep=clock.sleep)
+    # The second waits for the first, the third for both, and the fourth for nobody.
+    assert latencies == pytest.approx([0.1, 0.15, 0.24, 0.1], rel=1e-3)
+
+
+def test_a_queue_that_only_grows_is_given_up():
+    clock = Clock(look_s=1e-6)
+    kept = []
+    with pytest.raises(OverloadedError):
+        serve(
+            Scripted(clock, 0.1), IMAGES, np.arange(100) * 0.01,
+            record=kept, give_up_s=1.0, clock=clock, sleep=clock.sleep,
+        )  # fmt: skip
+    assert 10 <= len(kept) < 14
+
+
+@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
+def test_simulated_queues_are_those_of_theory(load):
+    # M/M/1: the time in the system is exponential with rate mu - lambda.
+    services = np.random.default_rng(0).exponential(1.0, 20_000)
+    found = simulate(services, load, count=200_000)
+    assert np.median(found) == pytest.approx(math.log(2) / (1 - load), rel=0.05)
+    assert np.quantile(found, 0.9) == pytest.approx(math.log(10) / (1 - load), rel=0.05)
+
+
+def test_simulated_queues_are_those_that_are_served():
+    services = np.random.default_rng(3).uniform(0.01, 0.02, 400)
+    clock, turn = Clock(look_s=1e-6), iter(services.tolist())
+    due = np.cumsum(np.random.default_rng(4).exponential(1 / 50, 400))
+    served = serve(Scripted(clock, lambda: next(turn)), IMAGES, due, clock=clock, sleep=clock.sleep)
+    assert np.median(served) == pytest.approx(np.median(simulate(services, 50)), rel=0.15)
+
+
+def test_the_predicted_rate_is_that_of_theory():
+    services = np.random.default_rng(0).exponential(0.01, 50_000)
+    # M/M/1: p90 = ln(10) / (mu - lambda), so that lambda = mu - ln(10) / bound.
+    assert predicted_rate(services, 0.08, 0.9) == pytest.approx(100 - math.log(10) / 0.08, rel=0.05)
+    assert predicted_rate(services, 0.001, 0.9) is None
+    assert capacity(services) == pytest.approx(100, rel=0.02)
+
+
+def test_the_highest_rate_really_kept_the_bound():
+    services = [0.010] * 100
+
+    def attempt(rate, seed):
+        clock = Clock(look_s=1e-6)
+        return serve(Scripted(clock, 0.010), IMAGES, arrivals(rate, 10_000, seed), clock=clock, sleep=clock.sleep)
+
+    found = highest_rate(attempt, services, 0.05, 0.99)
+    # M/D/1: waits of more than 40 ms are as rare as exp(-4 x), where x = rate * 10 ms * (exp(x) - 1): 1 % at 53 a second.
+    assert found.rate == pytest.approx(53, rel=0.1)
+    assert np.quantile(found.latencies_s, 0.99) <= 0.05
+    assert np.quantile(attempt(found.rate * 1.25, 9), 0.99) > 0.05
+
+
+def test_no_rate_is_invented_where_none_holds():
+    def overloaded(_rate, _seed):
+        raise OverloadedError
+
+    assert highest_rate(overloaded, [0.010] * 100, 0.05, 0.99) is None
+    assert highest_rate(lambda _rate, _seed: [0.06] * 1000, [0.010] * 100, 0.05, 0.99) is None
+
+
+def request(**changes):
+    nothing = dict.fromkeys(
+        ("data", "backend", "precision", "batch", "seconds", "rounds", "threads", "rate", "latency_bound_s", "baseline",
+         "samples")
+    )  # fmt: skip
+    return Request(**(
+        nothing
+        | {"path": "b", "scenarios": ("server",), "mode": "quick", "skip": frozenset(), "sensitivity": False}
+        | changes
+    ))  # fmt: skip
+
+
+class Sleeping(Scripted):
+    """A session that really takes its time."""
+
+    def _run(self, images):
+        import time
+
+        time.sleep(self.times())
+        return np.zeros((len(images), 10), np.float32)
+
+
+def test_an_impossible_bound_says_the_rate_that_is_possible():
+    session = Sleeping(None, 0.004)
+    with pytest.raises(RequestError) as refused:
+        measure(
+            "server",
+            {"slow": session},
+            IMAGES,
+            request=request(latency_bound_s=0.001),
+            found=[],
+            progress=lambda *_: None,
+        )
+    assert "nothing here keeps p90 within 1 ms at any rate" in refused.value.what
+    assert "slow, the fastest" in refused.value.what
+    milliseconds, rate = (float(number) for number in re.findall(r"\d+(?:\.\d+)?", refused.value.hint))
+    assert milliseconds == pytest.approx(8.4, rel=0.3)
+    assert 40 < rate < 250
+
+
+def test_an_impossible_rate_says_the_rate_that_is_possible():
+    with pytest.raises(RequestError, match=r"nothing here answers 5000 queries/s; slow, the fastest, answers 2\d0"):
+        measure(
+            "server",
+            {"slow": Sleeping(None, 0.004)},
+            IMAGES,
+            request=request(rate=5000.0),
+            found=[],
+            progress=lambda *_: None,
+        )
+
+
+def test_who_cannot_keep_up_is_left_out_and_the_others_are_served():
+    found: list[Measured] = []
+    sessions = {"fast": Sleeping(None, 0.001), "slow": Sleeping(None, 0.02)}
+    measure("server", sessions, IMAGES, request=request(rate=150.0, seconds=0.5), found=found, progress=lambda *_: None)
+    assert len(found[0].record.samples["fast"]) >= 64
+    assert "slow" not in found[0].record.samples
+    assert found[0].unable["slow"] == "overloaded: it answers 50 queries/s at most"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "needs a rate or a latency bound"),
+        ({"scenarios": ("single-stream",), "rate": 5.0}, "--rate would change nothing"),
+        ({"scenarios": ("single-stream",), "batch": 4}, "takes one image at a time"),
+        ({"rate": -1.0}, "rate is -1"),
+        ({"latency_bound_s": float("nan")}, "latency bound is nan"),
+        ({"rate": 5.0, "skip": frozenset({"memroy"})}, "unknown stage to skip 'memroy'"),
+        ({"rate": 5.0, "mode": "fast"}, "unknown mode 'fast'"),
+        ({"rate": 5.0, "mode": "official", "seconds": 60.0}, "lasts 600 s"),
+        ({"rate": 5.0, "mode": "official", "rounds": 60}, "--rounds does not fit --official"),
+        ({"rate": 5.0, "samples": 5}, "--samples would change nothing"),
+    ],
+)
+def test_requests_that_cannot_be_meant_are_refused(options, message):
+    with pytest.raises(RequestError, match=message):
+        check(request(**options))
+
+
+def test_scenarios_are_chosen_by_name_or_by_batch():
+    assert choose_scenarios(None, None) == ("single-stream",)
+    assert choose_scenarios(None, 8) == ("multi-stream",)
+    assert choose_scenarios("offline", None) == ("offline",)
+    assert choose_scenarios(["server", "offline", "server"], None) == ("offline", "server")
+    with pytest.raises(RequestError, match="Did you mean 'offline'"):
+        choose_scenarios(["ofline"], None)
+
+
+def test_the_command_asks_for_the_same():
+    command = request(rate=20.0, data="my photos", skip=frozenset({"memory", "energy"})).command()
+    assert command == (
+        "edgeresnext bench b --scenario server --data 'my photos' --rate 20 --quick --skip energy --skip memory"
+    )
