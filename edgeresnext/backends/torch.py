@@ -127,7 +127,7 @@ class TorchSession(Session):
 
         network = self._open()
         layouts = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-        call: Any = self._compiled or network
+        call: Any = network if self._compiled is None else self._compiled
 
         def forward(images: Tensor) -> Tensor:
             inputs = normalise(images, self.model).to(self._dtype)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from edgeresnext.report.svg import Plot, Style
 
 _THUMBNAIL_BUDGET_BYTES = 1_500_000
+_SHOWN = 12
+"""Changed images on the page; the report as JSON has those of every variant."""
 """Thumbnails that a page holds, at most: two thirds of a page of 5 MB are left after base64."""
 
 _POINTS, _AGREEMENT = 0.005, 0.99
@@ -290,7 +292,7 @@ def _thumbnails(changed: Sequence[ChangedImage]) -> list[_Thumbnail]:
     """Return the most changed images whose pictures fit into the page."""
     found = []
     room = _THUMBNAIL_BUDGET_BYTES
-    for image in sorted(changed, key=lambda one: -one.change):
+    for image in sorted(changed, key=lambda one: -one.change)[:_SHOWN]:
         room -= len(image.thumbnail)
         if room < 0:
             break

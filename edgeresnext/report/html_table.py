@@ -96,7 +96,6 @@ def _columns(rows: Sequence[Row]) -> list[_Column]:
     """Return every column that there may be, in order."""
     sources = ", ".join(dict.fromkeys(row.energy_source for row in rows if row.energy_source))
     return [
-        _Column(Heading("mode", "how PyTorch runs it, and what the runtime chose for itself", numeric=False), _mode),
         _Column(Heading(_BATCH), lambda row: Cell(str(row.batch), row.batch) if row.status == "ok" else Cell()),
         _Column(Heading("queries/s", "queries a second that arrived"), lambda row: number(row.rate, 1, 1)),
         _Column(Heading("in bound", "whether the latency limit was kept, and the limit", numeric=False), _in_bound),
@@ -119,6 +118,7 @@ def _columns(rows: Sequence[Row]) -> list[_Column]:
         _Column(Heading("drift %", "how much slower the last quarter was than the first"), _drift),
         _Column(Heading("outliers", "samples far from the median; they stay in"), _of_latency("outliers", 1, 0)),
         _Column(Heading("samples"), lambda row: number(row.latency_n or None, 1, 0)),
+        _Column(Heading("mode", "how PyTorch runs it, and what the runtime chose for itself", numeric=False), _mode),
     ]
 
 

@@ -30,6 +30,7 @@ _BUCKETS = 120
 _STEPS = (5, 10, 20, 50, 100)
 """Percent above the median that may be marked in `over_time`."""
 
+_BETWEEN = "between layers: "
 _KINDS = 5
 """Operations of the runtime's own that are named; the others are added up."""
 
@@ -176,6 +177,8 @@ def layers(rows: Sequence[Row], styles: Mapping[str, Style]) -> Plot | None:
     figure = Figure(figsize=(1.7 + 1.12 * len(rows), 1.0 + 0.165 * len(order)), layout="constrained")
     panels = figure.subplots(1, len(rows), sharex=True, sharey=True, squeeze=False)[0]
     titles = {}
+    # What one runtime does between layers can dwarf every layer: such bars are cut at the longest layer, and labelled.
+    longest = 1e3 * max((seconds for times in found for seconds in _of_layers(times)), default=0.0)
     for column, (axes, row, times) in enumerate(zip(panels, rows, found, strict=True)):
         names = [name for name in order if name in times]
         bars = axes.barh([order.index(name) for name in names], [1e3 * times[name] for name in names], height=0.78)
@@ -183,6 +186,11 @@ def layers(rows: Sequence[Row], styles: Mapping[str, Style]) -> Plot | None:
             bar.set_color(styles[row.name].colour)
             bar.set_gid(f"layer-{column}-{line}")
             titles[f"layer-{column}-{line}"] = f"{row.name}, {name}: {1e3 * times[name]:.4g} ms"
+            if longest and 1e3 * times[name] > longest:
+                place = (longest, order.index(name))
+                axes.annotate(
+                    f"{1e3 * times[name]:.2g} ", place, ha="right", va="center", fontsize=6.5, color="white", zorder=9
+                )
         name = "\n".join(clean(part, 18) for part in row.name.rsplit("-", 1))  # columns are narrow
         axes.set_title(f"{name}\n{1e3 * sum(times.values()):.3g} ms", fontsize=7.5)
         axes.grid(axis="x", color=GRID)
@@ -192,7 +200,15 @@ def layers(rows: Sequence[Row], styles: Mapping[str, Style]) -> Plot | None:
         axes.locator_params(axis="x", nbins=3)
     panels[0].set_yticks(range(len(order)), [clean(name, 34) for name in order])
     panels[0].set_ylim(len(order) - 0.4, -0.6)
+    if longest:
+        panels[0].set_xlim(0, longest)
     return Plot(figure, f"time of each of {len(order)} layers in {len(rows)} variants", titles)
+
+
+def _of_layers(times: Mapping[str, float]) -> list[float]:
+    """Return the seconds of the network's own layers; of everything where nothing is known to be one."""
+    own = [seconds for name, seconds in times.items() if not name.startswith(_BETWEEN)]
+    return own or list(times.values())
 
 
 def _by_layer(times: Sequence[LayerTime]) -> dict[str, float]:
@@ -203,7 +219,7 @@ def _by_layer(times: Sequence[LayerTime]) -> dict[str, float]:
         group, key = (found, time.module) if time.module else (between, time.kind)
         group[key] = group.get(key, 0.0) + time.seconds
     for place, kind in enumerate(sorted(between, key=lambda kind: -between[kind])):
-        key = f"between layers: {kind if place < _KINDS else 'others'}"
+        key = f"{_BETWEEN}{kind if place < _KINDS else 'others'}"
         found[key] = found.get(key, 0.0) + between[kind]
     return found
 
@@ -211,7 +227,7 @@ def _by_layer(times: Sequence[LayerTime]) -> dict[str, float]:
 def _layer_order(found: Sequence[Mapping[str, float]]) -> list[str]:
     """Return all names, as in the row that has the most; those between layers at the end."""
     names = dict.fromkeys(name for times in sorted(found, key=len, reverse=True) for name in times)
-    return sorted(names, key=lambda name: name.startswith("between layers: "))
+    return sorted(names, key=lambda name: name.startswith(_BETWEEN))
 
 
 def sensitivity(found: Sensitivity) -> Plot:

@@ -20,6 +20,10 @@ def op(name, kind="Convolution", seconds=1.0):
         ("layer1.0.conv1", "FusedConv", "layer1.0.conv1"),
         ("layer1.0.conv1x", "Conv", "layer1.0.conv1x"),
         ("fc_MatMul", "Gemm", "fc"),
+        ("layer1.0.relu1_nchwc", "Conv", "layer1.0.conv1"),  # named after the ReLU that was fused with it
+        ("relu_nchwc", "Conv", "conv1"),
+        ("logits", "FullyConnected", "fc"),
+        ("layer1.0.relu1", "Relu", ""),
         ("conv1.weight_quantized", "DequantizeLinear", ""),
         ("images.nchw_original_abcd_acdb_conv1/WithoutBiases", "Reorder", ""),
         ("images.nchw", "Convert", ""),

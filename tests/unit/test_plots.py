@@ -214,7 +214,7 @@ def test_thumbnails_beyond_the_page_s_size_are_counted():
     picture = msgspec.structs.replace(REPORT.changed[0], thumbnail=bytes(200_000))
     page = html.to_html(msgspec.structs.replace(REPORT, changed=(picture,) * 10))
     assert page.count("data:image/jpeg") == 7
-    assert "3 more are left out" in page
+    assert "3 more are in the report as JSON" in page
 
 
 @pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])

@@ -11,7 +11,7 @@ HEAVY = {"torch", "onnx", "onnxruntime", "openvino", "sklearn", "tensorrt", "ten
 def test_the_public_names_are_these():
     assert set(edgeresnext.__all__) == {
         "Bundle", "Classifier", "EdgeResNeXtError", "Gate", "Recipe", "sensitivity", "EngineOptions", "Prediction", "Preprocess", "Report",
-        "__version__", "bench", "build", "build_engines", "load", "train", "verify",
+        "__version__", "bench", "build", "build_engines", "compare", "load", "read_report", "save_report", "train", "verify",
     }  # fmt: skip
 
 
