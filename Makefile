@@ -16,7 +16,7 @@ demo: $(VENV)/.demo
 	$(BIN)/edgeresnext demo
 
 test: lint
-	$(BIN)/python -m pytest --cov=edgeresnext --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov=edgeresnext --cov-report=term:skip-covered
 
 device: demo
 	tests/device/check.sh edgeresnext-demo/bundle "$$(ls edgeresnext-demo/digits/validation/7/*.png | head -1)" $(DEVICE_PYTHONS)
@@ -28,7 +28,8 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 
 figures: $(VENV)/.dev
-	$(BIN)/python benchmarks/cpu.py
+	$(BIN)/python benchmarks/suite.py
+	$(BIN)/python benchmarks/harness.py
 	$(BIN)/python benchmarks/fidelity.py
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python calibration/shapes/train.py build/shapes

@@ -41,8 +41,8 @@ METHODS = ("MinMax", "Entropy", "Percentile")
 """Of onnxruntime. Its "Entropy" gives what "MinMax" gives: `quantize_static` of 1.32.0 leaves 128 bins for 128 levels,
 among which there is one threshold to choose from, the maximum; all numbers of the two files were equal."""
 FX_MAPPINGS = ("x86", "onednn")
-COMPILED = ("torch.compile fp32", "torch.compile bf16", "torchao PT2E, torch.compile")
-"""Peers that a C++ compiler makes, in 5 to 20 s each."""
+TORCHAO = "torchao PT2E, torch.compile"
+"""The peer that a C++ compiler makes, in 20 s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,8 @@ class Peer:
 
     Args:
         name: For tables.
-        detail: The packages that quantise or compile it, with their releases.
-        seconds: What quantising took, imports included; None where nothing was quantised, or that failed.
+        detail: The packages that quantise it, with their releases.
+        seconds: What quantising took, imports included; None where that failed.
         build: Opens it. Raises BackendError with the reason where quantising or opening fails.
     """
 
@@ -97,16 +97,8 @@ def peers(bundle: Bundle, images: NDArray[np.uint8], folder: Path) -> Iterator[P
             _releases("onnxruntime"),
         )
     yield from _way(
-        None,
-        {
-            COMPILED[0]: lambda _: compiled(network(), model, images[:1]),
-            COMPILED[1]: lambda _: compiled(network(), model, images[:1], bf16=True),
-        },
-        _releases("torch"),
-    )
-    yield from _way(
         lambda: with_torchao(network(), model, images),
-        {COMPILED[2]: lambda quantised: compiled(quantised, model, images[:1])},
+        {TORCHAO: lambda quantised: compiled(quantised, model, images[:1])},
         _releases("torchao", "torch"),
     )
     for mapping in FX_MAPPINGS:
@@ -129,19 +121,16 @@ def open_all(found: Iterable[Peer]) -> tuple[dict[str, Session], dict[str, str]]
     return sessions, failures
 
 
-def _way(
-    quantise: Callable[[], Any] | None, runs: Mapping[str, Callable[[Any], Session]], detail: str
-) -> Iterator[Peer]:
+def _way(quantise: Callable[[], Any], runs: Mapping[str, Callable[[Any], Session]], detail: str) -> Iterator[Peer]:
     """Yield a peer for each way to run what one quantiser makes; a failure is what `build` raises."""
     made, seconds, failure = None, None, ""
-    if quantise is not None:
-        started = time.perf_counter()
-        try:
-            with _quiet():
-                made = quantise()
-            seconds = time.perf_counter() - started
-        except Exception as error:  # noqa: BLE001 - whatever a peer raises, the others go on
-            failure = f"quantising failed: {_reason(error)}"
+    started = time.perf_counter()
+    try:
+        with _quiet():
+            made = quantise()
+        seconds = time.perf_counter() - started
+    except Exception as error:  # noqa: BLE001 - whatever a peer raises, the others go on
+        failure = f"quantising failed: {_reason(error)}"
     for name, run in runs.items():
         yield Peer(name=name, detail=detail, seconds=seconds, build=partial(_build, run, made, failure))
 
@@ -301,7 +290,7 @@ class CompiledSession(NetworkSession):
         self._batch = len(images)
         # As an option of torch.compile, freezing breaks INT8: 2.13.0 then meets onednn.qconv_prepack as an unknown
         # operator. Without it, ResNeXt-50 takes 34 ms in FP32 instead of 22.
-        with inductor.patch(freezing=True):
+        with inductor.patch(freezing=True), _quiet():
             self.run(images)
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -317,7 +306,7 @@ class CompiledSession(NetworkSession):
         return np.concatenate(parts)
 
 
-def whole(network: nn.Module, model: ModelSpec, *, bf16: bool = False) -> nn.Module:
+def whole(network: nn.Module, model: ModelSpec) -> nn.Module:
     """Return a network with what comes before and after it: uint8 images to float32 logits."""
     from torch import nn
 
@@ -330,21 +319,18 @@ def whole(network: nn.Module, model: ModelSpec, *, bf16: bool = False) -> nn.Mod
 
         def forward(self, images: Tensor) -> Tensor:
             inputs = normalise(images, model)  # channels last, as the images are
-            logits: Tensor = self.network(inputs.bfloat16() if bf16 else inputs)
-            return logits.float()
+            logits: Tensor = self.network(inputs)
+            return logits
 
     return Whole()
 
 
-def compiled(network: nn.Module, model: ModelSpec, sample: NDArray[np.uint8], *, bf16: bool = False) -> Session:
-    """Return a network that `torch.compile` has compiled for batches like the sample; bfloat16 only where the CPU has it."""
+def compiled(network: nn.Module, model: ModelSpec, sample: NDArray[np.uint8]) -> Session:
+    """Return a network that `torch.compile` has compiled for batches like the sample."""
     import torch
 
-    if bf16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():  # noqa: SLF001 - there is no public name
-        raise BackendError("this CPU has no bfloat16 instructions; PyTorch would emulate them")
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network = network.bfloat16() if bf16 else network
-    session = CompiledSession(torch.compile(whole(network, model, bf16=bf16), fullgraph=True, dynamic=False), model)
+    session = CompiledSession(torch.compile(whole(network, model), fullgraph=True, dynamic=False), model)
     session.prepare(sample)
     return session
 

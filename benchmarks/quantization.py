@@ -262,7 +262,8 @@ def calibration(task: Task, root: Path) -> dict[str, Any]:
 
 def peers(task: Task, root: Path) -> list[dict[str, Any]]:
     """Quality and latency of every quantiser's INT8 on one backend."""
-    from edgeresnext.measure.latency import interleave, speedup, summarise
+    from edgeresnext.measure.latency import interleave
+    from edgeresnext.measure.statistics import speedup, summarise
 
     fp32 = fp32_file(task, root)
     images, targets = task.tests()

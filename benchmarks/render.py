@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 def machine(figures: dict[str, Any]) -> str:
     """Name where the figures come from."""
     environment = figures["environment"]
-    packages = ("torch", "openvino", "onnxruntime", "nncf")
+    packages = ("torch", "torchao", "openvino", "onnxruntime", "nncf")
     versions = ", ".join(f"{name} {environment[name]}" for name in packages if name in environment)
     isa = f" ({environment['isa'].replace(' ', ', ')})" if environment.get("isa") else ""
     return f"{environment['cpu']}, {environment['cores']} cores{isa}; {versions + '; ' if versions else ''}{environment['date'][:10]}"
@@ -40,6 +40,7 @@ def demo() -> str:
         f"| {cell(row['top1_drop'], '+.2f', 100)} | {cell(row['agreement'], '.2f', 100)} "
         f"| {row['size_bytes'] / 2**20:.1f} | {cell(row['peak_memory_bytes'], '.0f', 2**-20)} |"
         for row in figures["rows"]
+        if row["status"] == "ok"
     ]
     return (
         "\n".join(lines)
@@ -48,24 +49,107 @@ def demo() -> str:
     )
 
 
-def cpu() -> str:
-    """ResNeXt-50 against PyTorch and NNCF."""
-    figures = load("cpu")
-    lines = ["| variant | p50 ms | p90 ms | faster than PyTorch | SNR of the logits, dB |", "|---|---|---|---|---|"]
-    for row in sorted(figures["rows"], key=lambda row: row["p50_s"]):
-        name = row["variant"].replace("-", " ", 1) if "NNCF" not in row["variant"] else row["variant"]
-        name += f", eager, {row['detail']}" if row["detail"] else ""
+def p50(row: dict[str, Any]) -> str:
+    """Format the median latency in milliseconds."""
+    return cell(row["latency_s"]["p50"], ".1f" if row["latency_s"]["p50"] >= 0.002 else ".2f", 1e3)  # noqa: PLR2004
+
+
+def ratio(row: dict[str, Any]) -> str:
+    """Format a speed-up with its error."""
+    return "n/a" if row.get("speedup") is None else f"{row['speedup']:.2f} ± {row['speedup_error']:.2f}"
+
+
+def suite() -> str:
+    """Models, backends, precisions and batches."""
+    figures = load("suite")
+    lines = [
+        "| network | variant | p50 ms | p90 ms | compute ms | end to end ms | speed-up | images/s, 8 at once | MiB | peak MiB |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    rows = figures["models"]
+    eights = {(row["model"], name_of(row)): row for row in rows if row["batch"] == 8}  # noqa: PLR2004
+    reasons = set()
+    for row in rows:
+        if row["batch"] != 1 or row["status"] != "ok":
+            reasons |= {f"{name_of(row)}: {row['reason']}"} if row["batch"] == 1 else set()
+            continue
+        eight = eights.get((row["model"], name_of(row)), {})
+        scopes = {name: scope["latency_s"]["p50"] for name, scope in row["scopes"].items()}
         lines.append(
-            f"| {name} | {cell(row['p50_s'], '.1f', 1e3)} | {cell(row['p90_s'], '.1f', 1e3)} "
-            f"| {row['speedup']:.2f} ± {row['speedup_error']:.2f} | {'exact' if row['snr_db'] is None else format(row['snr_db'], '.1f')} |"
+            f"| {row['model']} | {name_of(row)} | {p50(row)} | {cell(row['latency_s']['p90'], '.1f', 1e3)} "
+            f"| {cell(scopes.get('compute'), '.1f', 1e3)} | {cell(scopes.get('end-to-end'), '.1f', 1e3)} | {ratio(row)} "
+            f"| {cell(eight.get('images_per_s'), '.0f')} | {cell(row['size_bytes'], '.1f', 2**-20)} "
+            f"| {cell(row['peak_memory_bytes'], '.0f', 2**-20)} |"
         )
     return (
-        "ResNeXt-50 32x4d, 224 px, batch 1, random weights; the same images, process and number of threads, "
-        f"{figures['rounds']} interleaved rounds:\n\n"
+        "Batch 1 in the single-stream scenario, random weights, images in memory to logits unless a column says otherwise; "
+        "speed-up over PyTorch eager FP32 in the faster of its two memory layouts, in the same rounds:\n\n"
         + "\n".join(lines)
-        + f"\n\nNNCF quantised the same network with the same {figures['calibration_images']} images; its faster variant takes "
-        f"{figures['nncf_over_ours']:.2f} ± {figures['nncf_over_ours_error']:.2f} times our INT8's latency. Measured when `auto` chose on "
-        f"8 images; it takes 16 now, which may move our INT8's distance. {machine(figures)}."
+        + "\n\n"
+        + "".join(f"Not measured: {reason}. " for reason in sorted(reasons))
+        + f"Compiled networks are not measured 8 at once. Energy is n/a: no counter on this machine. {machine(figures)}."
+    )
+
+
+def name_of(row: dict[str, Any]) -> str:
+    """Return a variant's name."""
+    return " ".join(filter(None, (row["backend"], row["precision"], row["mode"])))
+
+
+def against_peers() -> str:
+    """Our artefacts beside other quantisers, and PyTorch's own ways."""
+    figures = load("suite")
+    lines = [
+        "| network | variant | p50 ms | speed-up | latency over our INT8's | SNR, dB | top-1 % |",
+        "|---" * 7 + "|",
+    ]
+    failed = []
+    for row in sorted(figures["peers"], key=lambda row: (row["task"], row.get("latency_s", {}).get("p50", 9e9))):
+        if row["reason"]:
+            failed.append(f"{row['variant']}: {row['reason']}")
+            continue
+        name = f"**{row['variant'].replace('-', ' ', 1)}**" if row["ours"] else row["variant"]
+        snr = "exact" if row["snr_db"] is None else f"{row['snr_db']:.1f}"
+        top = "n/a" if row["top1"] is None else f"{100 * row['top1']:.2f}"
+        over = "1" if row["variant"] == "openvino-int8" else f"{row['over_ours']:.2f} ± {row['over_ours_error']:.2f}"
+        lines.append(f"| {row['task']} | {name} | {p50(row)} | {ratio(row)} | {over} | {snr} | {top} |")
+    return (
+        f"Ours in bold; the same images, process and threads, {figures['rounds']} interleaved rounds, batch 1; every quantiser got the "
+        f"same {figures['calibration_images']} images and its defaults for x86 CPUs:\n\n"
+        + "\n".join(lines)
+        + "\n\n"
+        + "".join(f"Not measured: {reason}. " for reason in failed)
+        + f"{machine(figures)}."
+    )
+
+
+def overhead() -> str:
+    """What the harness adds."""
+    figures = load("harness")
+    lines = ["| session | known time | reported, median | added, median | added, p99 |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {row['kind']} | {row['known_s'] * 1e3:g} ms | {row['median_s'] * 1e3:.3f} ms | {row['added_s'] * 1e6:.1f} µs "
+        f"({row['added_s'] / row['median_s']:.2%}) | {row['added_p99_s'] * 1e6:.1f} µs |"
+        for row in figures["overhead"]
+    ]
+    return "\n".join(lines) + f"\n\n{figures['overhead'][0]['rounds']} runs each. {machine(figures)}."
+
+
+def comparisons() -> str:
+    """How pairs of runs compare."""
+    figures = load("harness")
+    lines = ["| second run | verdicts | against the baseline | ratios of the medians |", "|---|---|---|---|"]
+    for row in figures["comparisons"]:
+        name = f"{row['slower']:.0%} slower" if row["slower"] else "the same"
+        verdicts, against = (
+            ", ".join(f"{count} {verdict}" for verdict, count in row[key].items())
+            for key in ("verdicts", "against_baseline")
+        )
+        lines.append(f"| {name} | {verdicts} | {against} | {', '.join(f'{one:.3f}' for one in row['ratios'])} |")
+    return (
+        "\n".join(lines)
+        + f"\n\nThe digits network in INT8 on OpenVINO, {figures['pairs']} pairs of runs of {figures['pair_rounds']} rounds each, "
+        f"threshold 3 %. {machine(figures)}."
     )
 
 
@@ -240,7 +324,15 @@ def calibration() -> str:
 
 
 DOCUMENTS = {
-    "README.md": {"demo": demo, "cpu": cpu, "fidelity": fidelity, "build": build, "engines": engines},
+    "README.md": {
+        "demo": demo,
+        "suite": suite,
+        "peers": against_peers,
+        "fidelity": fidelity,
+        "build": build,
+        "engines": engines,
+    },
+    "benchmarks/README.md": {"overhead": overhead, "comparisons": comparisons},
     "calibration/README.md": {
         "repairs": repairs,
         "methods": methods,

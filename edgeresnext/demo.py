@@ -55,5 +55,5 @@ def demo(output: str | Path, progress: Progress = silent) -> tuple[tuple[Check, 
             MODEL, weights=path, calibration=folders["calibration"], output=output / "bundle", progress=progress
         )
     checks = verify(bundle.path)
-    report = bench(bundle.path, data=folders["validation"], seconds=_SECONDS, progress=progress)
+    report = bench(bundle.path, data=folders["validation"], seconds=_SECONDS, skip=["compile"], progress=progress)
     return checks, report

@@ -85,10 +85,8 @@ def read_report(path: str | Path) -> Report:
         raise ReportError(f"cannot read '{path}': {error.strerror}", _WRITTEN_BY) from None
     try:
         schema = msgspec.json.decode(raw, type=_Outline).schema
-    except msgspec.ValidationError:
-        raise ReportError(f"'{path}' is JSON, but no report", _WRITTEN_BY) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ReportError(f"'{path}' is not JSON: {error}", _WRITTEN_BY) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ReportError(f"'{path}' is no report: {error}", _WRITTEN_BY) from None
     if schema != REPORT_SCHEMA:
         raise ReportError(
             f"'{path}' is a report of schema {schema}; this release reads schema {REPORT_SCHEMA}", _MEASURE

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("nncf")
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
-from peers import COMPILED, Peer, open_all, peers
+from peers import TORCHAO, Peer, open_all, peers
 
 from edgeresnext.data import folder
 from edgeresnext.data.images import batches
@@ -28,7 +28,6 @@ def found(built, digit_folders, tmp_path_factory):
     return {peer.name: peer for peer in peers(built, images, tmp_path_factory.mktemp("peers"))}
 
 
-# Of COMPILED the first stands for all: compiling takes 5 to 20 s each, and torchao is no dependency.
 QUANTISED = [
     "NNCF, OpenVINO",
     "NNCF, OpenVINO, rest as it chooses",
@@ -44,7 +43,7 @@ QUANTISED = [
 
 
 def test_no_peer_is_left_out_of_the_tests_unnamed(found):
-    assert set(found) == {*QUANTISED, *COMPILED}
+    assert set(found) == {*QUANTISED, TORCHAO}
 
 
 @pytest.mark.parametrize("name", QUANTISED)
@@ -62,15 +61,15 @@ def test_a_quantised_peer_is_the_same_network_in_int8(name, found, built):
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_peer_runs_any_batch(found, built):
     golden = built.golden()
-    session = found["torch.compile fp32"].build()
-    assert golden.compare(session.run(golden.images)).snr_db > 100
+    session = found[TORCHAO].build()  # for one image
+    logits = session.run(golden.images)
+    assert 15 < golden.compare(logits).snr_db < 60
     session.prepare(golden.images[:3])  # 16 images are five batches of 3 and one that is filled up
-    assert golden.compare(session.run(golden.images)).snr_db > 100
+    assert np.abs(session.run(golden.images) - logits).max() < 0.02 * np.abs(logits).max()
 
 
 def test_seconds_are_of_quantising(found):
-    assert all(found[name].seconds > 0 for name in QUANTISED)
-    assert found["torch.compile fp32"].seconds is None
+    assert all(found[name].seconds > 0 for name in (*QUANTISED, TORCHAO))
 
 
 def test_a_peer_that_fails_does_not_end_the_others(found):
@@ -83,9 +82,12 @@ def test_a_peer_that_fails_does_not_end_the_others(found):
     assert failures == {"broken": "building failed: RuntimeError: no such operator"}
 
 
-def test_a_quantiser_that_is_not_installed_says_so(found):
-    peer = found["torchao PT2E, torch.compile"]
-    if peer.seconds is not None:
-        pytest.skip("torchao is installed")
-    with pytest.raises(BackendError, match="quantising failed: ModuleNotFoundError: No module named 'torchao'"):
+def test_a_quantiser_that_fails_says_why(built, tmp_path, monkeypatch):
+    def missing(*_):
+        raise ModuleNotFoundError("No module named 'nncf'")
+
+    monkeypatch.setattr("peers.with_nncf", missing)
+    peer = next(iter(peers(built, built.golden().images, tmp_path)))
+    assert peer.seconds is None
+    with pytest.raises(BackendError, match="quantising failed: ModuleNotFoundError: No module named 'nncf'"):
         peer.build()

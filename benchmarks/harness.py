@@ -1,0 +1,143 @@
+"""What the harness itself adds to a run, and whether two runs of the same compare as the same.
+
+Overhead: sessions that sleep, or keep the processor busy, for a known time, which they measure from inside; what
+`measure.latency` reports is more by what the harness adds. Comparison: pairs of real runs of the digits network in INT8,
+one of which may take a known share longer, judged by `edgeresnext.compare` as saved reports would be.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from common import save, scratch
+
+import edgeresnext
+from edgeresnext.backends.base import Session
+from edgeresnext.data import digits
+from edgeresnext.demo import weights
+from edgeresnext.measure.latency import timed
+from edgeresnext.model.catalogue import specify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from edgeresnext.measure.results import Report
+
+ROUNDS = 200
+TIMES_S = (0.0001, 0.001, 0.010, 0.050)
+SLOWER = (0.0, 0.02, 0.05, 0.10, 0.20)
+PAIRS = 5
+PAIR_ROUNDS = 200
+
+
+class Known(Session):
+    """A session that takes a known time, and keeps how long its last run really took."""
+
+    def __init__(self, wait: Callable[[float], None], seconds: float) -> None:
+        super().__init__(specify("resnext20_8x4d"))
+        self._wait, self._seconds = wait, seconds
+        self.took_s = 0.0
+        self._logits = np.zeros((1, 10), np.float32)
+
+    def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        del images
+        start = time.perf_counter()
+        self._wait(self._seconds)
+        self.took_s = time.perf_counter() - start
+        return self._logits
+
+
+def busy(seconds: float) -> None:
+    """Keep the processor busy."""
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        pass
+
+
+def overhead() -> list[dict[str, Any]]:
+    """Return what the harness adds to each known time, in seconds."""
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    rows = []
+    for kind, wait in {"sleeps": time.sleep, "is busy": busy}.items():
+        for seconds in TIMES_S:
+            session = Known(wait, seconds)
+            samples, added = [], []
+            for _ in range(ROUNDS):
+                samples.append(timed(session, image))
+                added.append(samples[-1] - session.took_s)
+            row = {
+                "kind": kind, "known_s": seconds, "median_s": median(samples), "added_s": median(added),
+                "added_p99_s": float(np.quantile(added, 0.99)), "rounds": ROUNDS,
+            }  # fmt: skip
+            rows.append(row)
+            print(row, flush=True)
+    return rows
+
+
+class Longer(Session):
+    """Another session, that takes a share longer."""
+
+    def __init__(self, session: Any, share: float) -> None:  # noqa: ANN401 - any session
+        super().__init__(session.model)
+        self._session, self._share = session, share
+
+    def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        start = time.perf_counter()
+        logits: NDArray[np.float32] = self._session.run(images)
+        busy(self._share * (time.perf_counter() - start))
+        return logits
+
+
+def comparisons() -> list[dict[str, Any]]:
+    """Return how pairs of runs compare: `PAIRS` for each share by which the second takes longer."""
+    from edgeresnext.measure import variants
+
+    opened = variants.open_artifact
+    rows = []
+    with scratch() as root:
+        folders = digits.prepare(root / "digits")
+        with weights() as path:
+            bundle = edgeresnext.build(
+                "resnext20_8x4d", weights=path, calibration=folders["calibration"], precisions=["int8"],
+                output=root / "bundle",
+            )  # fmt: skip
+
+        def run(share: float) -> Report:
+            variants.open_artifact = lambda bundle, artifact, threads=None, **more: (  # type: ignore[assignment]
+                Longer(opened(bundle, artifact, threads, **more), share)
+                if artifact.name == "openvino-int8"
+                else opened(bundle, artifact, threads, **more)
+            )
+            return edgeresnext.bench(
+                bundle.path, backend="openvino", rounds=PAIR_ROUNDS,
+                skip=["pytorch", "accuracy", "scopes", "layers", "energy", "memory"],
+            )  # fmt: skip
+
+        for share in SLOWER:
+            pairs = [edgeresnext.compare(run(0.0), run(share)) for _ in range(PAIRS)]
+            ours = [next(row for row in pair.rows if row.variant == "openvino-int8") for pair in pairs]
+            verdicts = Counter(row.verdict for row in ours)
+            against = Counter(row.against_baseline.verdict for row in ours if row.against_baseline)
+            ratios = [row.change.ratio for row in ours if row.change]
+            row = {"slower": share, "verdicts": verdicts, "against_baseline": against, "ratios": ratios}
+            rows.append(row)
+            print(row, flush=True)
+    variants.open_artifact = opened  # type: ignore[assignment]
+    return rows
+
+
+def main() -> None:
+    """Measure and save."""
+    figures = {"overhead": overhead(), "comparisons": comparisons(), "pairs": PAIRS, "pair_rounds": PAIR_ROUNDS}
+    save("harness", msgspec.to_builtins(figures))
+
+
+if __name__ == "__main__":
+    main()
