@@ -378,17 +378,24 @@ def demo(output: Path, as_json: bool) -> None:  # noqa: FBT001
 
 def _show_report(report: Report, files: Sequence[Path], *, as_json: bool) -> None:
     """Write a report to files and show it."""
+    from edgeresnext.measure.bench import uninterrupted
     from edgeresnext.report.files import save_report, to_json
     from edgeresnext.report.terminal import render
 
-    for file in files:
-        save_report(report, file)
-    if as_json:
-        click.echo(to_json(report), nl=False)
-    else:
-        console.wide_console().print(render(report))
-    for file in files:
-        click.echo(f"saved {file}", err=True)
+    failed: EdgeResNeXtError | None = None
+    with uninterrupted():  # minutes of measuring are not lost to a late Ctrl-C
+        for file in sorted(files, key=lambda file: file.suffix != ".json"):
+            try:
+                save_report(report, file)
+                click.echo(f"saved {file}", err=True)
+            except EdgeResNeXtError as error:
+                failed = failed or error
+        if as_json:
+            click.echo(to_json(report), nl=False)
+        else:
+            console.wide_console().print(render(report))
+    if failed is not None:
+        raise failed
 
 
 def _check_for_bundle(given: dict[str, Any]) -> None:

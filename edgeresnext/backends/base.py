@@ -32,6 +32,10 @@ class Session(ABC):
     detail: str = ""
     """What the runtime chose for itself, for tables; such as a memory layout."""
 
+    smallest: int = 1
+    largest: int | None = None
+    """Images a run that it takes: smaller batches are filled up, larger ones are run in pieces."""
+
     def __init__(self, model: ModelSpec) -> None:
         self.model = model
 
@@ -105,6 +109,8 @@ class Backend(ABC):
     """A runtime."""
 
     name: ClassVar[str]
+    profiles: ClassVar[bool] = True
+    """Whether its sessions can tell what single operations take."""
 
     @abstractmethod
     def unavailable(self, precision: Precision) -> str | None:

@@ -48,16 +48,19 @@ class ONNXRuntimeSession(Session):
         session = self._session
         if session is None:
             raise BackendError("this session is closed", "Open it again.")
-        binding = session.io_binding()
-        binding.bind_cpu_input(self.model.input.name, np.ascontiguousarray(images))
-        binding.bind_output(self.model.output.name)
-        start = time.perf_counter()
-        session.run_with_iobinding(binding)
-        return time.perf_counter() - start
+        try:
+            binding = session.io_binding()
+            binding.bind_cpu_input(self.model.input.name, np.ascontiguousarray(images))
+            binding.bind_output(self.model.output.name)
+            start = time.perf_counter()
+            session.run_with_iobinding(binding)
+            return time.perf_counter() - start
+        except Exception as error:  # its exceptions share no base class of their own
+            raise BackendError(f"ONNX Runtime failed on a batch of {len(images)}: {error}") from error
 
     def profile(self, images: NDArray[np.uint8], runs: int) -> tuple[Operation, ...]:
         """Return what ONNX Runtime's profiler tells; it writes its events to a file, which is removed."""
-        for _ in range(runs + 1):
+        for _ in range(runs):
             self.run(images)
         session = self._session
         if session is None:
@@ -71,7 +74,7 @@ class ONNXRuntimeSession(Session):
                 key = event["name"].removesuffix(_KERNEL), event["args"].get("op_name", "")
                 seconds.setdefault(key, []).append(event["dur"] / 1e6)
         return tuple(
-            Operation(name=name, kind=kind, seconds=median(taken[1:] or taken))  # the first run warms up
+            Operation(name=name, kind=kind, seconds=median(taken[-runs:]))  # those before warmed up
             for (name, kind), taken in seconds.items()
         )
 

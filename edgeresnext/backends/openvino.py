@@ -48,11 +48,14 @@ class OpenVINOSession(Session):
         with self._lock:
             if self._request is None:
                 raise BackendError("this session is closed", "Open it again.")
-            bound = openvino.Tensor(np.ascontiguousarray(images), shared_memory=True)
-            self._request.set_input_tensor(bound)
-            start = time.perf_counter()
-            self._request.infer()
-            return time.perf_counter() - start
+            try:
+                bound = openvino.Tensor(np.ascontiguousarray(images), shared_memory=True)
+                self._request.set_input_tensor(bound)
+                start = time.perf_counter()
+                self._request.infer()
+                return time.perf_counter() - start
+            except RuntimeError as error:
+                raise BackendError(f"OpenVINO failed on a batch of {len(images)}: {error}") from error
 
     def profile(self, images: NDArray[np.uint8], runs: int) -> tuple[Operation, ...]:
         """Return what OpenVINO's counters tell; what was fused into another operation is not listed."""

@@ -30,6 +30,7 @@ BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
 """Instruction sets with which PyTorch computes in bfloat16 instead of emulating it."""
 
 _TIMED_RUNS = 7
+_MOST_BATCHES = 64
 _COMPILERS = ("g++", "c++", "clang++")
 _LAYOUTS = ("contiguous", "channels_last")
 
@@ -84,13 +85,15 @@ class TorchSession(Session):
     def _compile(self, images: NDArray[np.uint8]) -> None:
         """Compile for batches like `images`, with the weights frozen: ResNeXt-50 then takes 22 ms instead of 34."""
         import torch
-        from torch._inductor import config
+        from torch._dynamo import config as dynamo
+        from torch._inductor import config as inductor
 
         mode = "default" if self._device.type == "cpu" else "reduce-overhead"  # with CUDA graphs
-        self._compiled = torch.compile(self._networks[self._layout], dynamic=False, mode=mode)
+        self._compiled = torch.compile(self._networks[self._layout], dynamic=False, fullgraph=True, mode=mode)
         self._batch = len(images)
         self.detail = f"torch.compile, frozen, {self._layout}"
-        with config.patch(freezing=True):
+        # Beyond eight batches of one network dynamo would go on without compiling; `fullgraph` makes that an error.
+        with inductor.patch(freezing=True), dynamo.patch(recompile_limit=_MOST_BATCHES):
             self.run(images)
 
     def _open(self) -> ResNeXt:
@@ -144,7 +147,7 @@ class TorchSession(Session):
                 else torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False),
             ):
                 yield forward
-        except RuntimeError as error:  # out of memory, or no working compiler
+        except Exception as error:  # out of memory, no working compiler, a cache that cannot be written
             text = str(error).strip().splitlines()
             raise BackendError(f"PyTorch failed on a batch of {count}: {text[0] if text else error!r}") from error
 
@@ -152,6 +155,8 @@ class TorchSession(Session):
         """Return the seconds from images to logits where both are on the device already."""
         import torch
 
+        if self._compiled is not None and len(images) != self._batch:
+            return None  # it would be compiled anew
         with self._running(len(images)) as forward:
             inputs = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
             if self._device.type == "cpu":
@@ -191,6 +196,7 @@ class Torch(Backend):
     """Runs `weights.safetensors`: in float32 as the baseline, and otherwise as benchmarks ask."""
 
     name = "torch"
+    profiles = False
 
     def unavailable(self, precision: Precision) -> str | None:
         """Return what is missing for `precision`."""
@@ -226,7 +232,10 @@ class Torch(Backend):
             from edgeresnext.model.checkpoints import load_network
         except (ImportError, OSError) as error:  # a wheel for another system library, say
             raise BackendError(f"PyTorch is installed but does not start: {error}") from error
-        return TorchSession(load_network(model, file), model, artifact, threads)
+        try:
+            return TorchSession(load_network(model, file), model, artifact, threads)
+        except RuntimeError as error:  # a GPU without the memory
+            raise BackendError(f"PyTorch cannot open '{file}': {error}") from error
 
 
 BACKEND = Torch()

@@ -127,7 +127,7 @@ class Changes:
             if name == self._reference:
                 continue
             after = softmax(found)
-            change = np.abs(after - before).max(1)
+            change = np.nan_to_num(np.abs(after - before).max(1), nan=0.0)  # an overflow has no probabilities
             kept = self._kept.setdefault(name, [])
             for index in np.argsort(-change)[:_CHANGED].tolist():
                 if len(kept) == _CHANGED and change[index] <= kept[0][0]:
@@ -194,10 +194,13 @@ def classify(
     digests: list[str] = []
 
     def so_far() -> Classified:
+        best = {name: np.concatenate(found[name]) for name in alive if found[name]}
+        count = min((len(one) for one in best.values()), default=0)
+        count = min(count, len(digests))
         return Classified(
-            best={name: np.concatenate(found[name]) for name in alive if found[name]},
-            targets=None if targets is None else np.asarray(targets, np.int64)[kept],
-            digests=digests,
+            best={name: one[:count] for name, one in best.items()},
+            targets=None if targets is None else np.asarray(targets, np.int64)[kept[:count]],
+            digests=digests[:count],
             skipped=skipped.paths,
             failures=failures,
         )
@@ -211,11 +214,13 @@ def classify(
                 except EdgeResNeXtError as error:
                     failures[name] = error.what
                     del alive[name]
-            # Only now, so that an interruption leaves the same images to every session.
+            best = {name: best_classes(values) for name, values in logits.items()}
+            hashes = [image_digest(image) for image in images]
+            # Only now, and `so_far` cuts: an interruption leaves the same images to every session.
             kept += positions
-            digests += [image_digest(image) for image in images]
-            for name, values in logits.items():
-                found[name].append(best_classes(values))
+            digests += hashes
+            for name, values in best.items():
+                found[name].append(values)
             if changes is not None:
                 right: list[int | None] = [None if targets is None else targets[i] for i in positions]
                 changes.add(images, [paths[i] for i in positions], right, logits)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import signal
+import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +16,10 @@ from edgeresnext import analysis
 from edgeresnext import bundle as bundles
 from edgeresnext.data import folder
 from edgeresnext.data.images import load_image
-from edgeresnext.errors import DataError, EdgeResNeXtError
+from edgeresnext.errors import DataError, EdgeResNeXtError, RequestError
 from edgeresnext.measure import scenarios, variants
 from edgeresnext.measure.accuracy import Changes, Classified, best_classes, classify
-from edgeresnext.measure.latency import Record, batch_of, settle
+from edgeresnext.measure.latency import Record, Turns, batch_of, settle
 from edgeresnext.measure.layers import profile
 from edgeresnext.measure.machine.energy import find_meter, joules_an_image
 from edgeresnext.measure.machine.watch import MachineWatch
@@ -29,7 +32,7 @@ from edgeresnext.progress import silent
 from edgeresnext.spec import CPU
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -120,15 +123,30 @@ def bench(
         with run.watch:
             run.measure()
     except KeyboardInterrupt:
-        if not any(measured.record.samples for measured in run.findings.measured):
+        if not run.findings.has_samples:
             raise
         interrupted = True
     finally:
-        run.close()
-    report = report_of(run.findings, run.watch, partial=interrupted)
+        with uninterrupted():
+            run.close()
+    with uninterrupted():  # a second Ctrl-C must not lose what the first one left
+        report = report_of(run.findings, run.watch, partial=interrupted)
     if interrupted:
         raise InterruptedBenchError(report)
     return report
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ignore Ctrl-C meanwhile, where this is the main thread: only there can that be said."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Run:
@@ -165,9 +183,14 @@ class _Run:
         found, request = self.findings, self._request
         variants.open_all(self._bundle, found.variants, request, found.baseline)
         for scenario in request.scenarios:
-            self._latency(scenario)
+            try:
+                self._latency(scenario)
+            except RequestError as error:  # nothing here keeps the rate or the latency bound
+                if not found.has_samples:
+                    raise
+                found.measured[-1].unable |= dict.fromkeys(self._usable(), error.what)
             self.watch.sample()
-        stages = {
+        stages: dict[str, Callable[[], None]] = {
             "accuracy": self._accuracy,
             "scopes": self._scopes,
             "energy": self._energy,
@@ -176,10 +199,22 @@ class _Run:
         }
         for name, stage in stages.items():
             if not request.skips(name):
-                stage()
-                self.watch.sample()
+                self._attempt(name, stage)
         if request.sensitivity:
-            found.sensitivity = analysis.sensitivity(self._bundle.path, progress=self._progress)
+            self._attempt("sensitivity", self._sensitivity)
+
+    def _attempt(self, name: str, stage: Callable[[], None]) -> None:
+        """Run a stage; what it cannot do is said in the report, and what was measured before is kept."""
+        self.findings.unfinished = name
+        try:
+            stage()
+        except EdgeResNeXtError as error:
+            self.findings.notes.append(f"{name} was not measured: {error.what}")
+        self.findings.unfinished = ""
+        self.watch.sample()
+
+    def _sensitivity(self) -> None:
+        self.findings.sensitivity = analysis.sensitivity(self._bundle.path, progress=self._progress)
 
     def close(self) -> None:
         """Free every session."""
@@ -192,11 +227,16 @@ class _Run:
     def _sessions(self) -> dict[str, Session]:
         return {name: variant.session for name, variant in self._usable().items() if variant.session}
 
-    def _fail(self, failures: dict[str, str]) -> None:
-        """Take variants out that broke."""
+    def _fail(self, stage: str, failures: dict[str, str]) -> None:
+        """Take variants out that broke; what they had measured before stays."""
         for variant in self.findings.variants:
             if variant.name in failures:
                 variant.fail(failures[variant.name])
+                self._lack(variant.name, f"{stage}: {failures[variant.name]}")
+
+    def _lack(self, name: str, reason: str) -> None:
+        """Take note why something of a variant is missing."""
+        self.findings.lacking.setdefault(name, []).append(reason)
 
     def _latency(self, scenario: Scenario) -> None:
         measured = self.findings.measured
@@ -206,7 +246,7 @@ class _Run:
             progress=lambda done, total: self._progress(scenario, done, total),
         )  # fmt: skip
         for one in measured[before:]:
-            self._fail(one.record.failures)
+            self._fail(f"{scenario} at batch {one.batch}", one.record.failures)
 
     def _accuracy(self) -> None:
         sessions, found = self._sessions(), self.findings
@@ -217,17 +257,19 @@ class _Run:
 
             def keep(classified: Classified) -> None:
                 found.classified, found.changed = classified, changes.found()
+                if REFERENCE in classified.best:
+                    found.against = classified
 
             classify(
                 sessions, self._images.images, self._targets, self._bundle.manifest.model.preprocess,
                 lambda done, total: self._progress("accuracy", done, total), changes=changes, done=keep,
             )  # fmt: skip
-            reference_ran = found.classified is not None and REFERENCE in found.classified.best
-            found.against = found.classified if reference_ran else _classify_golden(self._bundle, sessions)
+            found.against = found.against or _classify_golden(self._bundle, sessions)
         if found.classified is not None:
-            self._fail(found.classified.failures)
+            self._fail("accuracy", found.classified.failures)
 
     def _scopes(self) -> None:
+        self._prepare()
         compute, end_to_end = Record(), Record()
         self.findings.scopes = {"compute": compute, "end-to-end": end_to_end}
         time_scopes(
@@ -235,13 +277,23 @@ class _Run:
             rounds=self._request.rounds or self._request.effort.scope_rounds, compute=compute, end_to_end=end_to_end,
             progress=lambda done, total: self._progress("scopes", done, total),
         )  # fmt: skip
-        self._fail(compute.failures)
+        self._fail("scopes", compute.failures)
 
     def _batch(self) -> int:
         """Return the images a run of what is measured beside the scenarios."""
         return self.findings.measured[0].batch
 
+    def _prepare(self) -> None:
+        """Prepare every session for the first batch again, where another one was measured last."""
+        if len(self.findings.measured) == 1:
+            return
+        record = Record()
+        first = batch_of(self._timed, self._batch(), 0)
+        Turns(self._sessions(), record).each(lambda _name, session: session.prepare(first))
+        self._fail("preparing", record.failures)
+
     def _energy(self) -> None:
+        self._prepare()
         batch = batch_of(self._timed, self._batch(), 0)
         usable = self._usable()
         for done, (name, variant) in enumerate(usable.items()):
@@ -249,7 +301,7 @@ class _Run:
             assert session is not None
             meter, reason = find_meter("cpu" if variant.artifact.target == CPU else "gpu")
             if meter is None:
-                self.findings.lacking.setdefault(name, []).append(f"energy: {reason}")
+                self._lack(name, f"energy: {reason}")
                 continue
             self._progress("energy", done, len(usable))
 
@@ -260,7 +312,7 @@ class _Run:
                 settle(session, batch)
                 joules, images_per_s = joules_an_image(meter, once, seconds=self._request.effort.energy_s)
             except EdgeResNeXtError as error:
-                self.findings.lacking.setdefault(name, []).append(f"energy: {error.what}")
+                self._lack(name, f"energy: {error.what}")
             else:
                 self.findings.energy[name] = (joules, images_per_s, meter.source)
 
@@ -272,7 +324,7 @@ class _Run:
             try:
                 self.findings.layers[name] = profile(self._bundle, variant.artifact, batch, self._request.threads)
             except EdgeResNeXtError as error:
-                self.findings.lacking.setdefault(name, []).append(f"layers: {error.what}")
+                self._lack(name, f"layers: {error.what}")
         self._progress("layers", len(usable), len(usable))
 
     def _memory(self) -> None:
@@ -281,7 +333,7 @@ class _Run:
             self._progress("memory", done, len(usable))
             peak, reason = peak_memory(self._bundle.path, variant.artifact, self._batch(), self._request.threads)
             if peak is None:
-                self.findings.lacking.setdefault(name, []).append(reason)
+                self._lack(name, reason)
             else:
                 self.findings.memory[name] = peak
         self._progress("memory", len(usable), len(usable))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass, field
 from statistics import median
@@ -35,11 +36,13 @@ class Record:
         samples: Seconds a run by session, every sample kept.
         failures: Error message of each session that failed.
         notes: What is to be known of a session's figures.
+        details: What a session chose for itself, by session.
     """
 
     samples: dict[str, list[float]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
+    details: dict[str, str] = field(default_factory=dict)
 
 
 class Turns:
@@ -53,15 +56,20 @@ class Turns:
     def __init__(self, sessions: Mapping[str, Session], record: Record) -> None:
         self.alive = dict(sessions)
         self._record = record
+        self._order = random.Random(0)  # noqa: S311 - reproducible, not secret
 
     def each(self, action: Callable[[str, Session], object]) -> None:
-        """Call `action` with every session that has not failed."""
-        for name, session in list(self.alive.items()):
+        """Call `action` with every session that has not failed, in an order that a seed draws anew each time.
+
+        In a fixed order each would always follow the same one, and inherit the same caches.
+        """
+        sessions = list(self.alive.items())
+        self._order.shuffle(sessions)
+        for name, session in sessions:
             try:
                 action(name, session)
             except EdgeResNeXtError as error:
                 self._record.failures[name] = error.what
-                self._record.samples.pop(name, None)
                 del self.alive[name]
 
 
@@ -77,6 +85,7 @@ def interleave(
     clock: Callable[[], float] = time.perf_counter,
     record: Record | None = None,
     warm: bool = True,
+    turn_s: float = 0.0,
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
     """Run every session once a round, on the same images, until the budget or `max_rounds` is reached.
 
@@ -94,6 +103,8 @@ def interleave(
         clock: Seconds, monotonic.
         record: Filled while it goes on; a new one if None.
         warm: Warm up until it settles; not for a quick look at which is faster.
+        turn_s: Go on with timed runs for so long in each turn, so that hardly any time is spent on untimed ones; the
+            budget is then what each session must have been timed for.
 
     Returns:
         Seconds a run by name, every sample kept, and the error message of each session that failed.
@@ -108,6 +119,7 @@ def interleave(
         if note:
             record.notes[name] = note
         record.samples[name] = []
+        record.details[name] = session.detail
 
     turns.each(start)
     begin = clock()
@@ -117,12 +129,18 @@ def interleave(
 
         def once(name: str, session: Session, inputs: NDArray[np.uint8] = inputs) -> None:
             record.samples[name].append(timed(session, inputs, clock))
+            turn = clock()
+            while clock() - turn < turn_s:
+                start = clock()
+                session.run(inputs)
+                record.samples[name].append(clock() - start)
 
         turns.each(once)
         done += 1
-        elapsed = clock() - begin
-        progress(done, _expected(done, elapsed, min_rounds, max_rounds, budget_s))
-        if done >= min_rounds and elapsed >= budget_s:
+        elapsed = min((sum(record.samples[name]) for name in turns.alive), default=0.0) if turn_s else clock() - begin
+        progress(done, _expected(done, elapsed, 1 if turn_s else min_rounds, max_rounds, budget_s))
+        fewest = min((len(record.samples[name]) for name in turns.alive), default=0)
+        if fewest >= min_rounds and elapsed >= budget_s:
             break
     return {name: record.samples.get(name, []) for name in sessions}, record.failures
 

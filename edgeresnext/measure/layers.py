@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgeresnext.backends import base
+from edgeresnext.errors import BackendError
 from edgeresnext.measure.latency import warm_up
 from edgeresnext.measure.results import LayerTime
 from edgeresnext.runtime.classifier import open_artifact
@@ -40,6 +42,8 @@ def profile(
     Raises:
         BackendError: The runtime measures no operations, or failed.
     """
+    if not base.get(artifact.backend).profiles:
+        raise BackendError(f"single operations of {artifact.backend} are not measured")
     session = open_artifact(bundle, artifact, threads, profiled=True)
     try:
         # Threads of the runtime before still spin for a moment: OpenVINO's INT8 took 11 ms instead of 6 meanwhile.

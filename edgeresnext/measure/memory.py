@@ -40,7 +40,7 @@ def peak_memory(bundle: Path, artifact: Artifact, batch: int, threads: int | Non
     except (subprocess.CalledProcessError, ValueError, OSError) as error:
         stderr = getattr(error, "stderr", None)
         text = stderr.decode(errors="replace") if stderr else str(error)
-        return None, f"peak memory: {text.strip().splitlines()[-1]}"
+        return None, f"peak memory: {text.strip().rpartition(chr(10))[2] or error}"
 
 
 def own_peak() -> int:

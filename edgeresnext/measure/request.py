@@ -19,9 +19,11 @@ SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 MULTI_STREAM_BATCH = 8
 """MLPerf's queries of the multi-stream scenario."""
 
-Stage = str
 STAGES = ("pytorch", "compile", "accuracy", "scopes", "layers", "energy", "memory")
 """What `skip` may leave out: PyTorch's faster ways, those of them that compile, and what is measured beside latency."""
+
+SERVER_QUERIES = 2000
+"""Queries of a server run at least: three times what p99 takes, because those of one queue depend on each other."""
 
 OFFICIAL_S = 600.0
 """Seconds that MLPerf has a run last at least."""
@@ -42,6 +44,7 @@ class Effort:
         scope_rounds: Rounds in which the other scopes are timed.
         energy_s: Seconds of each variant's loop.
         accuracy_images: Images to draw for accuracy; None for all.
+        turn_s: Timed runs in a turn go on for so long; 0 is one run.
     """
 
     seconds: float
@@ -54,6 +57,7 @@ class Effort:
     scope_rounds: int
     energy_s: float
     accuracy_images: int | None
+    turn_s: float = 0.0
 
 
 EFFORTS: dict[Mode, Effort] = {
@@ -64,13 +68,13 @@ EFFORTS: dict[Mode, Effort] = {
     ),
     "default": Effort(
         seconds=20, min_rounds=samples_needed(PERCENTILES["p90"]), max_rounds=700, server_percentile="p99",
-        server_queries=samples_needed(PERCENTILES["p99"]), batches=(1, 2, 4, 8, 16, 32), offline_rounds=8,
-        scope_rounds=64, energy_s=3, accuracy_images=None,
+        server_queries=SERVER_QUERIES, batches=(1, 2, 4, 8, 16, 32), offline_rounds=8, scope_rounds=64,
+        energy_s=3, accuracy_images=None,
     ),
     "official": Effort(
         seconds=OFFICIAL_S, min_rounds=samples_needed(PERCENTILES["p99"]), max_rounds=None, server_percentile="p99",
-        server_queries=samples_needed(PERCENTILES["p99"]), batches=(1, 2, 4, 8, 16, 32), offline_rounds=8,
-        scope_rounds=662, energy_s=10, accuracy_images=None,
+        server_queries=SERVER_QUERIES, batches=(1, 2, 4, 8, 16, 32), offline_rounds=8, scope_rounds=662,
+        energy_s=10, accuracy_images=None, turn_s=1.0,
     ),
 }  # fmt: skip
 
@@ -107,10 +111,8 @@ class Request:
             return self.batch or MULTI_STREAM_BATCH
         return 1
 
-    def budget_s(self, variants: int) -> float:
-        """Return the seconds to spend on one scenario."""
-        if self.mode == "official":
-            return (self.seconds or OFFICIAL_S) * variants
+    def budget_s(self) -> float:
+        """Return the seconds to spend on one scenario; in an official run on each variant of it, untimed runs aside."""
         return self.effort.seconds if self.seconds is None else self.seconds
 
     def skips(self, stage: str) -> bool:
@@ -177,8 +179,22 @@ def check(request: Request) -> None:
             raise unknown_name("stage to skip", stage, STAGES)
     if request.samples is not None and request.data is None:
         raise RequestError("--samples would change nothing without images to draw from", "Add --data DIR.")
+    _check_contradictions(request)
     _check_scenarios(request)
     _check_official(request)
+
+
+def _check_contradictions(request: Request) -> None:
+    """Refuse options of which one would change nothing beside the other."""
+    if request.rounds is not None and request.seconds is not None:
+        raise RequestError("--seconds would change nothing beside --rounds", "Leave one of them out.")
+    if request.rounds is not None and "server" in request.scenarios:
+        raise RequestError("--rounds would change nothing in the server scenario", "Give --seconds instead.")
+    if request.samples is not None and "accuracy" in request.skip:
+        raise RequestError("--samples would change nothing beside --skip accuracy", "Leave one of them out.")
+    compiled = request.baseline is not None and request.baseline.endswith("-compile")
+    if compiled and request.skip & {"pytorch", "compile"}:
+        raise RequestError(f"--skip contradicts --baseline {request.baseline}", "Leave one of them out.")
 
 
 def _check_scenarios(request: Request) -> None:

@@ -12,6 +12,7 @@ from edgeresnext import bundle as bundles
 from edgeresnext.backends import base, gpu
 from edgeresnext.errors import BundleError
 from edgeresnext.measure.machine.environment import environment, package_versions
+from edgeresnext.measure.request import STAGES
 from edgeresnext.measure.results import Report, Row, Timed
 from edgeresnext.measure.statistics import mcnemar, speedup, summarise, wilson
 from edgeresnext.measure.variants import RECORDED, REFERENCE
@@ -54,6 +55,8 @@ class Findings:
         energy: Joules an image, images a second, and the meter, by variant.
         memory: Peak bytes, by variant.
         lacking: Why something was not measured, by variant.
+        notes: Warnings of the run as a whole.
+        unfinished: The stage that is running; after an interruption, the one that was.
         sensitivity: What each layer's quantisation costs, where that was asked for.
     """
 
@@ -71,14 +74,25 @@ class Findings:
     energy: dict[str, tuple[float, float, str]] = field(default_factory=dict)
     memory: dict[str, int] = field(default_factory=dict)
     lacking: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    unfinished: str = ""
     sensitivity: Sensitivity | None = None
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether any latency was measured."""
+        return any(any(measured.record.samples.values()) for measured in self.measured)
 
 
 def report_of(found: Findings, watch: MachineWatch, *, partial: bool = False) -> Report:
     """Return the report of what was found."""
     bundle, classified = found.bundle, found.classified
     rows = tuple(_row(found, measured, variant) for measured in found.measured for variant in found.variants)
-    skipped = f", {len(classified.skipped)} unreadable" if classified and classified.skipped else ""
+    data = found.data
+    if classified and classified.skipped:
+        data += f", {len(classified.skipped)} unreadable"
+    if partial and found.unfinished == "accuracy" and classified:
+        data = f"the first {len(classified.digests)} of {data}"
     threads = {"threads": str(found.request.threads)} if found.request.threads else {}
     return Report(
         bundle={
@@ -94,10 +108,10 @@ def report_of(found: Findings, watch: MachineWatch, *, partial: bool = False) ->
         baseline=_baseline(found),
         baseline_variant=found.baseline if _ran(found, found.baseline) else "",
         reference=REFERENCE if classified and REFERENCE in classified.best else RECORDED,
-        data=found.data + skipped,
+        data=data,
         rows=rows,
         partial=partial,
-        warnings=(*watch.warnings(), *_unsteady(rows)),
+        warnings=(*found.notes, *watch.warnings(), *_unsteady(rows)),
         images_sha256=classified.images_sha256() if classified else "",
         overlap=_overlap(found),
         classes=classified.classes(bundle.labels()) if classified and bundle.manifest.trained else (),
@@ -126,9 +140,14 @@ def _baseline(found: Findings) -> str:
     """Say what speed is compared with."""
     variant = next(one for one in found.variants if one.name == found.baseline)
     if not _ran(found, found.baseline):
-        return RECORDED if variant.name == REFERENCE else f"{variant.name}, which did not run"
-    how = "" if variant.artifact.backend != base.BASELINE else variant.artifact.mode or "eager"
-    return ", ".join(filter(None, (variant.name, how if how != "compile" else "", variant.detail)))
+        unable = next((one.unable[variant.name] for one in found.measured if variant.name in one.unable), "")
+        why = "; ".join(variant.reasons) or unable or "interrupted"
+        return f"none: {variant.name} has no figure ({why})"
+    eager = variant.artifact.backend == base.BASELINE and not variant.artifact.mode
+    detail = next(
+        (one.record.details[variant.name] for one in found.measured if variant.name in one.record.details), ""
+    )
+    return ", ".join(filter(None, (variant.name, "eager" if eager else "", detail)))
 
 
 def _unsteady(rows: tuple[Row, ...]) -> tuple[str, ...]:
@@ -162,23 +181,35 @@ def _row(found: Findings, measured: Measured, variant: Variant) -> Row:
         device="cpu" if artifact.target == CPU else device.name if device else "",
         target=artifact.target,
         mode=artifact.mode,
-        detail=variant.detail,
+        detail=measured.record.details.get(variant.name, ""),
         batch=measured.batch,
         scenario=measured.scenario,
         size_bytes=found.bundle.manifest.files[artifact.file].bytes,
     )
-    own = measured.record.samples.get(variant.name)
-    if variant.status != "ok":
-        return msgspec.structs.replace(row, status=variant.status, reason="; ".join(variant.reasons))
-    if not own:
-        reason = measured.unable.get(variant.name) or measured.record.failures.get(variant.name, "interrupted")
-        return msgspec.structs.replace(row, status="failed", reason=reason)
-    reasons = [measured.record.notes.get(variant.name, "")]
-    for extend in (_with_speed, _with_accuracy, _with_extras):
-        row = extend(row, found, measured, reasons)
+    if not measured.record.samples.get(variant.name):
+        return _without_figures(row, measured, variant)
+    reasons = [measured.record.notes.get(variant.name, ""), measured.record.failures.get(variant.name, "")]
+    row = _with_speed(row, found, measured, reasons)
+    row = _with_accuracy(row, found, reasons)
+    if measured is found.measured[0]:
+        row = _with_extras(row, found, reasons)
+    else:
+        first = found.measured[0]
+        reasons.append(f"layers, energy, memory, other scopes: with {first.scenario} at batch {first.batch}")
     if request.skip:
         reasons.append(f"left out: {', '.join(sorted(request.skip))}")
-    return msgspec.structs.replace(row, reason="; ".join(filter(None, reasons)))
+    return msgspec.structs.replace(row, reason="; ".join(dict.fromkeys(filter(None, reasons))))
+
+
+def _without_figures(row: Row, measured: Measured, variant: Variant) -> Row:
+    """Return the row of a variant that was not timed here, with the reason."""
+    if variant.name in measured.record.failures:
+        return msgspec.structs.replace(row, status="failed", reason=measured.record.failures[variant.name])
+    if variant.name in measured.unable:
+        return msgspec.structs.replace(row, status="skipped", reason=measured.unable[variant.name])
+    if variant.status != "ok":
+        return msgspec.structs.replace(row, status=variant.status, reason="; ".join(variant.reasons))
+    return msgspec.structs.replace(row, status="skipped", reason="interrupted")
 
 
 def _with_speed(row: Row, found: Findings, measured: Measured, reasons: list[str]) -> Row:
@@ -196,16 +227,19 @@ def _with_speed(row: Row, found: Findings, measured: Measured, reasons: list[str
         row = msgspec.structs.replace(row, rate=rate, images_per_s=rate, latency_bound_s=bound_s)
         if bound_s is not None:
             bound = latency.bound.get(percentile)
-            row = msgspec.structs.replace(row, within_bound=bound is not None and bound <= bound_s)
-            reasons.append(f"the bound of {bound_s * 1e3:g} ms is on {percentile}, with 99 % confidence")
+            row = msgspec.structs.replace(row, within_bound=None if bound is None else bound <= bound_s)
+            reasons.append(f"the bound of {bound_s * 1e3:g} ms is on {percentile}")
+            if found.request.rate is None:
+                reasons.append("the highest rate is sought in steps of 7 %")
+        reasons.append("bounds take queries to be independent, which those of one queue are not")
     baseline = measured.record.samples.get(found.baseline)
     if not baseline:
         reasons.append("speed-up: the baseline did not run here")
         return row
     if row.scenario == "server":
         return _with_rates(row, measured, found.baseline, reasons)
-    ratio, error = speedup(baseline, own)
-    return msgspec.structs.replace(row, speedup=ratio, speedup_error=error)
+    ratio, error = speedup(baseline, own, total=row.scenario == "offline")
+    return msgspec.structs.replace(row, speedup=ratio, speedup_error=None if row.name == found.baseline else error)
 
 
 def _with_rates(row: Row, measured: Measured, baseline: str, reasons: list[str]) -> Row:
@@ -213,16 +247,18 @@ def _with_rates(row: Row, measured: Measured, baseline: str, reasons: list[str])
     if len(set(measured.rates.values())) == 1 and len(measured.rates) > 1:
         reasons.append("speed-up: every variant had the same rate")
         return row
-    reasons.append("speed-up is the ratio of rates, which are tried in steps of 7 %")
     assert row.rate is not None
     return msgspec.structs.replace(row, speedup=row.rate / measured.rates[baseline])
 
 
-def _with_accuracy(row: Row, found: Findings, _measured: Measured, reasons: list[str]) -> Row:
+def _with_accuracy(row: Row, found: Findings, reasons: list[str]) -> Row:
     """Add what the images say, with labels and without."""
     classified, against = found.classified, found.against
     if classified is None or row.name not in classified.best:
-        reasons.append("" if "accuracy" in found.request.skip else "accuracy: interrupted")
+        if "accuracy" not in found.request.skip and not any(
+            "accuracy" in one for one in found.lacking.get(row.name, [])
+        ):
+            reasons.append("accuracy: not measured")
         return row
     row = msgspec.structs.replace(row, images=len(classified.best[row.name]))
     if not found.bundle.manifest.trained:
@@ -261,22 +297,22 @@ def _with_labels(row: Row, classified: Classified, reasons: list[str]) -> Row:
     )
 
 
-def _with_extras(row: Row, found: Findings, measured: Measured, reasons: list[str]) -> Row:
-    """Add the other scopes, layers, energy and memory, which were measured at one batch."""
-    if row.batch != found.measured[0].batch:
-        reasons.append(f"layers, energy, memory and other scopes: measured at batch {found.measured[0].batch}")
-        return row
-    del measured
+def _with_extras(row: Row, found: Findings, reasons: list[str]) -> Row:
+    """Add the other scopes, layers, energy and memory, which were measured once."""
+    lacking = found.lacking.get(row.name, [])
     scopes: dict[Scope, Timed] = {}
     for scope, record in found.scopes.items():
         samples = record.samples.get(row.name)
         if samples:
-            latency, lacking = summarise(samples)
-            reasons.append(f"{scope}: {lacking}" if lacking and latency.p50 is None else "")
+            latency, missing = summarise(samples)
+            reasons.append(f"{scope}: {missing}" if missing else "")
             scopes[scope] = Timed(latency_s=latency, samples_s=tuple(samples))
-        elif scope == "compute":
+        elif scope == "compute" and found.unfinished != "scopes" and not lacking:
             reasons.append("compute: this runtime does not tell it apart")
-    reasons += found.lacking.get(row.name, [])
+    reasons += lacking
+    if found.unfinished:
+        stages = STAGES[STAGES.index(found.unfinished) :] if found.unfinished in STAGES else ()
+        reasons += [f"{stage}: interrupted" for stage in stages]
     row = msgspec.structs.replace(
         row, scopes=scopes, layers=found.layers.get(row.name, ()), peak_memory_bytes=found.memory.get(row.name)
     )

@@ -9,6 +9,7 @@ from edgeresnext.errors import RequestError
 from edgeresnext.measure.latency import Record, Turns, batch_of, interleave, settle, timed, warm_up
 from edgeresnext.measure.server import (
     OverloadedError,
+    Served,
     arrivals,
     capacity,
     highest_rate,
@@ -70,7 +71,7 @@ def measure(
     Raises:
         RequestError: No session can keep the rate or the latency bound.
     """
-    budget_s = request.budget_s(len(sessions))
+    budget_s = request.budget_s()
     if scenario == "server":
         found.append(Measured(scenario=scenario, batch=1))
         _Server(sessions, images, request=request, measured=found[-1], budget_s=budget_s, progress=progress).run()
@@ -88,10 +89,11 @@ def measure(
             images,
             batch,
             min_rounds=request.rounds or fewest,
-            max_rounds=request.rounds or effort.max_rounds,
+            max_rounds=request.rounds or (effort.max_rounds if request.seconds is None else None),
             budget_s=budget_s / len(batches),
             progress=lambda done, total, index=index: progress(index * total + done, len(batches) * total),  # type: ignore[misc]
             record=found[-1].record,
+            turn_s=effort.turn_s,
         )
 
 
@@ -111,7 +113,8 @@ class _Server:
         self._images = images
         self._request = request
         self._measured = measured
-        self._budget_s = budget_s / max(1, len(sessions))
+        official = request.mode == "official"
+        self._budget_s = budget_s if official else budget_s / max(1, len(sessions))
         self._progress = progress
         self._turns = Turns(sessions, measured.record)
         self._services: dict[str, list[float]] = {}
@@ -126,6 +129,7 @@ class _Server:
         def learn(name: str, session: Session) -> None:
             session.prepare(first)
             measured.record.notes[name] = warm_up(session, first)
+            measured.record.details[name] = session.detail
             self._services[name] = [timed(session, first) for _ in range(_SERVICES)]
 
         self._turns.each(learn)
@@ -179,21 +183,22 @@ class _Server:
         """Return how many queries to send: as many as the time allows, and enough for the percentile."""
         return max(self._request.effort.server_queries, int(self._budget_s * rate))
 
-    def _attempt(self, name: str, session: Session, rate: float, seed: int, count: int) -> list[float]:
+    def _attempt(self, name: str, session: Session, rate: float, seed: int, parts: int = 1) -> list[float]:
         settle(session, batch_of(self._images, 1, 0))
+        count = -(-self._queries(rate) // parts)
+        least_s = self._budget_s / parts if self._request.mode == "official" else 0.0
         give_up_s = _GIVE_UP * _quantile(self._services[name], 0.5) + (self._request.latency_bound_s or 0)
-        return serve(session, self._images, arrivals(rate, count, seed), give_up_s=give_up_s)
+        return serve(session, self._images, arrivals(rate, count, seed, least_s), give_up_s=give_up_s)
 
     def _serve_rate(self, rate: float) -> None:
         """Serve every session at the same rate, in turns, each turn from an empty queue."""
-        count = -(-self._queries(rate) // _PARTS)
         for part in range(_PARTS):
 
             def once(name: str, session: Session, part: int = part) -> None:
                 if name in self._measured.unable:
                     return
                 try:
-                    latencies = self._attempt(name, session, rate, part, count)
+                    latencies = self._attempt(name, session, rate, part, _PARTS)
                 except OverloadedError:
                     self._measured.unable[name] = f"overloaded at {rate:g} queries/s: the queue only grew"
                     self._measured.record.samples.pop(name, None)
@@ -211,17 +216,19 @@ class _Server:
         def once(name: str, session: Session) -> None:
             if name in self._measured.unable:
                 return
+
+            def keep(served: Served) -> None:
+                self._measured.rates[name] = served.rate
+                self._measured.record.samples[name] = served.latencies_s
+
             served = highest_rate(
-                lambda rate, seed: self._attempt(name, session, rate, seed, self._queries(rate)),
-                self._services[name], bound_s, self._share,
+                lambda rate, seed: self._attempt(name, session, rate, seed),
+                self._services[name], bound_s, self._share, keep,
             )  # fmt: skip
             if served is None:
                 self._measured.unable[name] = (
-                    f"no rate that was tried kept {self._percentile} within {bound_s * 1e3:g} ms with 99 % confidence"
+                    f"no rate that was tried kept {self._percentile} within {bound_s * 1e3:g} ms"
                 )
-            else:
-                self._measured.rates[name] = served.rate
-                self._measured.record.samples[name] = served.latencies_s
             self._progress(names.index(name) + 1, len(names))
 
         self._turns.each(once)

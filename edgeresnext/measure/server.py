@@ -29,7 +29,7 @@ _OVERLOADED = 0.98
 """Share of the time that a queue may be busy; above, its length depends on the length of the run alone."""
 
 _HALVINGS = 30
-_STEP = 0.07
+STEP = 0.07
 _TRIES = 6
 """A confirmed rate is approached in steps of 7 %: the simulation is that good, the machine not that steady."""
 
@@ -54,9 +54,20 @@ class Served:
     latencies_s: list[float]
 
 
-def arrivals(rate: float, count: int, seed: int) -> NDArray[np.float64]:
-    """Return the seconds at which `count` queries arrive: a Poisson process of `rate` a second."""
-    return np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count))
+def arrivals(rate: float, count: int, seed: int, least_s: float = 0.0) -> NDArray[np.float64]:
+    """Return the seconds at which queries arrive: a Poisson process of `rate` a second.
+
+    Args:
+        rate: Queries a second.
+        count: Queries at least.
+        seed: Of the gaps.
+        least_s: The last one arrives no sooner.
+    """
+    generator = np.random.default_rng(seed)
+    due: NDArray[np.float64] = np.cumsum(generator.exponential(1 / rate, count))
+    while due[-1] < least_s:
+        due = np.append(due, due[-1] + generator.exponential(1 / rate))
+    return due
 
 
 def serve(
@@ -134,9 +145,16 @@ def capacity(services_s: Sequence[float]) -> float:
 
 
 def highest_rate(
-    attempt: Callable[[float, int], list[float]], services_s: Sequence[float], bound_s: float, share: float
+    attempt: Callable[[float, int], list[float]],
+    services_s: Sequence[float],
+    bound_s: float,
+    share: float,
+    keep: Callable[[Served], object] = lambda _served: None,
 ) -> Served | None:
-    """Return the highest rate that really kept the percentile's 99 % bound within a latency.
+    """Return the highest rate that really kept the percentile's bound within a latency.
+
+    The bound is MLPerf's, which takes queries to be independent. Those of a queue are not: the closer to saturation,
+    the more runs of this length would miss the true percentile.
 
     The simulation proposes a rate, and queries really arrive at it: while it holds, 7 % more are tried, and 7 % fewer
     until it does, six rates in all.
@@ -147,6 +165,7 @@ def highest_rate(
         services_s: Service times, measured one at a time.
         bound_s: The latency.
         share: Of the percentile: 0.99.
+        keep: Told of every rate that held, each higher than the one before.
 
     Returns:
         The best that held; None if no rate did.
@@ -163,12 +182,13 @@ def highest_rate(
             latencies, bound = [], None
         if bound is not None and bound <= bound_s:
             best = Served(rate=rate, latencies_s=latencies)
+            keep(best)
             if failed:
                 break
-            rate *= 1 + _STEP
+            rate *= 1 + STEP
         else:
             failed = True
             if best is not None:
                 break
-            rate *= 1 - _STEP
+            rate *= 1 - STEP
     return best

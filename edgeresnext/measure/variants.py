@@ -36,7 +36,6 @@ class Variant:
     session: Session | None = None
     status: str = "ok"
     reasons: list[str] = field(default_factory=list)
-    detail: str = ""
 
     @property
     def name(self) -> str:
@@ -54,10 +53,9 @@ class Variant:
         self.reasons = [reason]
 
     def close(self) -> None:
-        """Free the session; what it chose for itself is kept."""
+        """Free the session."""
         session, self.session = self.session, None
         if session is not None:
-            self.detail = session.detail
             session.close()
 
 

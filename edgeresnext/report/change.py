@@ -5,23 +5,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from edgeresnext.spec import Value
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
+    import numpy as np
     from numpy.typing import NDArray
 
 SpeedVerdict = Literal["slower", "faster", "no difference"]
 
 MIN_SAMPLES = 8
 """Samples a run under which nothing is said: fewer than 8 blocks tell too little of how much blocks differ."""
-
-_MIN_BLOCKS, _MAX_BLOCKS, _BLOCK = 8, 16, 4
-"""At least 8 blocks, or the t quantile grows; at most 16, so that a block of a long run outlasts what ties neighbouring
-samples together; 4 samples a block where there are too few for both, as the median of 4 ignores one outlier."""
 
 _Z_99 = 2.575829
 """Two-sided 99 % of the normal distribution."""
@@ -38,21 +31,6 @@ class Change(Value, frozen=True):
     interval: tuple[float, float]
     resolution: float
     verdict: SpeedVerdict
-
-
-def block_medians(samples: Sequence[float], blocks: int) -> NDArray[np.float64]:
-    """Return the logarithm of the median of each contiguous block, blocks differing by one sample at most.
-
-    Args:
-        samples: Seconds, positive, in the order of measurement.
-        blocks: How many, `len(samples)` at most.
-    """
-    return np.log([np.median(block) for block in np.array_split(np.asarray(samples, dtype=np.float64), blocks)])
-
-
-def blocks_of(count: int) -> int:
-    """Return into how many blocks so many samples are cut."""
-    return min(_MAX_BLOCKS, max(_MIN_BLOCKS, count // _BLOCK))
 
 
 def change(old: NDArray[np.float64], new: NDArray[np.float64], threshold: float) -> Change:

@@ -9,8 +9,10 @@ import numpy as np
 
 from edgeresnext.errors import ReportError, RequestError
 from edgeresnext.measure.results import Scenario, Scope  # noqa: TC001 - msgspec reads them
+from edgeresnext.measure.server import STEP
+from edgeresnext.measure.statistics import block_medians, blocks_of
 from edgeresnext.report.accuracy_change import AccuracyComparison, compare_accuracy
-from edgeresnext.report.change import MIN_SAMPLES, Change, SpeedVerdict, block_medians, blocks_of, change
+from edgeresnext.report.change import MIN_SAMPLES, Change, SpeedVerdict, change
 from edgeresnext.spec import Value
 
 if TYPE_CHECKING:
@@ -100,15 +102,16 @@ class _Place:
     scenario: Scenario
     batch: int
     scope: Scope
-    rate: float | None
+    asked: str
+    """Of a server: the rate, or the latency bound for which the highest rate was sought."""
 
     def __str__(self) -> str:
-        queries = "" if self.rate is None else f", {self.rate:g} queries/s"
-        return f"{self.variant}, {self.scenario}, batch {self.batch}, {self.scope}{queries}"
+        where = (self.variant, self.scenario, f"batch {self.batch}", self.scope, self.asked)
+        return ", ".join(filter(None, where))
 
     def of(self, variant: str) -> _Place:
         """Return the same place for another variant."""
-        return _Place(variant, self.scenario, self.batch, self.scope, self.rate)
+        return _Place(variant, self.scenario, self.batch, self.scope, self.asked)
 
 
 @dataclass(frozen=True)
@@ -167,11 +170,19 @@ def _places(report: Report) -> dict[_Place, _Measured]:
     """Return every latency of a report by where it was measured."""
     found = {}
     for row in report.rows:
-        found[_Place(row.name, row.scenario, row.batch, row.scope, row.rate)] = _Measured(row, row.samples_s, main=True)
+        asked = _asked(row)
+        found[_Place(row.name, row.scenario, row.batch, row.scope, asked)] = _Measured(row, row.samples_s, main=True)
         for scope, timed in row.scopes.items():
-            place = _Place(row.name, row.scenario, row.batch, scope, row.rate)
+            place = _Place(row.name, row.scenario, row.batch, scope, asked)
             found.setdefault(place, _Measured(row, timed.samples_s, main=False))
     return found
+
+
+def _asked(row: Row) -> str:
+    """Return what a server was asked for."""
+    if row.latency_bound_s is not None:
+        return f"within {1e3 * row.latency_bound_s:g} ms"
+    return "" if row.rate is None else f"{row.rate:g} queries/s"
 
 
 def _compare_place(
@@ -184,7 +195,11 @@ def _compare_place(
     """Compare one row in one scope."""
     old, new = before[place], after[place]
     reason = _obstacle(old, "old") or _obstacle(new, "new")
-    found = None if reason else _change(old, new, threshold)
+    sought = old.row.rate != new.row.rate and not reason
+    found = None if reason or sought else _change(old, new, threshold)
+    verdict: SpeedVerdict | Literal["not comparable"] = found.verdict if found else "not comparable"
+    if sought:
+        verdict, reason = _by_rate(old.row, new.row, threshold)
     against = reference = None
     there = place.of(baseline)
     if found and place != there and there in before and there in after:
@@ -198,17 +213,27 @@ def _compare_place(
         scenario=place.scenario,
         batch=place.batch,
         scope=place.scope,
-        rate=place.rate,
+        rate=new.row.rate,
         old_s=_median(old),
         new_s=_median(new),
         old_images_per_s=throughputs[0],
         new_images_per_s=throughputs[1],
-        verdict=found.verdict if found else "not comparable",
+        verdict=verdict,
         change=found,
         baseline=reference,
         against_baseline=against,
         reason=reason,
     )
+
+
+def _by_rate(old: Row, new: Row, threshold: float) -> tuple[SpeedVerdict, str]:
+    """Compare the highest rates that kept a latency bound, which are sought in steps."""
+    assert old.rate is not None
+    assert new.rate is not None
+    limit = (1 + threshold) * (1 + STEP)
+    verdict: SpeedVerdict = "slower" if old.rate > limit * new.rate else "no difference"
+    verdict = "faster" if new.rate > limit * old.rate else verdict
+    return verdict, f"{old.rate:.4g} queries/s before, {new.rate:.4g} now, sought in steps of {STEP:.0%}"
 
 
 def _obstacle(measured: _Measured, run: str) -> str:
@@ -267,7 +292,10 @@ def _notes(old: Report, new: Report, rows: tuple[RowComparison, ...], baseline: 
         cause = "where nothing of it changed the machine did, and 'against baseline' counts"
         found.append(f"{baseline} itself took {times} times as long: {cause}")
     if not baseline:
-        found.append(f"the baselines differ: {old.baseline_variant} before, {new.baseline_variant} now")
+        names = [report.baseline_variant or "none that ran" for report in (old, new)]
+        found.append(
+            f"the baselines differ: {names[0]} before, {names[1]} now" if names[0] != names[1] else "no baseline"
+        )
     return found
 
 

@@ -134,7 +134,8 @@ def test_without_pytorch_the_recorded_logits_are_the_baseline(built, digit_folde
     for data in (None, digit_folders["validation"]):
         report = bench(built.path, data=data, backend="openvino")
         row = rows_of(report)["openvino-fp32"]
-        assert (report.baseline, report.baseline_variant) == ("recorded logits", "")
+        assert report.baseline == "none: torch-fp32 has no figure (torch is not installed)"
+        assert (report.baseline_variant, report.reference) == ("", "recorded logits")
         assert rows_of(report)["torch-fp32"].status == "skipped"
         assert (row.speedup, row.top1_drop, row.agreement) == (None, None, 1.0)
         assert "golden images" in row.reason
@@ -184,6 +185,7 @@ def test_a_server_is_measured_at_its_rate(built):
         built.path,
         scenario="server",
         rate=40,
+        rounds=None,
         latency_bound_s=10,
         mode="quick",
         seconds=1,
@@ -265,7 +267,7 @@ def test_a_run_that_is_interrupted_while_timing_keeps_its_samples(built):
     row = rows_of(interrupted.value.report)["openvino-int8"]
     assert row.latency_n == 5
     assert row.agreement is None
-    assert "accuracy: interrupted" in row.reason
+    assert "accuracy: not measured" in row.reason
 
 
 def test_a_run_that_is_interrupted_before_anything_was_measured_has_no_report(built, monkeypatch):
@@ -345,6 +347,7 @@ def test_two_runs_of_the_same_variant_are_no_different_and_a_slower_one_is_slowe
         def __init__(self, session, factor):
             self.session, self.factor = session, factor
 
+        detail = ""
         prepare = property(lambda self: self.session.prepare)
 
         def run(self, images):
@@ -368,3 +371,94 @@ def test_two_runs_of_the_same_variant_are_no_different_and_a_slower_one_is_slowe
 
     assert compare(one_row("same"), one_row("again")).rows[0].verdict == "no difference"
     assert compare(one_row("same"), one_row("slow")).rows[0].verdict == "slower"
+
+
+class Breaking:
+    """A session that breaks from some batch on."""
+
+    def __init__(self, session, largest):
+        self.session, self.most = session, largest
+
+    def __getattr__(self, name):
+        return getattr(self.session, name)
+
+    def run(self, images):
+        if len(images) > self.most:
+            raise BackendError(f"out of memory on a batch of {len(images)}")
+        return self.session.run(images)
+
+    def prepare(self, images):
+        self.run(images)
+
+
+def broken(monkeypatch, largest):
+    from edgeresnext.measure import variants
+
+    opened = variants.open_artifact
+
+    def open_artifact(bundle, artifact, threads=None, **more):
+        session = opened(bundle, artifact, threads, **more)
+        return Breaking(session, largest) if artifact.name == "openvino-int8" else session
+
+    monkeypatch.setattr(variants, "open_artifact", open_artifact)
+
+
+def test_what_was_measured_before_a_variant_broke_is_kept(built, monkeypatch):
+    broken(monkeypatch, largest=1)
+    report = bench(
+        built.path, scenario=["single-stream", "multi-stream"], backend="openvino", precision="int8",
+        skip=(*LATENCY_ALONE, "accuracy"),
+    )  # fmt: skip
+    single, several = (row for row in report.rows if row.name == "openvino-int8")
+    assert (single.status, single.latency_n) == ("ok", 11)
+    assert (several.status, several.reason) == ("failed", "out of memory on a batch of 8")
+    assert "multi-stream at batch 8: out of memory" in single.reason
+
+
+def test_a_server_that_cannot_be_does_not_cost_the_other_scenarios(built):
+    report = bench(
+        built.path, scenario=["single-stream", "server"], latency_bound_s=1e-6, mode="quick", rounds=None, seconds=1,
+        backend="openvino", precision="int8",
+    )  # fmt: skip
+    single, server = (row for row in report.rows if row.name == "openvino-int8")
+    assert single.latency_n >= 11
+    assert (server.status, "nothing here keeps p90" in server.reason) == ("skipped", True)
+
+
+def test_images_that_cannot_be_read_cost_accuracy_alone(built, tmp_path):
+    folder = tmp_path / "val" / "3"
+    folder.mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(folder / "good.png")
+    for index in range(3):
+        (folder / f"bad{index}.png").write_bytes(b"x")
+    report = bench(built.path, data=tmp_path / "val", precision="int8", backend="openvino")
+    assert rows_of(report)["openvino-int8"].latency_n == 11
+    assert any("accuracy was not measured: at least" in warning for warning in report.warnings)
+
+
+def test_the_baseline_has_no_error_and_others_have(built):
+    rows = rows_of(bench(built.path, precision="int8", backend="openvino"))
+    assert (rows["torch-fp32"].speedup, rows["torch-fp32"].speedup_error) == (1.0, None)
+    assert rows["openvino-int8"].speedup_error > 0
+
+
+def test_a_second_ctrl_c_loses_nothing(built, monkeypatch):
+    import os
+    import signal
+
+    def again(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+        return report_of(*_, **__)
+
+    from edgeresnext.measure import bench as module
+
+    report_of = module.report_of
+    monkeypatch.setattr(module, "report_of", again)
+
+    def interrupt(_stage, done, _total):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptedBenchError) as interrupted:
+        bench(built.path, precision="int8", progress=interrupt)
+    assert interrupted.value.report.rows[0].latency_n == 5

@@ -161,7 +161,7 @@ def test_the_time_of_every_convolution_is_found(built, name):
 
 
 def test_pytorch_is_not_profiled_and_says_so(built):
-    with pytest.raises(BackendError, match="operations are not measured"):
+    with pytest.raises(BackendError, match="single operations of torch are not measured"):
         profile(built, base.BASELINE_ARTIFACT, built.golden().images[:1], None)
 
 

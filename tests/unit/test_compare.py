@@ -10,8 +10,8 @@ from rich.console import Console
 from edgeresnext.errors import ReportError, RequestError
 from edgeresnext.measure.results import Latency as Distribution
 from edgeresnext.measure.results import Report, Row, Timed
-from edgeresnext.measure.statistics import mcnemar
-from edgeresnext.report.change import block_medians, blocks_of, change, t_quantile
+from edgeresnext.measure.statistics import block_medians, blocks_of, mcnemar
+from edgeresnext.report.change import change, t_quantile
 from edgeresnext.report.compare import Comparison, compare
 from edgeresnext.report.terminal_compare import render_comparison
 
@@ -367,3 +367,16 @@ def test_a_wander_longer_than_the_runs_deceives_the_latency_but_not_its_ratio_to
     wrong = [np.mean([one != "no difference" for one in which]) for which in zip(*verdicts, strict=True)]
     assert 0.05 < wrong[0] < 0.25  # what `Comparison.regressed` says of it
     assert wrong[1] == 0
+
+
+def test_highest_rates_within_a_bound_are_compared():
+    def found(rate):
+        (row,) = (one for one in sample_report(rounds=64).rows if one.name == "openvino-int8")
+        served = msgspec.structs.replace(row, scenario="server", rate=rate, latency_bound_s=0.015, scopes={})
+        return sample_report(rounds=64, rows=(served,))
+
+    verdicts = [compare(found(100.0), found(rate)).rows[0].verdict for rate in (100.0, 95.0, 50.0, 150.0)]
+    assert verdicts == ["no difference", "no difference", "slower", "faster"]
+    halved = compare(found(100.0), found(50.0))
+    assert halved.rows[0].reason == "100 queries/s before, 50 now, sought in steps of 7%"
+    assert halved.regressed

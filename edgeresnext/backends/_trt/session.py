@@ -57,6 +57,8 @@ class EngineSession(Session):
         BackendError: TensorRT refuses the plan, or memory is short.
     """
 
+    largest: int
+
     def __init__(self, module: str, file: Path, model: ModelSpec, options: EngineOptions | None = None) -> None:
         super().__init__(model)
         self.trt: Any = load_module(module)
@@ -211,9 +213,12 @@ class EngineSession(Session):
 
     def compute_s(self, images: NDArray[np.uint8]) -> float:
         """Return the seconds that the device took for one batch, without the copies, by its own clock."""
+        seconds = 0.0
         with self._slot() as slot, self.cuda.active():
-            slot.run(images[: self.largest], None)
-            return slot.compute_s()
+            for start in range(0, len(images), self.largest):
+                slot.run(images[start : start + self.largest], None)
+                seconds += slot.compute_s()
+        return seconds
 
     def profile(self, images: NDArray[np.uint8], runs: int) -> tuple[Operation, ...]:
         """Return what each layer of the engine took, measured by TensorRT; layers have the engine's own names."""
