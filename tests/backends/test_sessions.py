@@ -155,7 +155,9 @@ def test_the_network_alone_is_timed(session, built):
 def test_the_time_of_every_convolution_is_found(built, name):
     artifact = next(one for one in built.manifest.artifacts if one.name == name)
     layers = profile(built, artifact, built.golden().images[:1], None)
-    assert [one.module for one in layers if one.module] == list(built.manifest.layer_macs)
+    found = [one.module for one in layers if one.module]
+    # OpenVINO counts whole microseconds, and leaves out what takes less than one: here the fc of 10 classes.
+    assert found == [module for module in built.manifest.layer_macs if module in found or module != "fc"]
     assert sum(one.seconds > 0 for one in layers if one.module) > 15  # clocks of 1 us see nothing of the smallest
     assert all(one.kind for one in layers if not one.module)
 

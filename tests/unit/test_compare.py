@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 from rich.console import Console
+from sample_report import sample_report
 
 from edgeresnext.errors import ReportError, RequestError
 from edgeresnext.measure.results import Latency as Distribution
