@@ -36,7 +36,7 @@ def demo() -> str:
     lines += [
         f"| {row['backend']} {row['precision']} | {cell(row['latency_s']['p50'], '.2f', 1e3)} "
         f"| {cell(row['latency_s']['p90'], '.2f', 1e3)} | {row['images_per_s']:.0f} "
-        f"| {row['speedup']:.2f} ± {row['speedup_error']:.2f} | {cell(row['top1'], '.2f', 100)} "
+        f"| {ratio(row)} | {cell(row['top1'], '.2f', 100)} "
         f"| {cell(row['top1_drop'], '+.2f', 100)} | {cell(row['agreement'], '.2f', 100)} "
         f"| {row['size_bytes'] / 2**20:.1f} | {cell(row['peak_memory_bytes'], '.0f', 2**-20)} |"
         for row in figures["rows"]
@@ -56,7 +56,9 @@ def p50(row: dict[str, Any]) -> str:
 
 def ratio(row: dict[str, Any]) -> str:
     """Format a speed-up with its error."""
-    return "n/a" if row.get("speedup") is None else f"{row['speedup']:.2f} ± {row['speedup_error']:.2f}"
+    if row.get("speedup") is None:
+        return "n/a"
+    return f"{row['speedup']:.2f} ± {row['speedup_error']:.2f}" if row["speedup_error"] else f"{row['speedup']:.2f}"
 
 
 def suite() -> str:

@@ -58,7 +58,7 @@ class OpenVINOSession(Session):
                 raise BackendError(f"OpenVINO failed on a batch of {len(images)}: {error}") from error
 
     def profile(self, images: NDArray[np.uint8], runs: int) -> tuple[Operation, ...]:
-        """Return what OpenVINO's counters tell, in whole microseconds; less than one, and what was fused, is left out."""
+        """Return what the counters tell, in whole microseconds; less than one, and what was fused, is left out."""
         import openvino
 
         executed = openvino.ProfilingInfo.Status.EXECUTED

@@ -88,8 +88,8 @@ def bench(
         scenario: How queries arrive, one or several: "single-stream", "multi-stream" (8 images a query), "offline"
             (throughput, batches of 1 to 32), "server" (at random times). None is the first, or the second with a batch.
         batch: Images a query of multi-stream, or a run of offline.
-        mode: "quick" (seconds, not for quoting), "default", or "official": 600 s a variant and scenario, and enough
-            samples for p99.
+        mode: "quick" (seconds, not for quoting), "default", or "official": each variant is timed for 600 s in each
+            scenario (offline: over all batches together), and often enough for p99.
         seconds: Time to spend on each scenario; with "official" on each variant of it.
         rounds: Run exactly this many rounds instead.
         threads: CPU threads of every variant; None leaves the choice to each runtime.

@@ -115,9 +115,8 @@ def interleave(
 
     def start(name: str, session: Session) -> None:
         session.prepare(first)
-        note = warm_up(session, first, clock) if warm else ""
-        if note:
-            record.notes[name] = note
+        notes = (warm_up(session, first, clock) if warm else "", _pieces(session, batch))
+        record.notes[name] = "; ".join(filter(None, notes))
         record.samples[name] = []
         record.details[name] = session.detail
 
@@ -143,6 +142,13 @@ def interleave(
         if fewest >= min_rounds and elapsed >= budget_s:
             break
     return {name: record.samples.get(name, []) for name in sessions}, record.failures
+
+
+def _pieces(session: Session, batch: int) -> str:
+    """Say where a runtime does not take a batch as it is."""
+    if session.largest is not None and batch > session.largest:
+        return f"the batch of {batch} is run in pieces of {session.largest}"
+    return f"the batch of {batch} is filled up to {session.smallest}" if batch < session.smallest else ""
 
 
 def _expected(done: int, elapsed: float, min_rounds: int, max_rounds: int | None, budget_s: float) -> int:

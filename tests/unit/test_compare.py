@@ -372,7 +372,7 @@ def test_a_wander_longer_than_the_runs_deceives_the_latency_but_not_its_ratio_to
 
 def test_highest_rates_within_a_bound_are_compared():
     def found(rate):
-        (row,) = (one for one in sample_report(rounds=64).rows if one.name == "openvino-int8")
+        row = next(one for one in sample_report(rounds=64).rows if one.name == "openvino-int8")
         served = msgspec.structs.replace(row, scenario="server", rate=rate, latency_bound_s=0.015, scopes={})
         return sample_report(rounds=64, rows=(served,))
 

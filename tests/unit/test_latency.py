@@ -90,6 +90,19 @@ def test_turns_of_timed_runs_until_each_session_was_timed_for_the_budget():
     assert clock.now - 100 < 1.25 * sum(map(sum, samples.values())) + 10  # hardly any time goes to untimed runs
 
 
+@pytest.mark.parametrize(
+    ("batch", "note"), [(1, "the batch of 1 is filled up to 2"), (4, ""), (32, "the batch of 32 is run in pieces of 8")]
+)
+def test_a_batch_that_a_runtime_does_not_take_as_it_is_is_said_so(batch, note):
+    clock, record = Clock(), Record()
+    session = Scripted(clock, 0.01)
+    session.smallest, session.largest = 2, 8
+    interleave(
+        {"a": session}, IMAGES, batch, min_rounds=1, max_rounds=1, budget_s=0, clock=clock, record=record
+    )  # fmt: skip
+    assert record.notes["a"] == note
+
+
 def test_progress_ends_at_what_it_expected():
     clock, told = Clock(), []
     timed(
