@@ -61,14 +61,14 @@ def ratio(row: dict[str, Any]) -> str:
     return f"{row['speedup']:.2f} ± {row['speedup_error']:.2f}" if row["speedup_error"] else f"{row['speedup']:.2f}"
 
 
-def suite() -> str:
-    """Models, backends, precisions and batches."""
+def suite(*models: str) -> str:
+    """Models, backends, precisions and batches; all models unless some are named."""
     figures = load("suite")
     lines = [
         "| network | variant | p50 ms | p90 ms | compute ms | end to end ms | speed-up | images/s, 8 at once | MiB | peak MiB |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    rows = figures["models"]
+    rows = [row for row in figures["models"] if not models or row["model"] in models]
     eights = {(row["model"], name_of(row)): row for row in rows if row["batch"] == 8}  # noqa: PLR2004
     reasons = set()
     for row in rows:
@@ -98,15 +98,17 @@ def name_of(row: dict[str, Any]) -> str:
     return " ".join(filter(None, (row["backend"], row["precision"], row["mode"])))
 
 
-def against_peers() -> str:
-    """Our artefacts beside other quantisers, and PyTorch's own ways."""
+def against_peers(network: str) -> str:
+    """Our artefacts beside other quantisers, and PyTorch's own ways; top-1 where the network is trained."""
     figures = load("suite")
+    rows = [row for row in figures["peers"] if row["task"].startswith(network)]
+    trained = any(row["top1"] is not None for row in rows)
     lines = [
-        "| network | variant | p50 ms | speed-up | latency over our INT8's | SNR, dB | top-1 % |",
-        "|---" * 7 + "|",
+        "| variant | p50 ms | speed-up | latency over our INT8's | SNR, dB |" + " top-1 % |" * trained,
+        "|---" * (5 + trained) + "|",
     ]
     failed = []
-    for row in sorted(figures["peers"], key=lambda row: (row["task"], row.get("latency_s", {}).get("p50", 9e9))):
+    for row in sorted(rows, key=lambda row: row.get("latency_s", {}).get("p50", 9e9)):
         if row["reason"]:
             failed.append(f"{row['variant']}: {row['reason']}")
             continue
@@ -114,9 +116,9 @@ def against_peers() -> str:
         snr = "exact" if row["snr_db"] is None else f"{row['snr_db']:.1f}"
         top = "n/a" if row["top1"] is None else f"{100 * row['top1']:.2f}"
         over = "1" if row["variant"] == "openvino-int8" else f"{row['over_ours']:.2f} ± {row['over_ours_error']:.2f}"
-        lines.append(f"| {row['task']} | {name} | {p50(row)} | {ratio(row)} | {over} | {snr} | {top} |")
+        lines.append(f"| {name} | {p50(row)} | {ratio(row)} | {over} | {snr} |" + f" {top} |" * trained)
     return (
-        f"Ours in bold; the same images, process and threads, {figures['rounds']} interleaved rounds, batch 1; every quantiser got the "
+        f"{rows[0]['task']}; ours in bold. The same images, process and threads, {figures['rounds']} interleaved rounds, batch 1; every quantiser got the "
         f"same {figures['calibration_images']} images and its defaults for x86 CPUs:\n\n"
         + "\n".join(lines)
         + "\n\n"
@@ -328,13 +330,18 @@ def calibration() -> str:
 DOCUMENTS = {
     "README.md": {
         "demo": demo,
-        "suite": suite,
-        "peers": against_peers,
+        "suite": lambda: suite("resnext50_32x4d"),
+        "peers": lambda: against_peers("ResNeXt-50"),
         "fidelity": fidelity,
         "build": build,
         "engines": engines,
     },
-    "benchmarks/README.md": {"overhead": overhead, "comparisons": comparisons},
+    "benchmarks/README.md": {
+        "overhead": overhead,
+        "comparisons": comparisons,
+        "suite": suite,
+        "peers": lambda: against_peers("resnext20"),
+    },
     "calibration/README.md": {
         "repairs": repairs,
         "methods": methods,

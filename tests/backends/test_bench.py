@@ -1,5 +1,4 @@
 import json
-import time
 
 import msgspec
 import numpy as np
@@ -334,44 +333,6 @@ def test_an_interrupted_classification_leaves_the_same_images_to_every_session(d
             done=kept.append,
         )  # fmt: skip
     assert len(kept[0].best["a"]) == len(kept[0].best["b"]) == len(kept[0].targets) == len(kept[0].digests) == 32
-
-
-def test_two_runs_of_the_same_variant_are_no_different_and_a_slower_one_is_slower(built):
-    """On a real runtime: the digits network, and the same with a tenth of its time more."""
-    from sample_report import latency, sample_report
-
-    from edgeresnext.measure.latency import interleave
-    from edgeresnext.report.compare import compare
-    from edgeresnext.runtime.classifier import open_artifact
-
-    class Slower:
-        def __init__(self, session, factor):
-            self.session, self.factor = session, factor
-
-        detail = ""
-        prepare = property(lambda self: self.session.prepare)
-
-        def run(self, images):
-            start = time.perf_counter()
-            logits = self.session.run(images)
-            while time.perf_counter() - start < self.factor * 0.004:
-                pass
-            return logits
-
-    artifact = next(one for one in built.manifest.artifacts if one.name == "openvino-int8")
-    session = open_artifact(built, artifact)
-    sessions = {"same": Slower(session, 1.0), "again": Slower(session, 1.0), "slow": Slower(session, 1.1)}
-    samples, _ = interleave(sessions, built.golden().images, 1, min_rounds=200, max_rounds=200, budget_s=0)
-    base_row = next(row for row in sample_report(rounds=16).rows if row.name == "openvino-int8")
-
-    def one_row(name):
-        row = msgspec.structs.replace(
-            base_row, samples_s=tuple(samples[name]), latency_s=latency(samples[name]), latency_n=200, scopes={}
-        )
-        return sample_report(rounds=16, rows=(row,))
-
-    assert compare(one_row("same"), one_row("again")).rows[0].verdict == "no difference"
-    assert compare(one_row("same"), one_row("slow")).rows[0].verdict == "slower"
 
 
 class Breaking:
