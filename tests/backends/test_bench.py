@@ -72,7 +72,7 @@ def test_every_scope_is_timed_and_end_to_end_takes_longest(report):
             assert set(row.scopes) == {"compute", "end-to-end"}
             assert len(row.scopes["compute"].samples_s) == 11
     row = rows_of(report)["openvino-int8"]
-    assert row.scopes["end-to-end"].latency_s.p50 > row.scopes["compute"].latency_s.p50
+    assert row.scopes["end-to-end"].latency_s.min > row.scopes["compute"].latency_s.min
 
 
 def test_layers_are_those_of_the_network(report, built):
