@@ -146,7 +146,8 @@ def uninterrupted() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        # None is a handler that was not set from Python, and cannot be set again from there.
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 class _Run:
@@ -169,6 +170,7 @@ class _Run:
         self._images = self._drawn()
         self._targets = _targets(self._images, self._labels)
         self._timed, self._files = _timed_images(self._bundle, self._all_images)
+        self._prepared = False
         self.watch = MachineWatch()
         self.findings = Findings(request=request, bundle=self._bundle, variants=chosen, baseline=baseline)
         self.findings.data = _about(self._all_images, self._images)
@@ -284,9 +286,10 @@ class _Run:
         return self.findings.measured[0].batch
 
     def _prepare(self) -> None:
-        """Prepare every session for the first batch again, where another one was measured last."""
-        if len(self.findings.measured) == 1:
+        """Prepare every session for the first batch again, once, where another one was measured last."""
+        if self._prepared or self.findings.measured[-1].batch == self._batch():
             return
+        self._prepared = True
         record = Record()
         first = batch_of(self._timed, self._batch(), 0)
         Turns(self._sessions(), record).each(lambda _name, session: session.prepare(first))

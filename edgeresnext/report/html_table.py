@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgeresnext.report import figures
+from edgeresnext.report.words import by_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,10 +74,7 @@ def class_table(report: Report) -> Table:
 
 def reasons(rows: Sequence[Row]) -> dict[str, str]:
     """Return the names of the rows that each reason applies to."""
-    found: dict[str, list[str]] = {}
-    for row in rows:
-        for reason in filter(None, row.reason.split("; ") if row.status == "ok" else [row.reason]):
-            found.setdefault(reason, []).append(row.name)
+    found = {reason: [row.name for row in its] for reason, its in by_reason(rows).items()}
     measured = [row.name for row in rows if row.status == "ok"]
     return {
         reason: "all" if names == measured and len(names) > 1 else ", ".join(dict.fromkeys(names))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from edgeresnext.report.figures import accuracy_columns, scenarios, speed_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from edgeresnext.measure.results import Report, Row, Scenario
 
@@ -64,12 +64,23 @@ def warnings(report: Report) -> list[str]:
 
 def reasons(report: Report) -> dict[str, str]:
     """Return, in words, the rows that each reason applies to."""
-    found: dict[str, dict[str, list[Row]]] = {}
-    for row in report.rows:
-        for reason in filter(None, row.reason.split("; ") if row.status == "ok" else [row.reason]):
-            found.setdefault(reason, {}).setdefault(row.name, []).append(row)
     measured = sum(row.status == "ok" for row in report.rows)
-    return {reason: _whose(report, by_name, measured) for reason, by_name in found.items()}
+    found = {}
+    for reason, rows in by_reason(report.rows).items():
+        by_name: dict[str, list[Row]] = {}
+        for row in rows:
+            by_name.setdefault(row.name, []).append(row)
+        found[reason] = _whose(report, by_name, measured)
+    return found
+
+
+def by_reason(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Return the rows that each reason applies to; those of a row that was measured are told apart by semicolons."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        for reason in filter(None, row.reason.split("; ") if row.status == "ok" else [row.reason]):
+            found.setdefault(reason, []).append(row)
+    return found
 
 
 def _whose(report: Report, by_name: dict[str, list[Row]], measured: int) -> str:

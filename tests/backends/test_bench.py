@@ -424,3 +424,21 @@ def test_a_second_ctrl_c_loses_nothing(built, monkeypatch):
     with pytest.raises(InterruptedBenchError) as interrupted:
         bench(built.path, precision="int8", progress=interrupt)
     assert interrupted.value.report.rows[0].latency_n == 5
+
+
+def test_sessions_are_prepared_once_more_where_another_batch_was_measured_last(built, monkeypatch):
+    prepared = []
+    session = type(
+        base.get("openvino").open(built.file("onnx/fp32.onnx"), built.manifest.model, base.BASELINE_ARTIFACT)
+    )
+    before = session.prepare
+    monkeypatch.setattr(
+        session, "prepare", lambda self, images: (prepared.append(len(images)), before(self, images))[1]
+    )
+    skip = ("pytorch", "accuracy", "layers", "memory")
+    options = {"backend": "openvino", "precision": "int8", "skip": skip}
+    bench(built.path, scenario=["single-stream", "multi-stream"], **options)
+    assert prepared == [1, 8, 1]  # the scenarios, then once for the scopes and energy
+    prepared.clear()
+    bench(built.path, **options)
+    assert prepared == [1]
