@@ -1,4 +1,8 @@
-"""What may be published: artefacts that reproduce PyTorch's logits, with their latency on this machine."""
+"""What may be published, and what this machine makes of it.
+
+A file is judged by what it says, in exact arithmetic: one that is wrong ends the build. What a runtime of this machine
+makes of a file says nothing about other machines: an artefact that fails here is left out here, with a warning.
+"""
 
 from __future__ import annotations
 
@@ -7,38 +11,35 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
 from edgeresnext.backends import base
-from edgeresnext.errors import AccuracyError, BackendError, EdgeResNeXtError
+from edgeresnext.errors import AccuracyError, EdgeResNeXtError
 from edgeresnext.measure.latency import interleave
 from edgeresnext.measure.machine.environment import machine
 from edgeresnext.runtime.classifier import open_artifact
+from edgeresnext.runtime.proof import conditions, replay, shortfall
 from edgeresnext.spec import Selection, Timing
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from edgeresnext.backends.base import Session
     from edgeresnext.bundle import Bundle, Golden
     from edgeresnext.progress import Progress
-    from edgeresnext.spec import Fidelity, Manifest, Precision
+    from edgeresnext.spec import Artifact, Manifest, Precision
 
 _TIMED_ROUNDS = 15
-_CHECK_BATCH = 4
 _TIMED_BUDGET_S = 5.0
 _log = logging.getLogger("edgeresnext")
 
 
-def replay(session: Session, golden: Golden) -> Fidelity:
-    """Return how far a session is from PyTorch, in small batches, for the runtimes keep the memory of the largest."""
-    starts = range(0, len(golden.images), _CHECK_BATCH)
-    return golden.compare(np.concatenate([session.run(golden.images[i : i + _CHECK_BATCH]) for i in starts]))
+def accept(name: str, precision: Precision, reason: str) -> None:
+    """Refuse to publish a file that says something too far from PyTorch.
 
-
-def accept(name: str, precision: Precision, shortfall: str) -> None:
-    """Refuse to publish what is too far from PyTorch."""
-    if not shortfall:
+    Raises:
+        AccuracyError: `reason` is not empty.
+    """
+    if not reason:
         return
     hints = {
         "fp32": "This is a bug; report it with the checkpoint.",
@@ -47,48 +48,40 @@ def accept(name: str, precision: Precision, shortfall: str) -> None:
         "(--validation DIR), or leave INT8 out: --precision fp32 --precision fp16.",
     }
     raise AccuracyError(
-        f"{name} is too far from PyTorch on the golden images: {shortfall}. Nothing was published.",
+        f"{name} is too far from PyTorch on the golden images: {reason}. Nothing was published.",
         hints.get(precision, ""),
     )
 
 
-def accept_and_time(bundle: Bundle, golden: Golden, progress: Progress, new: Collection[str] | None = None) -> Manifest:
-    """Return the manifest with the artefacts timed in turn at batch 1, after each has passed its check here.
+def measured_here(
+    bundle: Bundle, golden: Golden, progress: Progress, new_engines: Collection[str] = ()
+) -> tuple[Manifest, dict[str, str]]:
+    """Return the manifest with the artefacts that are right here timed in turn at batch 1, and why others are not.
 
-    bf16 comes for nothing where the CPU has it: a network that it does not suit loses bf16 and is built all the same.
+    Engines that were just built for this machine and fail on it are dropped; all other artefacts stay in the bundle,
+    for other machines.
 
     Args:
         bundle: What is about to be published.
         golden: Its golden images, with PyTorch's logits.
         progress: Told how far the measurement is.
-        new: The artefacts on trial, None for all. Others that fail here are left as they are, with a warning: they were
-            accepted before, and this machine may not be theirs.
-
-    Raises:
-        AccuracyError: An artefact on trial is too far from PyTorch.
-        BackendError: An artefact on trial does not run.
+        new_engines: Names of the engines that were just built.
     """
     sessions: dict[str, Session] = {}
-    offered = list(bundle.manifest.artifacts)
+    failed: dict[str, str] = {}
     try:
         for artifact in bundle.manifest.artifacts:
-            reason = base.unavailable(artifact)
-            if reason is not None:
-                _log.info("not measured: %s: %s", artifact.name, reason)
+            missing = base.unavailable(artifact)
+            if missing is not None:
+                _log.info("not measured: %s: %s", artifact.name, missing)
                 continue
             try:
                 session = sessions[artifact.name] = open_artifact(bundle, artifact)
-                shortfall = replay(session, golden).shortfall(artifact.precision)
-                if shortfall and artifact.precision == "bf16":
-                    _log.warning("%s is left out: %s", artifact.name, shortfall)
-                    offered.remove(artifact)
-                    sessions.pop(artifact.name).close()
-                    continue
-                accept(artifact.name, artifact.precision, shortfall)
+                reason = shortfall(bundle, artifact, replay(session, golden))
             except EdgeResNeXtError as error:
-                if new is None or artifact.name in new:
-                    raise
-                _log.warning("%s, which was in the bundle before, is not measured: %s", artifact.name, error.what)
+                reason = error.what
+            if reason:
+                failed[artifact.name] = reason
                 if artifact.name in sessions:
                     sessions.pop(artifact.name).close()
         samples, failures = interleave(
@@ -104,12 +97,32 @@ def accept_and_time(bundle: Bundle, golden: Golden, progress: Progress, new: Col
     finally:
         for session in sessions.values():
             session.close()
-    for name, failure in failures.items():
-        if new is None or name in new:
-            raise BackendError(f"{name} failed while it was timed: {failure}", "Nothing was published.")
-        _log.warning("%s failed while it was timed: %s", name, failure)
-    timings = [Timing(artifact=name, latency_s=median(s), samples=len(s)) for name, s in samples.items() if s]
+    failed |= {name: f"it failed while it was timed: {reason}" for name, reason in failures.items()}
+    timings = [
+        Timing(artifact=name, latency_s=median(taken), samples=len(taken))
+        for name, taken in samples.items()
+        if taken and name not in failed
+    ]
     ranked = tuple(sorted(timings, key=lambda timing: timing.latency_s))
     # A machine that can run nothing of it knows nothing better than what was measured before.
-    selection = Selection(machine=machine(), timings=ranked) if ranked else bundle.manifest.selection
-    return msgspec.structs.replace(bundle.manifest, artifacts=tuple(offered), selection=selection)
+    selection = (
+        Selection(machine=machine(), timings=ranked, conditions=conditions()) if ranked else bundle.manifest.selection
+    )
+    kept = tuple(_without(bundle.manifest.artifacts, failed, new_engines))
+    return msgspec.structs.replace(bundle.manifest, artifacts=kept, selection=selection), failed
+
+
+def _without(
+    artifacts: tuple[Artifact, ...], failed: Mapping[str, str], new_engines: Collection[str]
+) -> list[Artifact]:
+    """Return the artefacts to publish, after saying what is left out."""
+    kept = []
+    for artifact in artifacts:
+        reason = failed.get(artifact.name)
+        dropped = reason is not None and artifact.name in new_engines
+        if reason is not None:
+            how = "is not published" if dropped else "is left out on this machine"
+            _log.warning("%s %s: %s", artifact.name, how, reason)
+        if not dropped:
+            kept.append(artifact)
+    return kept

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import glob
+import hashlib
 import math
 import os
 import shutil
@@ -24,7 +25,7 @@ import numpy as np
 
 from edgeresnext.data.folder import file_digest, read_labels
 from edgeresnext.errors import BundleError, EdgeResNeXtError, RequestError, shortened, unknown_name
-from edgeresnext.spec import MANIFEST_SCHEMA, Artifact, Fidelity, FileEntry, Manifest, Ranges
+from edgeresnext.spec import MANIFEST_SCHEMA, READABLE_SCHEMAS, Artifact, Fidelity, FileEntry, Manifest, Ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +42,10 @@ RANGES = "ranges.json"
 CALIBRATION_CACHE = "calibration.cache"
 RUNTIME_CACHE_SUFFIX = ".runtime-cache"
 """Of files that TensorRT-RTX leaves beside engines while they run; no part of the bundle, and no loss."""
+
+RUNTIME_LOSS_DB = 6.0
+"""What a runtime may lose of an INT8 file's signal-to-noise ratio, in dB: it fuses and rounds elsewhere, and is judged
+on a few images. Saturating products cost 15 to 25 dB."""
 
 _UNTIMED: tuple[Precision, ...] = ("fp16", "int8", "bf16", "fp32")
 _READABLE = "Check the permissions of the bundle's directory."
@@ -59,6 +64,10 @@ class Golden:
     images: NDArray[np.uint8]
     logits: NDArray[np.float32]
 
+    def first(self, count: int) -> Golden:
+        """Return the first so many of them."""
+        return Golden(images=self.images[:count], logits=self.logits[:count])
+
     def compare(self, logits: NDArray[np.float32]) -> Fidelity:
         """Return how far an artefact's logits for the golden images are from PyTorch's."""
         noise = logits.astype(np.float64) - self.logits
@@ -76,10 +85,17 @@ class Golden:
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A bundle on disk whose manifest has been read and checked; its files are checked as they are used."""
+    """A bundle on disk whose manifest has been read and checked; its files are checked as they are used.
+
+    Args:
+        path: Its directory.
+        manifest: What it holds.
+        digest: SHA-256 of the manifest, by which bundles are told apart; empty where it is being written.
+    """
 
     path: Path
     manifest: Manifest
+    digest: str = ""
 
     def file(self, name: str) -> Path:
         """Return the path of a file after comparing it with the manifest.
@@ -151,6 +167,22 @@ class Bundle:
             )
         return golden
 
+    def shortfall(self, artifact: Artifact, fidelity: Fidelity) -> str:
+        """Return by how much an artefact, as it ran, misses what it must reach, or nothing.
+
+        INT8 must come near what its file says, not only near PyTorch: a runtime that saturates may halve the accuracy
+        of a good file and still be over the limit of a poor one.
+        """
+        found = fidelity.shortfall(artifact.precision)
+        if found or artifact.precision != "int8" or fidelity.snr_db is None:
+            return found
+        name = artifact.file if artifact.engine is None else artifact.engine.onnx
+        file = next((file for file in self.manifest.onnx if file.file == name), None)
+        said = None if file is None else file.fidelity.snr_db
+        if said is None or fidelity.snr_db >= said - RUNTIME_LOSS_DB:
+            return ""
+        return f"signal-to-noise of the logits is {fidelity.snr_db:.1f} dB, where {name} says {said:.1f} dB"
+
     def artifacts(self, backend: str | None = None, precision: str | None = None) -> tuple[Artifact, ...]:
         """Return the artefacts that match, the most promising first.
 
@@ -203,9 +235,9 @@ def read(path: str | Path) -> Bundle:
         raise BundleError(f"cannot read '{manifest_path}': {error.strerror}", _READABLE) from None
     try:
         schema = msgspec.json.decode(raw, type=_Schema).schema
-        if schema != MANIFEST_SCHEMA:
+        if schema not in READABLE_SCHEMAS:
             raise BundleError(
-                f"'{manifest_path}' has schema {schema}; this release reads schema {MANIFEST_SCHEMA}",
+                f"'{manifest_path}' has schema {schema}; this release reads {READABLE_SCHEMAS[0]} to {MANIFEST_SCHEMA}",
                 "Rebuild the bundle, or install the release that wrote it.",
             )
         manifest = msgspec.json.decode(raw, type=Manifest)
@@ -221,7 +253,7 @@ def read(path: str | Path) -> Bundle:
     if unlisted or not manifest.artifacts:
         what = f"does not list {shortened(unlisted)}" if unlisted else "has no artefact"
         raise BundleError(f"'{manifest_path}' {what}", _REBUILD)
-    return Bundle(path=path, manifest=manifest)
+    return Bundle(path=path, manifest=manifest, digest=hashlib.sha256(raw).hexdigest())
 
 
 class _Schema(msgspec.Struct):

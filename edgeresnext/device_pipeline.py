@@ -15,11 +15,11 @@ import msgspec
 
 from edgeresnext import bundle as bundles
 from edgeresnext import engines
-from edgeresnext.acceptance import accept_and_time
+from edgeresnext.acceptance import measured_here
 from edgeresnext.backends.targets import HERE
 from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.bundle import Bundle
-from edgeresnext.errors import RequestError, unknown_name
+from edgeresnext.errors import AccuracyError, RequestError, unknown_name
 from edgeresnext.progress import silent
 from edgeresnext.spec import EngineOptions
 
@@ -47,7 +47,8 @@ def build_engines(
     """Add engines to a bundle, from its ONNX files: on the device, without PyTorch or the checkpoint.
 
     Each engine is checked against PyTorch's recorded logits where this machine can run it, and timed together with
-    everything else that runs here. An engine of the same target and precision is replaced; others are kept.
+    everything else that runs here; one that fails is left out, with a warning. An engine of the same target and
+    precision is replaced; others are kept.
 
     Args:
         path: The bundle.
@@ -63,7 +64,7 @@ def build_engines(
         RequestError: A name does not exist, or options contradict each other.
         NotInstalledError: TensorRT or a GPU is missing.
         BackendError: A build failed; the bundle is as it was.
-        AccuracyError: An engine is too far from PyTorch to be published.
+        AccuracyError: No engine is near enough to PyTorch to be published.
     """
     chosen = None if precisions is None else check_precisions(precisions)
     asked = parse_targets(targets)
@@ -90,7 +91,7 @@ def build_engines(
         manifest = msgspec.structs.replace(
             bundle.manifest, targets=tuple(dict.fromkeys([*bundle.manifest.targets, *(t.name for t in asked)]))
         )
-        add_engines(Bundle(path=staging, manifest=manifest), wanted, engine_options, progress)
+        add_engines(Bundle(path=staging, manifest=manifest), wanted, engine_options, progress, alone=True)
     return bundles.read(output)
 
 
@@ -100,16 +101,19 @@ def add_engines(
     options: EngineOptions,
     progress: Progress,
     *,
-    all_new: bool = False,
+    alone: bool = False,
 ) -> None:
-    """Build the engines, check and time whatever runs here, and write the manifest.
+    """Build the engines, time whatever is right here, and write the manifest.
 
     Args:
         bundle: What is about to be published.
         wanted: The engines.
         options: How they are built.
         progress: Told how far each is.
-        all_new: Whether everything else in the bundle is on trial too.
+        alone: Whether there is nothing to publish but engines.
+
+    Raises:
+        AccuracyError: Every engine fails here, and there is nothing else to publish.
     """
     files = {one.file for one in wanted}
     for file in files:
@@ -119,8 +123,18 @@ def add_engines(
     manifest = msgspec.structs.replace(
         bundle.manifest, artifacts=(*built, *kept), files=bundles.list_files(bundle.path)
     )
-    on_trial = None if all_new else {artifact.name for artifact in built}
-    manifest = accept_and_time(Bundle(path=bundle.path, manifest=manifest), bundle.golden(), progress, on_trial)
+    new = {artifact.name for artifact in built}
+    manifest, failed = measured_here(Bundle(path=bundle.path, manifest=manifest), bundle.golden(), progress, new)
+    dropped = [artifact for artifact in built if artifact not in manifest.artifacts]
+    if alone and dropped and len(dropped) == len(built):
+        reasons = ", ".join(f"{artifact.name} ({failed[artifact.name]})" for artifact in dropped)
+        raise AccuracyError(
+            f"no engine passes on this machine: {reasons}. The bundle is as it was.",
+            "Ask for another precision, such as --precision fp16 or --precision fp32.",
+        )
+    for artifact in dropped:
+        (bundle.path / artifact.file).unlink()
+    manifest = msgspec.structs.replace(manifest, files=bundles.list_files(bundle.path))
     bundles.write_json(bundle.path / bundles.MANIFEST, manifest)
 
 

@@ -13,29 +13,32 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+import onnx
 
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import base
-from edgeresnext.backends.onnxruntime import open_reference
+from edgeresnext.backends.base import Session
+from edgeresnext.compiler.evaluate import Evaluator
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, Keep, int8_share
 from edgeresnext.compiler.sensitivity import ALL, layer_costs
 from edgeresnext.data import folder
 from edgeresnext.errors import AccuracyError, BackendError, DataError, RequestError
 from edgeresnext.measure.accuracy import classify
 from edgeresnext.measure.statistics import mcnemar
-from edgeresnext.spec import CPU, Artifact, Verdict
+from edgeresnext.spec import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from pathlib import Path
 
-    from edgeresnext.backends.base import Session
+    from numpy.typing import NDArray
+
     from edgeresnext.compiler.graph import Graph
     from edgeresnext.data.folder import ImageFolder
     from edgeresnext.measure.accuracy import Classified
     from edgeresnext.onnx_files import Writer
     from edgeresnext.progress import Progress
-    from edgeresnext.spec import Gate, OnnxFile, Plan
+    from edgeresnext.spec import Gate, ModelSpec, OnnxFile, Plan
 
 DEFAULT_MAX_DROP = 0.5
 _RANKING_IMAGES, _RANKING_BATCH = 16, 8
@@ -44,6 +47,8 @@ _POINTS = 100
 _CHANCES = 2
 """Times what guessing reaches, up to which the labels are probably not those of the network."""
 _BASELINE = "PyTorch"
+_ARITHMETIC = "exact"
+"""Who computed what a file says: nobody's kernels."""
 _ROUNDING = 1e-9
 _log = logging.getLogger("edgeresnext")
 
@@ -237,13 +242,12 @@ class Jury:
         """Return files, as they lie in the writer's folder, with verdicts; PyTorch runs beside the first ones."""
         spec = self.writer.spec
         sessions: dict[str, Session] = {}
-        runtimes: dict[str, str] = {}
         weights = self.writer.folder.parent / bundles.WEIGHTS
         try:
             if self._baseline is None:
                 sessions[_BASELINE] = base.get(base.BASELINE).open(weights, spec, base.BASELINE_ARTIFACT)
             for name in files:
-                runtimes[name], sessions[name] = _open(self.writer.folder / f"{name}.onnx", self.writer)
+                sessions[name] = _ExactSession(self.writer.folder / f"{name}.onnx", spec)
             photos = self.validation.photos
             found = classify(
                 sessions,
@@ -260,17 +264,17 @@ class Jury:
         if self._baseline is None:
             self._baseline = found
         return {
-            name: msgspec.structs.replace(file, verdict=self._verdict(name, file.plan, found, runtimes[name]))
+            name: msgspec.structs.replace(file, verdict=self._verdict(name, file.plan, found))
             for name, file in files.items()
         }
 
-    def _verdict(self, name: str, plan: Plan, found: Classified, runtime: str) -> Verdict:
+    def _verdict(self, name: str, plan: Plan, found: Classified) -> Verdict:
         """Compare what a file said of each image with what PyTorch said."""
         assert self._baseline is not None
         expected, own = self._baseline.best[_BASELINE][:, 0], found.best[name][:, 0]
         verdict = Verdict(
             images=len(own),
-            runtime=runtime,
+            runtime=_ARITHMETIC,
             agreement=float((expected == own).mean()),
             int8_convolutions=self._share(name, plan),
             overlap=sum(digest in self.calibrated for digest in found.digests),
@@ -372,10 +376,12 @@ class _Search:
                 self.attempt({name: why for name, why in needed.items() if name != layer})
 
 
-def _open(path: Path, writer: Writer) -> tuple[str, Session]:
-    """Return the fastest runtime here that computes a file as it is written, and its session."""
-    openvino = base.get("openvino")
-    if openvino.unavailable("int8") is None:
-        artifact = Artifact(backend=openvino.name, precision="int8", target=CPU, file=path.name)
-        return openvino.name, openvino.open(path, writer.spec, artifact)
-    return "onnxruntime", open_reference(path, writer.spec)
+class _ExactSession(Session):
+    """An ONNX file as it is written, the same on every machine."""
+
+    def __init__(self, path: Path, model: ModelSpec) -> None:
+        super().__init__(model)
+        self._evaluator = Evaluator(onnx.load(path))
+
+    def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return self._evaluator.logits(images)

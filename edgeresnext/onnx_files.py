@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import onnx
 
-from edgeresnext.acceptance import replay
-from edgeresnext.backends.onnxruntime import open_reference
-from edgeresnext.compiler.correct import corrected
+from edgeresnext.compiler.correct import channel_means, corrected
 from edgeresnext.compiler.emit import emit
+from edgeresnext.compiler.evaluate import Evaluator
+from edgeresnext.compiler.execute import images_at_once
 from edgeresnext.compiler.plan import activations_of, plan_for
-from edgeresnext.compiler.quantise import Quantised, quantise, weight_limits
+from edgeresnext.compiler.quantise import Quantised, QuantisedWeight, quantise, weight_limits
+from edgeresnext.compiler.saturation import pixel_layers, row_steps, safe_weight, with_pixel_step, with_row_steps
 from edgeresnext.errors import BackendError
 from edgeresnext.spec import OnnxFile
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from edgeresnext.bundle import Golden
     from edgeresnext.compiler.graph import Graph
     from edgeresnext.compiler.plan import Keep
-    from edgeresnext.spec import Activations, ModelSpec, Plan, Ranges, Recipe
+    from edgeresnext.spec import Activations, Fidelity, ModelSpec, Plan, Ranges, Recipe
 
 _NONE: Mapping[str, Keep] = MappingProxyType({})
 
@@ -42,7 +44,7 @@ class Writer:
         spec: The network.
         recipe: Which repairs are made.
         ranges: Of the graph's tensors; None without INT8.
-        images: Normalised calibration images for bias correction, float32 `(N, 3, H, W)`; None without INT8.
+        images: Normalised calibration images for weights and biases, float32 `(N, 3, H, W)`; None without INT8.
         golden: What each file is compared with.
         folder: Where the files go.
     """
@@ -55,6 +57,8 @@ class Writer:
     golden: Golden
     folder: Path
     _limits: dict[str, NDArray[np.float64]] | None = None
+    _means: dict[str, Tensor] | None = None
+    _safe: tuple[dict[str, NDArray[np.float64]], dict[str, QuantisedWeight]] | None = None
     _biases: dict[tuple[Activations, frozenset[str]], Mapping[str, NDArray[np.float32]]] = field(default_factory=dict)
 
     def write(self, name: str, keep: Mapping[str, Keep] = _NONE) -> OnnxFile:
@@ -76,12 +80,18 @@ class Writer:
             onnx.checker.check_model(path, full_check=True)
         except onnx.checker.ValidationError as error:
             raise BackendError(f"the ONNX checker refuses {path.name}: {error}", "This is a bug; report it.") from error
-        session = open_reference(path, self.spec)
-        fidelity = replay(session, self.golden)
-        session.close()
+        unsigned = quantised.plan.activations == "unsigned"
         return OnnxFile(
-            file=f"onnx/{path.name}", opset=proto.opset_import[0].version, plan=quantised.plan, fidelity=fidelity
+            file=f"onnx/{path.name}",
+            opset=proto.opset_import[0].version,
+            plan=quantised.plan,
+            fidelity=self._fidelity(proto),
+            saturated=self._fidelity(proto, saturating=True) if unsigned else None,
         )
+
+    def _fidelity(self, proto: onnx.ModelProto, *, saturating: bool = False) -> Fidelity:
+        """Return how far what a file says is from PyTorch, on the golden images."""
+        return self.golden.compare(Evaluator(proto, saturating=saturating).logits(self.golden.images))
 
     def plan(self, name: str, keep: Mapping[str, Keep] = _NONE) -> Plan:
         """Return the plan of a file."""
@@ -98,13 +108,40 @@ class Writer:
             return quantise(self.graph, plan, {})
         if "weight-clipping" in self.recipe.repairs and self._limits is None:
             self._limits = weight_limits(self.graph)
-        found = quantise(self.graph, plan, self._thresholds(name), self._limits or {})
-        if "bias-correction" not in self.recipe.repairs or self.images is None:
+        found = quantise(self.graph, plan, self._thresholds(name), self._limits or {}, self.spec.preprocess.range)
+        if self.images is None:
+            return found
+        unsigned = plan.activations == "unsigned"
+        if unsigned:
+            found = self._without_saturation(found)
+        if "bias-correction" not in self.recipe.repairs:
             return found
         # The steps of a float16 file are those of its float32 twin but for their rounding: one correction serves both.
         key = plan.activations, frozenset(plan.inputs)
         if key not in self._biases:
-            self._biases[key] = corrected(self.graph, found, self.images).biases
-        return Quantised(
-            plan=plan, scales=found.scales, unsigned=found.unsigned, weights=found.weights, biases=self._biases[key]
-        )
+            if self._means is None:
+                self._means = channel_means(self.graph, self.images)
+            repaired = corrected(self.graph, found, self.images, self._means, saturating=unsigned)
+            self._biases[key] = repaired.biases
+        return dataclasses.replace(found, biases=self._biases[key])
+
+    def _without_saturation(self, found: Quantised) -> Quantised:
+        """Return numbers whose products do not saturate on CPUs without VNNI, or next to never."""
+        assert self.images is not None
+        found = with_pixel_step(found, self.images)
+        if self._safe is None:
+            # Found with every layer in INT8 that can be, and each layer by itself: they hold for every plan.
+            name = found.plan.name
+            whole = quantise(
+                self.graph, self.plan(name), self._thresholds(name), self._limits or {}, self.spec.preprocess.range
+            )
+            whole = with_pixel_step(whole, self.images)
+            layers = {layer.name: layer for layer in self.graph.layers}
+            size = images_at_once(self.images.shape[2])
+            batches = [self.images[start : start + size] for start in range(0, len(self.images), size)]
+            pixels = {one: safe_weight(layers[one], whole, batches) for one in pixel_layers(whole)}
+            self._safe = row_steps(self.graph, whole, self.images), pixels
+        steps, pixels = self._safe
+        found = with_row_steps(self.graph, found, steps)
+        weights = {**found.weights, **{one: weight for one, weight in pixels.items() if one in found.weights}}
+        return dataclasses.replace(found, weights=weights)

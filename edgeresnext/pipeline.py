@@ -182,7 +182,7 @@ def build(
             gate=None if validation is None else validation.gate,
         )
         del graph, network  # engines are built beside this process: leave them the memory
-        add_engines(Bundle(path=staging, manifest=manifest), wanted, engine_options, progress, all_new=True)
+        add_engines(Bundle(path=staging, manifest=manifest), wanted, engine_options, progress)
     return bundles.read(output)
 
 
@@ -215,7 +215,7 @@ def _check_request(
 
 def _check_installed() -> None:
     """Refuse to start without the packages of the `build` extra."""
-    needed = ("torch", "onnx", "onnxruntime", "safetensors")
+    needed = ("torch", "onnx", "safetensors")
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise NotInstalledError(
@@ -340,6 +340,8 @@ def _emit(
     for name, file in files.items():
         precision: Precision = "int8" if _is_int8(name) else file.plan.floating
         accept(file.file, precision, file.fidelity.shortfall(precision))
+        if file.saturated is not None:
+            accept(f"{file.file} on CPUs without VNNI", precision, file.saturated.shortfall(precision))
     return tuple(files.values())
 
 

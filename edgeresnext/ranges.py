@@ -13,11 +13,12 @@ import msgspec
 import torch
 
 from edgeresnext import bundle as bundles
-from edgeresnext.compiler.calibrate import observe, thresholds
+from edgeresnext.compiler.calibrate import channel_statistics, observe, thresholds
 from edgeresnext.compiler.choose import IMAGES as CHOICE_IMAGES
 from edgeresnext.compiler.choose import choose_methods
 from edgeresnext.compiler.equalise import IMAGES as TRIAL_IMAGES
-from edgeresnext.compiler.equalise import channel_groups, find_exponents, rescaled
+from edgeresnext.compiler.equalise import STATISTICS_IMAGES, channel_groups, find_exponents, rescaled
+from edgeresnext.compiler.execute import images_at_once
 from edgeresnext.compiler.plan import calibrated_tensors
 from edgeresnext.compiler.thresholds import STANDARD, Method
 from edgeresnext.errors import BundleError, DataError
@@ -166,15 +167,19 @@ def _measured(
     """Return the graph and its ranges, found on the images."""
 
     def batches(count: int | None = None) -> Iterator[Tensor]:
+        size = images_at_once(spec.preprocess.crop_px)
         for batch in images.batches(count):
-            yield normalise(torch.from_numpy(batch), spec)
+            for start in range(0, len(batch), size):
+                yield normalise(torch.from_numpy(batch[start : start + size]), spec)
 
-    observed = observe(graph, batches(), lambda done: progress("calibrate", done, images.count))
     equalise = "equalisation" in recipe.repairs
-    exponents = find_exponents(graph, observed, list(batches(TRIAL_IMAGES))) if equalise else {}
-    if exponents:
+    exponents: dict[str, tuple[int, ...]] = {}
+    if equalise:
+        count = min(images.count, STATISTICS_IMAGES)
+        seen = channel_statistics(graph, batches(count), lambda done: progress("equalise", done, count))
+        exponents = find_exponents(graph, seen, list(batches(TRIAL_IMAGES)))
         graph = rescaled(graph, exponents)
-        observed = observe(graph, batches(), lambda done: progress("equalised", done, images.count))
+    observed = observe(graph, batches(), lambda done: progress("calibrate", done, images.count))
     methods = dict.fromkeys((*STANDARD, *([] if recipe.method == AUTO else [recipe.method])))
     by_method = {name: thresholds(graph, observed, Method.parse(name)) for name in methods}
     ranges = Ranges(

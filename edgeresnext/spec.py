@@ -12,7 +12,9 @@ import msgspec
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Interpolation = Literal["bilinear", "bicubic"]
 
-MANIFEST_SCHEMA = 1
+MANIFEST_SCHEMA = 2
+READABLE_SCHEMAS = (1, 2)
+"""Schema 1 is that of the releases before INT8 was made right on CPUs without VNNI."""
 RANGES_SCHEMA = 2
 
 
@@ -49,6 +51,12 @@ class Preprocess(Value, frozen=True):
         if min(self.std) <= 0:
             msg = f"std {self.std} must be positive"
             raise ValueError(msg)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """Smallest and largest value of a normalised image."""
+        pairs = list(zip(self.mean, self.std, strict=True))
+        return min(-mean / std for mean, std in pairs), max((1 - mean) / std for mean, std in pairs)
 
 
 class ModelSpec(Value, frozen=True):
@@ -325,20 +333,30 @@ class Verdict(Value, frozen=True):
 
 
 class OnnxFile(Value, frozen=True):
-    """What one ONNX file is, how far it is from PyTorch on the golden images, and what the gate said of it."""
+    """What one ONNX file is, how far it is from PyTorch on the golden images, and what the gate said of it.
+
+    `fidelity` is what the file says, in exact integer arithmetic, which is the same on every machine; `saturated` what
+    CPUs without VNNI make of a file that is for CPUs.
+    """
 
     file: str
     opset: int
     plan: Plan
     fidelity: Fidelity
+    saturated: Fidelity | None = None
     verdict: Verdict | None = None
 
 
 class Selection(Value, frozen=True):
-    """The measurement by which `load` ranks artefacts: where it was taken, fastest first."""
+    """The measurement by which `load` ranks artefacts: where it was taken, fastest first.
+
+    `conditions` are what the order depends on: processor, instruction sets, runtimes and GPU. Where they are others,
+    `load` measures anew.
+    """
 
     machine: str
     timings: tuple[Timing, ...]
+    conditions: dict[str, str] = {}
 
 
 class Manifest(Value, frozen=True):
@@ -411,9 +429,10 @@ class Subset(Value, frozen=True):
 
 
 class Check(Value, frozen=True):
-    """The result of replaying the golden images on one artefact."""
+    """The result of replaying golden images on one artefact; `latency_s` the median at batch 1, where it was timed."""
 
     artifact: str
     status: Literal["ok", "skipped", "failed"]
     fidelity: Fidelity | None = None
     reason: str = ""
+    latency_s: float | None = None

@@ -1,5 +1,6 @@
 """What several groups of tests share: the prepared digits, and one bundle built from them."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,18 @@ from PIL import Image
 import edgeresnext
 from edgeresnext.data import digits
 from edgeresnext.demo import weights
+from edgeresnext.runtime.proof import CACHE_VARIABLE
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Proofs of these tests are remembered in a folder of their own; child processes too."""
+    before = os.environ.get(CACHE_VARIABLE)
+    os.environ[CACHE_VARIABLE] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop(CACHE_VARIABLE)
+    if before is not None:
+        os.environ[CACHE_VARIABLE] = before
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,12 @@
-"""The processor of this machine, as Linux describes it in /proc/cpuinfo."""
+"""The processor of this machine: what Linux says of it in /proc/cpuinfo, and what it does with INT8."""
 
 from __future__ import annotations
 
 import os
 import platform
 from pathlib import Path
+
+import numpy as np
 
 _CPUINFO = Path("/proc/cpuinfo")
 FLAGS = (
@@ -25,8 +27,68 @@ def cores() -> int:
 
 
 def isa() -> frozenset[str]:
-    """Return which of `FLAGS` this processor has."""
-    return _flags().intersection(FLAGS)
+    """Return which of `FLAGS` this process may use.
+
+    An emulator shows the flags of its host: where NumPy, which asks the processor itself, finds no AVX2 or AVX-512,
+    there is none.
+    """
+    found = _flags().intersection(FLAGS)
+    seen = _numpy_features()
+    if not seen:
+        return found
+    if "avx512f" in found and not seen & {"AVX512F", "X86_V4"}:
+        found = found & {"avx2"}
+    return found if seen & {"AVX2", "X86_V3"} or "avx2" not in found else found - {"avx2"}
+
+
+def onednn_limit() -> str:
+    """Return the instruction set that the environment limits OpenVINO and PyTorch to, such as AVX2, or nothing."""
+    return next((os.environ[name].upper() for name in _ONEDNN_LIMITS if os.environ.get(name)), "")
+
+
+def saturates() -> bool:
+    """Whether 8-bit products saturate here: on x86 without VNNI, they are added in 16 bits two at a time.
+
+    By what the processor says of itself, and the limit that oneDNN is given; Arm adds them in 32 bits.
+    """
+    if platform.machine().lower() not in _X86:
+        return False
+    return not isa() & _EXACT or onednn_limit() in _SATURATING_LIMITS
+
+
+def bfloat16() -> bool:
+    """Whether this processor computes in bfloat16, and oneDNN may: told not to, OpenVINO 2026.4 crashes in it."""
+    return bool(isa() & _BFLOAT16) and onednn_limit() not in (*_SATURATING_LIMITS, *_LIMITS_WITHOUT_BFLOAT16)
+
+
+def int8_products() -> str:
+    """Return what this processor does with INT8, in words."""
+    limit = f", which {_ONEDNN_LIMITS[0]}={onednn_limit()} asks for" if onednn_limit() else ""
+    if saturates():
+        return f"two products at a time are added in 16 bits and saturate (no VNNI{limit})"
+    if platform.machine().lower() in _X86:
+        return f"products are added in 32 bits ({' '.join(sorted(isa() & _EXACT))})"
+    return "products are added in 32 bits"
+
+
+_X86 = ("x86_64", "amd64", "i686")
+_EXACT = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""Instructions that add 8-bit products in 32 bits."""
+_BFLOAT16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+_ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+_SATURATING_LIMITS = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
+"""oneDNN's names of instruction sets without VNNI; names that it does not know are no limit."""
+
+_LIMITS_WITHOUT_BFLOAT16 = ("AVX2_VNNI", "AVX512_CORE_VNNI")
+
+
+def _numpy_features() -> frozenset[str]:
+    """Return the x86 features that NumPy found at run time; empty where it does not tell."""
+    try:
+        found = np.show_config(mode="dicts")["SIMD Extensions"]
+        return frozenset([*found.get("baseline", ()), *found.get("found", ())])
+    except (TypeError, KeyError):  # NumPy before 1.25, or built without
+        return frozenset()
 
 
 def virtualised() -> bool | None:

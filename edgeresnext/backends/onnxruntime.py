@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the portable fallback, and the reference that checks emitted files."""
+"""ONNX Runtime on the CPU: the portable fallback."""
 
 from __future__ import annotations
 
@@ -101,21 +101,10 @@ class ONNXRuntime(Backend):
     ) -> ONNXRuntimeSession:
         """Load an ONNX file with all optimisations."""
         del artifact  # the file states its precision
-        return ONNXRuntimeSession(_session(file, threads, optimise=True, profiled=profiled), model)
+        return ONNXRuntimeSession(_session(file, threads, profiled=profiled), model)
 
 
-def open_reference(file: Path, model: ModelSpec) -> Session:
-    """Open any ONNX file of ours, float16 included, to be executed operator by operator as written.
-
-    Optimisations stay off: with them onnxruntime 1.32 moves float16 Q/DQ pairs of int8-fp16 files and loses 7 dB of
-    ResNeXt-50's logits.
-    """
-    return ONNXRuntimeSession(_session(file, None, optimise=False), model)
-
-
-def _session(
-    file: Path, threads: int | None, *, optimise: bool, profiled: bool = False
-) -> onnxruntime.InferenceSession:
+def _session(file: Path, threads: int | None, *, profiled: bool = False) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -128,8 +117,6 @@ def _session(
         options.profile_file_prefix = str(Path(tempfile.gettempdir()) / "edgeresnext-onnxruntime")
     if threads:
         options.intra_op_num_threads = threads
-    if not optimise:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class of their own

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeresnext.backends import cpu
 from edgeresnext.backends.base import Backend, Operation, Session
 from edgeresnext.errors import BackendError
 
@@ -94,7 +95,7 @@ class OpenVINO(Backend):
             _core()
         except (ImportError, OSError, RuntimeError) as error:  # a wheel for another system library, say
             return f"OpenVINO is installed but does not start: {error}"
-        if precision == "bf16" and "BF16" not in _capabilities():
+        if precision == "bf16" and not ("BF16" in _capabilities() and cpu.bfloat16()):
             return "this CPU has no bfloat16 instructions (AVX512_BF16, AMX or Arm BF16)"
         return None
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from edgeresnext.model.resnext import ResNeXt
     from edgeresnext.spec import Artifact, ModelSpec, Precision
 
-BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")
-"""Instruction sets with which PyTorch computes in bfloat16 instead of emulating it."""
 
 _TIMED_RUNS = 7
 _MOST_BATCHES = 64
@@ -217,7 +215,7 @@ class Torch(Backend):
             return None if torch.cuda.is_available() else f"this PyTorch ({torch.__version__}) does not use the GPU"
         if artifact.precision == "fp16":
             return "PyTorch emulates fp16 on a CPU; use fp32 or bf16"
-        if artifact.precision == "bf16" and not cpu.isa() & set(BFLOAT16):
+        if artifact.precision == "bf16" and not cpu.bfloat16():
             return "this CPU has no bfloat16 instructions (AVX512_BF16, AMX or Arm BF16)"
         if artifact.mode == COMPILE and not any(map(shutil.which, _COMPILERS)):
             return "torch.compile needs a C++ compiler: sudo apt install g++"

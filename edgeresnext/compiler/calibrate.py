@@ -1,4 +1,4 @@
-"""Watch a network run on calibration images: one pass, one histogram a tensor, and every method follows from it.
+"""Watch a network run on calibration images: one histogram a tensor, from which every method follows.
 
 No activation is kept: memory does not grow with the number of images.
 """
@@ -6,7 +6,7 @@ No activation is kept: memory does not grow with the number of images.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,19 +25,17 @@ if TYPE_CHECKING:
     from edgeresnext.compiler.thresholds import Method
 
 
-class Observation:
-    """What is remembered of one tensor.
+class ChannelStatistics:
+    """What is remembered of the channels of one tensor.
 
     Args:
-        channels: Its channels.
+        channels: How many.
 
     Attributes:
-        histogram: Of |x|, over all channels.
         maximum: Largest |x| of each channel, float32 `(channels,)`.
     """
 
     def __init__(self, channels: int) -> None:
-        self.histogram = Histogram()
         self.maximum = torch.zeros(channels)
         self._squares = torch.zeros(channels, dtype=torch.float64)
         self._values = 0
@@ -54,21 +52,31 @@ class Observation:
             ValueError: They hold NaN or infinity.
         """
         rest = [axis for axis in range(values.ndim) if axis != 1]
-        magnitudes = values.abs()
-        maximum = magnitudes.amax(rest).cpu()
-        if not math.isfinite(float(maximum.max())):
-            raise ValueError(maximum)
-        self.maximum = torch.maximum(self.maximum, maximum)
-        self.histogram.add(magnitudes, float(maximum.max()))
-        norms: Tensor = torch.linalg.vector_norm(values, dim=rest)
-        self._squares += norms.cpu().double().square()
+        squares = values.square()
+        largest = squares.amax(rest).sqrt().cpu()
+        if not math.isfinite(float(largest.max())):
+            raise ValueError(largest)
+        self.maximum = torch.maximum(self.maximum, largest)
+        self._squares += squares.sum(rest).cpu().double()
         self._values += values[:, 0].numel()
+
+
+def channel_statistics(
+    graph: Graph, batches: Iterable[Tensor], progress: Callable[[int], None] = lambda _: None
+) -> dict[str, ChannelStatistics]:
+    """Run normalised images through the graph and return what was seen of the channels of every calibrated tensor.
+
+    As `observe` otherwise.
+    """
+    found: dict[str, ChannelStatistics] = {}
+    _watch(graph, batches, lambda name, x: found.setdefault(name, ChannelStatistics(x.shape[1])).add(x), progress)
+    return found
 
 
 def observe(
     graph: Graph, batches: Iterable[Tensor], progress: Callable[[int], None] = lambda _: None
-) -> dict[str, Observation]:
-    """Run normalised images through the graph and return what was seen of every tensor that INT8 may quantise.
+) -> dict[str, Histogram]:
+    """Run normalised images through the graph and return the |x| of every tensor that INT8 may quantise.
 
     Runs on PyTorch's GPU where there is one.
 
@@ -80,8 +88,19 @@ def observe(
     Raises:
         DataError: A tensor is NaN or infinite; the layer is named.
     """
+    found: dict[str, Histogram] = {}
+    _watch(graph, batches, lambda name, values: found.setdefault(name, Histogram()).add(values), progress)
+    return found
+
+
+def _watch(
+    graph: Graph,
+    batches: Iterable[Tensor],
+    note: Callable[[str, Tensor], Any],
+    progress: Callable[[int], None],
+) -> None:
+    """Run images through the graph, and call `note` with the values of every tensor whose range is taken."""
     sources = {threshold_source(graph, name) for name in calibrated_tensors(graph)}
-    found: dict[str, Observation] = {}
     executor = Executor(graph)
     seen = 0
     for batch in batches:
@@ -90,7 +109,8 @@ def observe(
             if name not in sources:
                 continue
             try:
-                found.setdefault(name, Observation(values.shape[1])).add(values)
+                with torch.inference_mode():
+                    note(name, values)
             except ValueError:
                 raise DataError(
                     f"the output of layer '{name}' is NaN or infinite during calibration",
@@ -99,10 +119,9 @@ def observe(
                 ) from None
         seen += len(batch)
         progress(seen)
-    return found
 
 
-def thresholds(graph: Graph, observed: Mapping[str, Observation], method: Method) -> dict[str, float]:
+def thresholds(graph: Graph, observed: Mapping[str, Histogram], method: Method) -> dict[str, float]:
     """Return |x| above which each tensor is clipped, by name."""
-    limits = {name: method.threshold(observation.histogram) for name, observation in observed.items()}
+    limits = {name: method.threshold(histogram) for name, histogram in observed.items()}
     return {name: limits[threshold_source(graph, name)] for name in calibrated_tensors(graph)}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgeresnext.compiler.arithmetic import round_to_levels
 from edgeresnext.compiler.execute import Executor
 from edgeresnext.compiler.plan import calibrated_tensors, threshold_source
-from edgeresnext.compiler.quantise import INT8_MAX, UINT8_MAX
-from edgeresnext.compiler.simulate import rounded_to_levels
+from edgeresnext.compiler.quantise import INT8_MAX, INT8_MIN, UINT8_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 IMAGES = 16
 """Images that the errors are taken from, at most."""
+_SAME = 0.02
+"""Thresholds that differ by less are tried once."""
 
 
 def choose_methods(
@@ -65,16 +67,25 @@ class _Trial(Executor):
         power = float(exact.square().sum()) or 1.0
         for name in self.tensors.intersection(layer.inputs):
             source = threshold_source(self.graph, name)
-            known: dict[tuple[float, bool], float] = {}
-            for kind, by_tensor in self.errors.items():
-                unsigned = kind == "unsigned" and name in self.non_negative
+            kinds = {kind: kind == "unsigned" and name in self.non_negative for kind in self.errors}
+            for unsigned in dict.fromkeys(kinds.values()):
+                known: dict[float, float] = {}
                 for method, limits in self.thresholds.items():
-                    key = limits[name], unsigned
-                    if key not in known:
-                        rounded = rounded_to_levels(
-                            values[name], limits[name] / (UINT8_MAX if unsigned else INT8_MAX), unsigned=unsigned
-                        )
-                        found = super().run_layer(layer, {**values, name: rounded})
-                        known[key] = float((found - exact).square().sum()) / power
-                    by_tensor[source][method] += known[key]
+                    near = next((limit for limit in known if abs(limits[name] / limit - 1) < _SAME), None)
+                    if near is None:
+                        near = limits[name]
+                        known[near] = self._error(layer, values, name, near, exact, unsigned=unsigned) / power
+                    for kind, one in kinds.items():
+                        if one == unsigned:
+                            self.errors[kind][source][method] += known[near]
         return exact
+
+    def _error(
+        self, layer: Layer, values: Mapping[str, Tensor], name: str, limit: float, exact: Tensor, *, unsigned: bool
+    ) -> float:
+        """Return the squared error that the quantisation of one input leaves in a layer's outputs."""
+        low, high = (0, UINT8_MAX) if unsigned else (INT8_MIN, INT8_MAX)
+        step = limit / high
+        rounded = round_to_levels(values[name], step, low, high).mul_(step)
+        found = super().run_layer(layer, {**values, name: rounded})
+        return float(found.sub_(exact).square_().sum())

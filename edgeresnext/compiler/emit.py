@@ -59,17 +59,20 @@ def read_numbers(graph: Graph, path: Path, plan: Plan) -> Quantised:
         path: An ONNX file of a bundle.
         plan: Its plan.
     """
-    constants = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
+    file = onnx.load(path)
+    constants = {tensor.name: tensor for tensor in file.graph.initializer}
     tensors = frozenset(plan.inputs.values())
     int8 = [layer for layer in graph.layers if layer.name in plan.inputs and layer.weight is not None]
 
     def array(name: str) -> NDArray[Any]:
         return numpy_helper.to_array(constants[name])
 
+    named = {node.output[0]: node.input[2] for node in file.graph.node if node.op_type == "QuantizeLinear"}
+    zero_points = {tensor: array(named[f"{tensor}.quantised"]) for tensor in tensors}
     return Quantised(
         plan=plan,
         scales={name: array(f"{name}.scale") for name in tensors},
-        unsigned=tensors & graph.non_negative if plan.activations == "unsigned" else frozenset(),
+        unsigned=frozenset(tensor for tensor in tensors if zero_points[tensor].dtype == np.uint8),
         weights={
             layer.name: QuantisedWeight(
                 values=array(f"{layer.name}.weight.quantised"), scale=array(f"{layer.name}.weight.scale")
@@ -77,6 +80,7 @@ def read_numbers(graph: Graph, path: Path, plan: Plan) -> Quantised:
             for layer in int8
         },
         biases={layer.name: array(f"{layer.name}.bias").astype(np.float32) for layer in int8 if layer.bias is not None},
+        zero_points={tensor: int(zero) for tensor, zero in zero_points.items() if zero},
     )
 
 
@@ -186,9 +190,11 @@ class _Emitter:
         """Return the name of `tensor` after its Q/DQ pair, which all its readers share."""
         if tensor not in self.dequantised:
             dtype = np.uint8 if tensor in self.quantised.unsigned else np.int8
+            zero = self.quantised.zero_points.get(tensor, 0)
+            zero_name = f"{tensor}.zero_point" if zero else f"zero_point.{np.dtype(dtype).name}"
             constants = [
                 self._constant(f"{tensor}.scale", self.quantised.scales[tensor]),
-                self._constant(f"zero_point.{np.dtype(dtype).name}", np.array(0, dtype)),
+                self._constant(zero_name, np.array(zero, dtype)),
             ]
             self._node("QuantizeLinear", [self._as(tensor, self.plan.floating), *constants], f"{tensor}.quantised")
             self._node("DequantizeLinear", [f"{tensor}.quantised", *constants], f"{tensor}.dequantised")

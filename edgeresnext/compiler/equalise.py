@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from edgeresnext.compiler.calibrate import Observation
+    from edgeresnext.compiler.calibrate import ChannelStatistics
     from edgeresnext.compiler.graph import Graph, Layer
 
 _PASSES_FACTORS = ("Relu", "Add", "MaxPool", "GlobalAveragePool", "Flatten")
@@ -36,6 +36,8 @@ _WORTHWHILE = (0.5, 0.8)
 """Shares of a group's expected noise: what is expected to leave more behind is not rescaled."""
 IMAGES = 16
 """Images that the outcomes are compared on."""
+STATISTICS_IMAGES = 64
+"""Images that show what the channels are like."""
 _LARGEST_EXPONENT = 24
 
 
@@ -85,7 +87,7 @@ def channel_groups(graph: Graph) -> tuple[ChannelGroup, ...]:
 
 
 def find_exponents(
-    graph: Graph, observed: Mapping[str, Observation], batches: Sequence[Tensor]
+    graph: Graph, observed: Mapping[str, ChannelStatistics], batches: Sequence[Tensor]
 ) -> dict[str, tuple[int, ...]]:
     """Return the power of two for each channel of every group that gains by it, by the group's name.
 
@@ -94,7 +96,7 @@ def find_exponents(
 
     Args:
         graph: The folded graph.
-        observed: What calibration saw of its tensors.
+        observed: What was seen of its tensors' channels.
         batches: Some of the same images, normalised float32 `(N, 3, H, W)`.
     """
     best: dict[str, tuple[int, ...]] = {}
@@ -112,7 +114,7 @@ def find_exponents(
 
 def _simulated_noise(
     graph: Graph,
-    observed: Mapping[str, Observation],
+    observed: Mapping[str, ChannelStatistics],
     exponents: Mapping[str, tuple[int, ...]],
     batches: Sequence[Tensor],
     exact: Sequence[Tensor],
@@ -129,7 +131,9 @@ def _simulated_noise(
     return sum(float((simulation.logits(batch) - logits).double().square().sum()) for batch, logits in pairs)
 
 
-def _candidates(graph: Graph, observed: Mapping[str, Observation], worthwhile: float) -> dict[str, tuple[int, ...]]:
+def _candidates(
+    graph: Graph, observed: Mapping[str, ChannelStatistics], worthwhile: float
+) -> dict[str, tuple[int, ...]]:
     """Return the exponents of the groups of whose expected noise at most a share of `worthwhile` would remain."""
     found = {}
     for group in channel_groups(graph):
@@ -174,7 +178,7 @@ def _per_input(layer: Layer, values: NDArray[np.floating]) -> NDArray[np.floatin
     return by_row.reshape(outputs, inputs, *[1] * (layer.weight.ndim - 2))
 
 
-def _exponents(readers: list[tuple[Layer, Observation]], strength: float) -> NDArray[np.int64]:
+def _exponents(readers: list[tuple[Layer, ChannelStatistics]], strength: float) -> NDArray[np.int64]:
     """Return exponents that even out activations by `strength`, and weights by the rest."""
     logarithms = counted = np.zeros(len(readers[0][1].maximum))
     for layer, seen in readers:
@@ -206,7 +210,7 @@ def _column_maximum(values: NDArray[np.floating], channels: int) -> NDArray[np.f
     return found
 
 
-def _noise(layer: Layer, seen: Observation, exponents: NDArray[np.int64]) -> float:
+def _noise(layer: Layer, seen: ChannelStatistics, exponents: NDArray[np.int64]) -> float:
     """Return the expected quantisation noise of a layer's outputs over their power, averaged over the outputs.
 
     Rounding to a step d leaves a variance of d squared over 12. With factors s, activations of largest value a and mean

@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from edgeresnext.compiler.graph import INPUT
 from edgeresnext.errors import RequestError, shortened
 from edgeresnext.spec import Plan
 
@@ -133,6 +134,7 @@ def plan_for(
     layers: dict[str, Precision] = {}
     inputs: dict[str, str] = {}
     reasons: dict[str, str] = {}
+    non_negative = graph.non_negative
     for layer in graph.layers:
         if layer.op not in _QUANTISABLE:
             continue
@@ -142,7 +144,7 @@ def plan_for(
             if layers[layer.name] != floating and kept is not None:
                 reasons[layer.name] = kept.reason
             continue
-        reason = kept.reason if kept else _unfit_for_int8(layer, grouped=not name.endswith(_GROUPED_FLOAT))
+        reason = kept.reason if kept else _unfit_for_int8(layer, name, non_negative)
         if reason:
             reasons[layer.name] = reason
         else:
@@ -158,15 +160,20 @@ def plan_for(
     )
 
 
-def _unfit_for_int8(layer: Layer, *, grouped: bool) -> str:
-    """Return why a layer is not to be INT8, or nothing; `grouped` says whether grouped convolutions may be."""
+def _unfit_for_int8(layer: Layer, name: str, non_negative: Collection[str]) -> str:
+    """Return why a layer is not to be INT8 in the file called `name`, or nothing."""
     groups = layer.attributes.get("group", 1)
     if groups > 1 and layer.weight is not None:
-        if not grouped:
+        if name.endswith(_GROUPED_FLOAT):
             return "grouped convolutions are kept in floating point in this file"
         channels = layer.weight.shape[1]
         if channels % _INT8_GROUP_MULTIPLE:
             return f"{channels} channels a group; INT8 needs a multiple of {_INT8_GROUP_MULTIPLE}"
+    if activations_of(name) == "unsigned":
+        if layer.op == "Gemm":
+            return "as fast on a CPU, and exact"  # ResNeXt-50: 0.6 dB at the same latency, with VNNI and without
+        if layer.op == "Conv" and layer.inputs[0] not in (*non_negative, INPUT):
+            return "reads values of both signs: its products would saturate on CPUs without VNNI"
     return ""
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeresnext.compiler.graph import INPUT
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from edgeresnext.compiler.graph import Graph, Layer
     from edgeresnext.spec import Plan
 
-INT8_MAX = 127
+INT8_MIN, INT8_MAX = -128, 127
 UINT8_MAX = 255
 _SHARES = (1.0, 0.98, 0.96, 0.94, 0.92, 0.9, 0.85, 0.8)
 
@@ -50,9 +52,10 @@ class Quantised:
     Args:
         plan: The plan.
         scales: Step of each quantised tensor, a scalar in the file's floating type.
-        unsigned: Tensors that are stored as uint8; the others are int8. Zero points are zero.
+        unsigned: Tensors that are stored as uint8; the others are int8.
         weights: INT8 weights, by layer.
         biases: Corrected biases, by layer; others are the graph's.
+        zero_points: Levels that stand for zero, by tensor; 0 for all others.
     """
 
     plan: Plan
@@ -60,6 +63,12 @@ class Quantised:
     unsigned: frozenset[str]
     weights: Mapping[str, QuantisedWeight]
     biases: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    zero_points: Mapping[str, int] = field(default_factory=dict)
+
+    def bounds(self, tensor: str) -> tuple[int, int]:
+        """Return the smallest and the largest level of a tensor, counted from its zero point."""
+        zero = self.zero_points.get(tensor, 0)
+        return (-zero, UINT8_MAX - zero) if tensor in self.unsigned else (INT8_MIN, INT8_MAX)
 
 
 def quantise(
@@ -67,6 +76,7 @@ def quantise(
     plan: Plan,
     thresholds: Mapping[str, float],
     limits: Mapping[str, NDArray[np.float64]] = MappingProxyType({}),
+    pixels: tuple[float, float] | None = None,
 ) -> Quantised:
     """Return the numbers of `plan`.
 
@@ -75,6 +85,8 @@ def quantise(
         plan: A precision for every layer.
         thresholds: Calibrated |x| limit of every tensor that the plan quantises.
         limits: |w| at which each output channel is clipped, by layer; its largest where there is none.
+        pixels: Smallest and largest value of a normalised image, for unsigned activations: the image then has 256
+            levels between them, one of which is zero. None for levels on both sides of zero.
     """
     dtype: type[np.floating] = np.float16 if plan.floating == "fp16" else np.float32
     tensors = frozenset(plan.inputs.values())
@@ -88,7 +100,13 @@ def quantise(
         for layer in graph.layers
         if layer.weight is not None and layer.name in plan.inputs
     }
-    return Quantised(plan=plan, scales=scales, unsigned=unsigned, weights=weights)
+    zero_points: dict[str, int] = {}
+    if pixels is not None and plan.activations == "unsigned" and INPUT in tensors:
+        low, high = min(pixels[0], 0.0), max(pixels[1], 0.0)
+        scales[INPUT] = _representable(np.array((high - low) / UINT8_MAX), dtype)
+        zero_points[INPUT] = round(-low / float(scales[INPUT]))
+        unsigned |= {INPUT}
+    return Quantised(plan=plan, scales=scales, unsigned=unsigned, weights=weights, zero_points=zero_points)
 
 
 def quantise_weight(
@@ -97,7 +115,7 @@ def quantise_weight(
     """Return the weights of a layer in INT8, with one scale an output channel."""
     assert layer.weight is not None
     scale = _representable((_largest(layer.weight) if limit is None else limit) / INT8_MAX, dtype)
-    return QuantisedWeight(values=_levels(layer.weight, scale.astype(np.float64)), scale=scale)
+    return QuantisedWeight(values=weight_levels(layer.weight, scale.astype(np.float64)), scale=scale)
 
 
 def weight_limits(graph: Graph) -> dict[str, NDArray[np.float64]]:
@@ -114,7 +132,7 @@ def weight_limits(graph: Graph) -> dict[str, NDArray[np.float64]]:
         best, limit = np.full(len(largest), np.inf), largest
         for share in _SHARES:
             steps = largest * share / INT8_MAX
-            rounded = _levels(layer.weight, steps) * _by_row(layer.weight, steps).astype(np.float32)
+            rounded = weight_levels(layer.weight, steps) * _by_row(layer.weight, steps).astype(np.float32)
             error = np.square(layer.weight - rounded).sum(axis=axes)
             limit = np.where(error < best, largest * share, limit)
             best = np.minimum(error, best)
@@ -133,7 +151,7 @@ def _by_row(weight: NDArray[np.float32], values: NDArray[np.float64]) -> NDArray
     return values.reshape(-1, *[1] * (weight.ndim - 1))
 
 
-def _levels(weight: NDArray[np.float32], steps: NDArray[np.float64]) -> NDArray[np.int8]:
+def weight_levels(weight: NDArray[np.float32], steps: NDArray[np.float64]) -> NDArray[np.int8]:
     """Return the level of each weight, with one step an output channel."""
     return np.clip(np.rint(weight / _by_row(weight, steps)), -INT8_MAX, INT8_MAX).astype(np.int8)
 

@@ -1,7 +1,6 @@
-"""Run a graph as its INT8 file would compute it, with quantisation faked in floating point.
+"""Run a graph as its INT8 file says: the levels of each tensor, integer products, and the scales that take them back.
 
-Every quantised tensor and weight is rounded to its levels and taken back at once (Jacob et al. 2018,
-arXiv:1712.05877, section 3), so what one layer costs can be seen alone, without building anything.
+What one layer costs can be seen alone, without building anything, and the numbers are the file's to the bit.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from edgeresnext.compiler.arithmetic import MATRIX_PRODUCT, IntegerProduct, round_to_levels
 from edgeresnext.compiler.execute import Executor
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Simulation(Executor):
         quantised: The numbers of a plan.
         layers: INT8 layers to run as such; None for all, the others stay in floating point.
         device: Where to run; None for the fastest that PyTorch has.
+        saturating: Whether products saturate as on x86 CPUs without VNNI; only where tensors are unsigned.
     """
 
     def __init__(
@@ -37,33 +38,40 @@ class Simulation(Executor):
         quantised: Quantised,
         layers: Collection[str] | None = None,
         device: torch.device | None = None,
+        *,
+        saturating: bool = False,
     ) -> None:
         super().__init__(graph, device)
         self.quantised = quantised
         self.layers = frozenset(quantised.plan.inputs if layers is None else layers)
-        self._int8 = {
-            name: (self.tensor(weight.dequantised), self.parameters[name][1])
-            for name, weight in quantised.weights.items()
-        }
-        for name, bias in quantised.biases.items():
-            self._int8[name] = (self._int8[name][0], self.tensor(bias))
+        self._steps = {tensor: float(step) for tensor, step in quantised.scales.items()}
+        self._products: dict[str, tuple[IntegerProduct, Tensor, Tensor | None]] = {}
+        for layer in graph.layers:
+            weight = quantised.weights.get(layer.name)
+            if weight is None:
+                continue
+            tensor = quantised.plan.inputs[layer.name]
+            product = IntegerProduct(
+                self.place(torch.from_numpy(weight.values).float()),
+                layer.attributes if layer.op == "Conv" else MATRIX_PRODUCT,
+                saturating=saturating and tensor in quantised.unsigned and tensor not in quantised.zero_points,
+            )
+            bias = quantised.biases.get(layer.name, layer.bias)
+            scale = self.tensor(weight.scale.astype("float32")) * self._steps[tensor]
+            shape = (1, -1, *[1] * (len(layer.shape) - 1))
+            self._products[layer.name] = (
+                product, scale.view(shape), None if bias is None else self.tensor(bias).view(shape),
+            )  # fmt: skip
 
     def run_layer(self, layer: Layer, values: Mapping[str, Tensor]) -> Tensor:
         """Return the output of one layer."""
         if layer.name not in self.layers:
             return super().run_layer(layer, values)
         read = self.quantised.plan.inputs[layer.name]
-        inputs = [self.levels(name, values[name]) if name == read else values[name] for name in layer.inputs]
-        return self.compute(layer, inputs, *self._int8.get(layer.name, (None, None)))
-
-    def levels(self, tensor: str, values: Tensor) -> Tensor:
-        """Return the values of a tensor after its Q/DQ pair."""
-        return rounded_to_levels(
-            values, float(self.quantised.scales[tensor]), unsigned=tensor in self.quantised.unsigned
-        )
-
-
-def rounded_to_levels(values: Tensor, step: float, *, unsigned: bool) -> Tensor:
-    """Return values rounded to multiples of `step` and clipped to what uint8 or int8 holds, zero point 0."""
-    low, high = (0, 255) if unsigned else (-128, 127)
-    return torch.fake_quantize_per_tensor_affine(values, step, 0, low, high)
+        levels = round_to_levels(values[read], self._steps[read], *self.quantised.bounds(read))
+        if layer.name in self._products:
+            product, scale, bias = self._products[layer.name]
+            found = product(levels).mul_(scale)
+            return found if bias is None else found.add_(bias)
+        inputs = [levels.mul_(self._steps[read]) if name == read else values[name] for name in layer.inputs]
+        return self.compute(layer, inputs, None, None)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, overload
 
-import msgspec
 import numpy as np
 
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import base
 from edgeresnext.data.images import load_image
 from edgeresnext.errors import BackendError, NotInstalledError, RequestError
+from edgeresnext.runtime.proof import Proofs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import IO
@@ -51,10 +51,14 @@ class Classifier:
         artifact: What it is.
         labels: The label of each logit.
         preprocess: Resize and crop that the weights need.
+        reason: Why this artefact was chosen, in words.
     """
 
-    def __init__(self, session: Session, artifact: Artifact, labels: tuple[str, ...], preprocess: Preprocess) -> None:
+    def __init__(
+        self, session: Session, artifact: Artifact, labels: tuple[str, ...], preprocess: Preprocess, reason: str = ""
+    ) -> None:
         self.artifact = artifact
+        self.reason = reason
         self.labels = labels
         self.preprocess = preprocess
         self._session: Session | None = session
@@ -129,77 +133,141 @@ class Classifier:
 
 
 def load(
-    path: str | Path, *, backend: str | None = None, precision: str | None = None, threads: int | None = None
+    path: str | Path,
+    *,
+    backend: str | None = None,
+    precision: str | None = None,
+    threads: int | None = None,
+    prove: bool = True,
 ) -> Classifier:
-    """Load the fastest artefact of a bundle that this machine runs.
+    """Load the fastest artefact of a bundle that this machine runs, and runs rightly.
 
-    "Fastest" is what `edgeresnext build` measured and wrote into the manifest. The choice is logged at INFO on the
-    logger `edgeresnext`, and is the classifier's `artifact`.
+    The first load on a machine replays golden images before anything is answered, which takes a fraction of a second;
+    an artefact that fails is passed over with a warning. Where processor or runtimes are not those of the build, all
+    artefacts are timed too, for another may be the fastest. What is found is remembered in the user's cache
+    (`EDGERESNEXT_CACHE`). The choice is logged at INFO on the logger `edgeresnext`; it is the classifier's `artifact`,
+    and `reason` says why.
 
     Args:
         path: The bundle.
         backend: Take this backend's artefacts only.
         precision: Take this precision only.
         threads: CPU threads; None leaves the choice to the runtime.
+        prove: Whether artefacts have to prove themselves; without, the order is that of the build's machine.
 
     Raises:
         BundleError: The path is no bundle, or a file of it is missing or altered.
-        RequestError: The bundle has no such artefact.
+        RequestError: The bundle has no such artefact, or `threads` is not positive.
         NotInstalledError: This machine can run none of the artefacts; each reason is given.
-        BackendError: The runtime refuses the artefact.
+        BackendError: No artefact that was asked for starts here and gives the right answers.
     """
     bundle = bundles.read(path)
-    artifact = choose(bundle, backend, precision)
-    try:
-        session = open_artifact(bundle, artifact, threads)
-    except BackendError as error:
-        # An engine may fit by the manifest and still not start: too little memory, or a DLA that is not there.
-        if artifact.engine is None or backend is not None or precision is not None:
-            raise
-        rest = [one for one in bundle.manifest.artifacts if one.engine is None]
-        remaining = dataclasses.replace(
-            bundle, manifest=msgspec.structs.replace(bundle.manifest, artifacts=tuple(rest))
+    candidates = bundle.artifacts(backend, precision)
+    proofs = Proofs(bundle) if prove else None
+    if proofs is not None and proofs.elsewhere and len(candidates) > 1:
+        _time_all(bundle, candidates, proofs, threads)
+    latencies = {} if proofs is None else {n: c.latency_s for n, c in proofs.checks.items() if c.latency_s is not None}
+    if latencies:
+        candidates = tuple(sorted(candidates, key=lambda one: latencies.get(one.name, math.inf)))
+    reasons: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    for artifact in candidates:
+        missing = base.unavailable(artifact)
+        if missing is not None:
+            reasons[artifact.name] = missing
+            continue
+        try:
+            session = _proven(bundle, artifact, proofs, threads)
+        except (BackendError, NotInstalledError) as error:
+            failed[artifact.name] = error.what
+            continue
+        _tell_once(bundle, artifact, reasons, failed)
+        where = "this machine" if latencies else bundle.manifest.selection.machine
+        why = _why(artifact, len(candidates), reasons | failed, where)
+        _log.info("%s: running %s (%s), %s", bundle.path, artifact.name, artifact.file, why)
+        return Classifier(session, artifact, bundle.labels(), bundle.manifest.model.preprocess, why)
+    if failed:
+        hint = "Rebuild the bundle with this release"
+        raise BackendError(
+            f"nothing that was asked for from bundle '{bundle.path}' gives the right answers here: "
+            + ", ".join(f"{name} ({reason})" for name, reason in failed.items()),
+            f"{hint}, or ask for another backend or precision." if backend or precision else f"{hint}.",
         )
-        _log.warning("%s: the engine %s does not start: %s", bundle.path, artifact.name, error.what)
-        artifact = choose(remaining)
-        session = open_artifact(bundle, artifact, threads)
-    _log.info("%s: running %s (%s)", bundle.path, artifact.name, artifact.file)
-    return Classifier(session, artifact, bundle.labels(), bundle.manifest.model.preprocess)
-
-
-def choose(bundle: Bundle, backend: str | None = None, precision: str | None = None) -> Artifact:
-    """Return the first artefact, fastest first, that this machine runs.
-
-    Raises:
-        RequestError: The bundle has no such artefact.
-        NotInstalledError: This machine can run none of them.
-    """
-    reasons = []
-    passed_over: list[tuple[Artifact, str]] = []
-    for artifact in bundle.artifacts(backend, precision):
-        reason = base.unavailable(artifact)
-        if reason is None:
-            _tell_once(bundle, passed_over, artifact)
-            return artifact
-        reasons.append(reason)
-        if artifact.engine is not None:
-            passed_over.append((artifact, reason))
     raise NotInstalledError(
         f"this machine can run nothing that was asked for from bundle '{bundle.path}'",
-        "\n  ".join(dict.fromkeys(reasons)),
+        "\n  ".join(dict.fromkeys(reasons.values())),
     )
+
+
+def _time_all(bundle: Bundle, candidates: tuple[Artifact, ...], proofs: Proofs, threads: int | None) -> None:
+    """Prove and time every candidate that nothing is known of here, one after the other."""
+    for artifact in candidates:
+        # PyTorch is what all others are faster than; importing it would take longer than everything else.
+        if artifact.name in proofs.checks or artifact.backend == base.BASELINE or base.unavailable(artifact):
+            continue
+        try:
+            session = open_artifact(bundle, artifact, threads)
+        except (BackendError, NotInstalledError) as error:
+            proofs.fail(artifact, error.what)
+            continue
+        try:
+            proofs.prove(artifact, session, timed=True)
+        finally:
+            session.close()
+
+
+def _proven(bundle: Bundle, artifact: Artifact, proofs: Proofs | None, threads: int | None) -> Session:
+    """Open an artefact that has given, or now gives, the right answers here.
+
+    Raises:
+        BackendError: It does not start, or its answers are wrong.
+    """
+    known = None if proofs is None else proofs.checks.get(artifact.name)
+    if known is not None and known.status == "failed":
+        raise BackendError(known.reason)
+    session = open_artifact(bundle, artifact, threads)
+    if proofs is not None and known is None:
+        check = proofs.prove(artifact, session)
+        if check.status == "failed":
+            session.close()
+            raise BackendError(check.reason)
+    return session
+
+
+def _why(artifact: Artifact, asked_for: int, passed_over: Mapping[str, str], measured_on: str) -> str:
+    """Say in a few words why an artefact was chosen.
+
+    Args:
+        artifact: The one that was chosen.
+        asked_for: How many there were to choose from.
+        passed_over: Why others were not, by name.
+        measured_on: Where their order was measured.
+    """
+    rest = asked_for - len(passed_over)
+    if rest == 1:
+        how = "the only one that was asked for" if asked_for == 1 else "the only one that runs here"
+    else:
+        how = "an engine for this GPU" if artifact.engine else f"the fastest of {rest}, as measured on {measured_on}"
+    wrong = [f"{name} ({reason})" for name, reason in passed_over.items()]
+    return f"{how}; passed over: {', '.join(wrong)}" if wrong else how
 
 
 _told: set[tuple[Path, str]] = set()
 
 
-def _tell_once(bundle: Bundle, passed_over: list[tuple[Artifact, str]], chosen: Artifact) -> None:
-    """Say, once a bundle and process, that engines are there and something else runs."""
-    if not passed_over or chosen.engine is not None or (bundle.path, chosen.name) in _told:
+def _tell_once(bundle: Bundle, chosen: Artifact, missing: Mapping[str, str], failed: Mapping[str, str]) -> None:
+    """Say, once a bundle and process, what is passed over though it is there: what fails, and engines of other GPUs."""
+    engines = {artifact.name for artifact in bundle.manifest.artifacts if artifact.engine is not None}
+    notable = dict(failed)
+    if chosen.engine is None:
+        first = next((name for name in missing if name in engines), None)
+        notable |= {first: missing[first]} if first is not None else {}
+    if not notable or (bundle.path, chosen.name) in _told:
         return
     _told.add((bundle.path, chosen.name))
-    artifact, reason = passed_over[0]
-    _log.warning("%s: running %s, not the engine %s: %s", bundle.path, chosen.name, artifact.name, reason)
+    for name, reason in notable.items():
+        what = f"the engine {name}" if name in engines else name
+        _log.warning("%s: running %s, not %s: %s", bundle.path, chosen.name, what, reason)
 
 
 def open_artifact(bundle: Bundle, artifact: Artifact, threads: int | None = None, *, profiled: bool = False) -> Session:

@@ -8,6 +8,7 @@ from edgeresnext import bundle as bundles
 from edgeresnext.backends import base
 from edgeresnext.errors import EdgeResNeXtError
 from edgeresnext.runtime.classifier import open_artifact
+from edgeresnext.runtime.proof import replay, shortfall
 from edgeresnext.spec import Check
 
 if TYPE_CHECKING:
@@ -42,10 +43,10 @@ def _check(bundle: Bundle, artifact: Artifact, golden: Golden) -> Check:
     try:
         session = open_artifact(bundle, artifact)
         try:
-            fidelity = golden.compare(session.run(golden.images))
+            fidelity = replay(session, golden)
         finally:
             session.close()
     except EdgeResNeXtError as error:
         return Check(artifact=artifact.name, status="failed", reason=error.what)
-    shortfall = fidelity.shortfall(artifact.precision)
-    return Check(artifact=artifact.name, status="failed" if shortfall else "ok", fidelity=fidelity, reason=shortfall)
+    reason = shortfall(bundle, artifact, fidelity)
+    return Check(artifact=artifact.name, status="failed" if reason else "ok", fidelity=fidelity, reason=reason)

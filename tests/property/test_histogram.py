@@ -14,8 +14,7 @@ values = st.lists(st.floats(-1e4, 1e4, width=32).filter(lambda x: x == 0 or abs(
 def histogram_of(parts):
     histogram = Histogram()
     for part in parts:
-        magnitudes = torch.tensor(part, dtype=torch.float32).abs()
-        histogram.add(magnitudes, float(magnitudes.max()))
+        histogram.add(torch.tensor(part, dtype=torch.float32))
     return histogram
 
 

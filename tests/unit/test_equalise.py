@@ -2,11 +2,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from as_written import as_written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeresnext.backends.onnxruntime import open_reference
-from edgeresnext.compiler.calibrate import observe, thresholds
+from edgeresnext.compiler.calibrate import channel_statistics, observe, thresholds
 from edgeresnext.compiler.emit import emit
 from edgeresnext.compiler.equalise import channel_groups, find_exponents, rescaled
 from edgeresnext.compiler.execute import Executor
@@ -82,17 +82,17 @@ def test_scaled_channels_are_found_and_evened_out():
         columns[:16] = 1 / 64
         block.conv2.weight *= columns.view(8, 1, 8).expand(-1, 8, -1).reshape(64, 8, 1, 1)
     graph = trace(network, 32)
-    seen = observe(graph, [images(32, 16)])
+    seen = channel_statistics(graph, [images(32, 16)])
 
     def spread(observed):
         largest = observed["layer2.0.relu1"].maximum
         return float(largest[:16].mean() / largest[16:].mean())
 
     exponents = find_exponents(graph, seen, [images(32, 16)])
-    evened = observe(rescaled(graph, exponents), [images(32, 16)])
+    evened = channel_statistics(rescaled(graph, exponents), [images(32, 16)])
     assert spread(seen) > 30
     assert 1 / 4 < spread(evened) < 4
-    assert evened["layer2.0.relu1"].histogram.maximum <= seen["layer2.0.relu1"].histogram.maximum  # float16's range
+    assert evened["layer2.0.relu1"].maximum.max() <= seen["layer2.0.relu1"].maximum.max()  # float16's range
 
 
 def test_it_does_not_make_a_healthy_network_worse(graph):
@@ -103,7 +103,7 @@ def test_it_does_not_make_a_healthy_network_worse(graph):
         simulation = Simulation(one, quantise(one, plan_for(one, "int8", limits), limits))
         return float((simulation.logits(other) - Executor(one).logits(other)).square().sum())
 
-    exponents = find_exponents(graph, observe(graph, [seen]), [seen])
+    exponents = find_exponents(graph, channel_statistics(graph, [seen]), [seen])
     assert noise(rescaled(graph, exponents)) < 1.12 * noise(graph)  # 0.5 dB
 
 
@@ -117,12 +117,12 @@ def test_an_outlier_channel_costs_float16_nothing(tmp_path):
     graph = trace(network, 32)
     pixels = generate(16, 32, 0)
     batch = normalise(torch.from_numpy(pixels), SPEC)
-    exponents = find_exponents(graph, observe(graph, [batch]), [batch])
+    exponents = find_exponents(graph, channel_statistics(graph, [batch]), [batch])
     assert exponents["layer1.0.conv1"][3] <= -8
 
     def snr(one):
         onnx.save(emit(one, quantise(one, plan_for(one, "fp16", {}), {}), SPEC), tmp_path / "x.onnx")
-        exact, found = Executor(one).logits(batch).numpy(), open_reference(tmp_path / "x.onnx", SPEC).run(pixels)
+        exact, found = Executor(one).logits(batch).numpy(), as_written(tmp_path / "x.onnx", pixels)
         return 10 * np.log10(np.square(exact).sum() / np.square(exact - found).sum())
 
     assert snr(rescaled(graph, exponents)) > snr(graph) - 1

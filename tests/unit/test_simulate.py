@@ -4,11 +4,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from as_written import as_written
 
-from edgeresnext.backends.onnxruntime import open_reference
 from edgeresnext.compiler.calibrate import observe, thresholds
 from edgeresnext.compiler.choose import choose_methods
-from edgeresnext.compiler.correct import _significant, corrected
+from edgeresnext.compiler.correct import _significant, channel_means, corrected
 from edgeresnext.compiler.emit import emit, read_numbers
 from edgeresnext.compiler.execute import Executor
 from edgeresnext.compiler.graph import trace
@@ -58,9 +58,9 @@ def snr(expected, found):
 def test_the_simulation_computes_what_the_file_computes(graph, limits, pixels, tmp_path, keep):
     images = normalise(torch.from_numpy(pixels), SPEC)
     name = "int8-cpu" if len(keep) == 1 else "int8"
-    quantised = corrected(graph, numbers(graph, limits, name, keep), images[:16])
+    quantised = corrected(graph, numbers(graph, limits, name, keep), images[:16], channel_means(graph, images[:16]))
     onnx.save(emit(graph, quantised, SPEC), tmp_path / "x.onnx")
-    expected = torch.from_numpy(open_reference(tmp_path / "x.onnx", SPEC).run(pixels[16:]))
+    expected = torch.from_numpy(as_written(tmp_path / "x.onnx", pixels[16:]))
     found = Simulation(graph, quantised).logits(images[16:])
     # Another order of additions moves a few values over the edge between two levels: far under INT8's own noise.
     exact = Executor(graph).logits(images[16:])
@@ -69,7 +69,7 @@ def test_the_simulation_computes_what_the_file_computes(graph, limits, pixels, t
 
 @pytest.mark.parametrize("name", ["int8", "int8-fp16", "int8-cpu"])
 def test_numbers_are_read_back_from_the_file(graph, limits, images, tmp_path, name):
-    written = corrected(graph, numbers(graph, limits, name), images[:16])
+    written = corrected(graph, numbers(graph, limits, name), images[:16], channel_means(graph, images[:16]))
     onnx.save(emit(graph, written, SPEC), tmp_path / "x.onnx")
     read = read_numbers(graph, tmp_path / "x.onnx", written.plan)
     assert (read.scales, read.unsigned) == (written.scales, written.unsigned)
@@ -79,8 +79,9 @@ def test_numbers_are_read_back_from_the_file(graph, limits, images, tmp_path, na
 
 
 def test_corrected_biases_take_the_mean_error_out(graph, limits, images):
-    plain = numbers(graph, limits, "int8")
-    fixed = corrected(graph, plain, images[:16])
+    # Clipped at a third, which moves means: what rounding alone moves is little more than chance on 16 images.
+    plain = numbers(graph, {name: limit / 3 for name, limit in limits.items()}, "int8")
+    fixed = corrected(graph, plain, images[:16], channel_means(graph, images[:16]))
 
     def mean_error(quantised):
         outputs = zip(Executor(graph).steps(images[:16]), Simulation(graph, quantised).steps(images[:16]), strict=True)
@@ -100,7 +101,7 @@ def test_corrected_biases_take_the_mean_error_out(graph, limits, images):
 
 def test_pytorch_is_left_as_it_was(graph, limits, images):
     before = torch.backends.cudnn.allow_tf32
-    corrected(graph, numbers(graph, limits, "int8"), images[:16])
+    corrected(graph, numbers(graph, limits, "int8"), images[:16], channel_means(graph, images[:16]))
     steps = Executor(graph).steps(images[:2])
     next(steps)
     next(steps)
@@ -111,9 +112,9 @@ def test_pytorch_is_left_as_it_was(graph, limits, images):
 
 def test_an_error_without_a_mean_is_left_alone():
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(64, 2000, 1, 1, generator=generator)
+    noise = torch.randn(64, 2000, 1, 1, generator=generator)[:, :, 0, 0]
     assert float(_significant(noise).abs().mean()) < 0.35 * float(noise.mean(0).abs().mean())
-    assert torch.allclose(_significant(noise + 5), (noise + 5).mean((0, 2, 3)), rtol=3e-3)
+    assert torch.allclose(_significant(noise + 5), (noise + 5).mean(0), rtol=3e-3)
 
 
 def test_the_method_with_the_smallest_error_is_chosen_for_each_tensor(graph, limits, images):

@@ -1,0 +1,201 @@
+"""Proof before the first answer: each artefact replays golden images on this machine, once, and that is remembered.
+
+What is remembered lies in the user's cache, never in the bundle, under a name that is made of the bundle and of all
+that an answer depends on: other runtime, other processor, other proof. Nothing here is ever an error: what cannot be
+read or written is proved again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+import logging
+import os
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from edgeresnext import __version__
+from edgeresnext.backends import cpu, gpu
+from edgeresnext.errors import EdgeResNeXtError
+from edgeresnext.spec import CPU, Check, Value
+
+if TYPE_CHECKING:
+    from edgeresnext.backends.base import Session
+    from edgeresnext.bundle import Bundle, Golden
+    from edgeresnext.spec import Artifact, Fidelity
+
+CACHE_VARIABLE = "EDGERESNEXT_CACHE"
+_SCHEMA = 1
+_RUNTIMES = ("openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
+_FEWEST_IMAGES = 4
+_BUDGET_S = 0.2
+"""Time after which no further image is replayed."""
+_TIMED_RUNS = 9
+_log = logging.getLogger("edgeresnext")
+
+
+class _Remembered(Value, frozen=True):
+    """The form of a file in the cache."""
+
+    schema: int
+    bundle: str
+    conditions: dict[str, str]
+    checks: dict[str, Check]
+
+
+class Proofs:
+    """What is known of a bundle's artefacts on this machine.
+
+    Args:
+        bundle: The bundle, as `bundle.read` returned it.
+
+    Attributes:
+        checks: By the artefact's name.
+    """
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
+        self._conditions = conditions()
+        self.checks: dict[str, Check] = dict(self._read())
+
+    def prove(self, artifact: Artifact, session: Session, *, timed: bool = False) -> Check:
+        """Replay golden images on a session, and remember what came of it.
+
+        Args:
+            artifact: What the session runs.
+            session: Ready to run.
+            timed: Take its latency too.
+        """
+        check = _checked(self._bundle, artifact, session, timed=timed)
+        self.checks[artifact.name] = check
+        self._write()
+        return check
+
+    def fail(self, artifact: Artifact, reason: str) -> None:
+        """Take note of an artefact that does not start here, for this process alone: that may be mended at any time."""
+        self.checks[artifact.name] = Check(artifact=artifact.name, status="failed", reason=reason)
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the order of the artefacts in the manifest was measured under other conditions than these."""
+        return self._bundle.manifest.selection.conditions != self._conditions
+
+    def _file(self) -> Path:
+        known = msgspec.json.encode([self._bundle.digest, self._conditions])
+        return cache_directory() / "proofs" / f"{hashlib.sha256(known).hexdigest()[:32]}.json"
+
+    def _read(self) -> dict[str, Check]:
+        try:
+            found = msgspec.json.decode(self._file().read_bytes(), type=_Remembered)
+        except (OSError, RuntimeError, ValueError, RecursionError):  # no home, no file, or not one of ours
+            return {}
+        whole = (found.schema, found.bundle, found.conditions) == (_SCHEMA, self._bundle.digest, self._conditions)
+        return found.checks if whole else {}
+
+    def _write(self) -> None:
+        lasting = {name: check for name, check in self.checks.items() if check.fidelity is not None}
+        value = _Remembered(
+            schema=_SCHEMA, bundle=self._bundle.digest, conditions=self._conditions, checks=lasting
+        )  # fmt: skip
+        try:
+            file = self._file()
+            file.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=file.parent, suffix=".partial")
+            try:
+                with os.fdopen(descriptor, "wb") as stream:
+                    stream.write(msgspec.json.encode(value))
+                Path(name).replace(file)
+            except OSError:
+                Path(name).unlink(missing_ok=True)
+                raise
+        except (OSError, RuntimeError) as error:
+            _log.debug("proofs are not remembered: %s", error)
+
+
+def cache_directory() -> Path:
+    """Return where proofs are remembered: EDGERESNEXT_CACHE, or edgeresnext/ below XDG_CACHE_HOME or ~/.cache.
+
+    Raises:
+        RuntimeError: There is no home directory.
+    """
+    given = os.environ.get(CACHE_VARIABLE)
+    if given:
+        return Path(given)
+    base_directory = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base_directory) if base_directory else Path.home() / ".cache") / "edgeresnext"
+
+
+def conditions() -> dict[str, str]:
+    """Return what an artefact's answers and their speed depend on besides its file."""
+    device = gpu.detect()
+    found = {
+        "edgeresnext": __version__,
+        "cpu": cpu.name(),
+        "isa": " ".join(sorted(cpu.isa())),
+        "isa_limit": cpu.onednn_limit(),
+        "cores": str(cpu.cores()),
+        "gpu": "" if device is None else f"{device.name}, {device.driver}",
+    }
+    for name in _RUNTIMES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def replay(session: Session, golden: Golden, budget_s: float | None = None) -> Fidelity:
+    """Return how far a session is from PyTorch on golden images, one at a time as they are served.
+
+    Args:
+        session: Ready to run.
+        golden: The images.
+        budget_s: Time after which no further image is begun, four at least; None for all of them.
+    """
+    logits = []
+    start = time.perf_counter()
+    for index in range(len(golden.images)):
+        if budget_s is not None and index >= _FEWEST_IMAGES and time.perf_counter() - start > budget_s:
+            break
+        logits.append(session.run(golden.images[index : index + 1]))
+    return golden.first(len(logits)).compare(np.concatenate(logits))
+
+
+def shortfall(bundle: Bundle, artifact: Artifact, fidelity: Fidelity) -> str:
+    """Return why an artefact that ran here is not to be used here, or nothing."""
+    found = bundle.shortfall(artifact, fidelity)
+    if found and artifact.precision == "int8" and artifact.target == CPU and cpu.saturates():
+        return f"{found}: on this CPU {cpu.int8_products()}"
+    return found
+
+
+def _checked(bundle: Bundle, artifact: Artifact, session: Session, *, timed: bool) -> Check:
+    try:
+        fidelity = replay(session, bundle.golden(), _BUDGET_S)
+        reason = shortfall(bundle, artifact, fidelity)
+        latency_s = _latency_s(session, bundle.golden()) if timed and not reason else None
+    except EdgeResNeXtError as error:
+        return Check(artifact=artifact.name, status="failed", reason=error.what)
+    return Check(
+        artifact=artifact.name,
+        status="failed" if reason else "ok",
+        fidelity=fidelity,
+        reason=reason,
+        latency_s=latency_s,
+    )
+
+
+def _latency_s(session: Session, golden: Golden) -> float:
+    """Return the median latency at batch 1; sessions that have replayed images are warm."""
+    taken = []
+    for index in range(_TIMED_RUNS):
+        image = golden.images[index % len(golden.images)][None]
+        start = time.perf_counter()
+        session.run(image)
+        taken.append(time.perf_counter() - start)
+    return median(taken)
