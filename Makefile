@@ -1,6 +1,7 @@
 # make demo    a virtual environment, the package, and `edgeresnext demo`
 # make test    the same for the tests: lint, types, import contracts, tests
 # make device  the demo, then its bundle in fresh environments without PyTorch (DEVICE_PYTHONS="python3.10 python3.13")
+# make arm64   the demo, then its bundle on an emulated arm64 Linux (root, debootstrap and qemu-user-static)
 # make figures measures everything that the README quotes (about two hours on two cores, half an hour of it training)
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 
 DEVICE_PYTHONS ?= python3.10 python3.13
 
-.PHONY: demo test device lint figures clean
+.PHONY: demo test device arm64 lint figures clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgeresnext demo
@@ -20,6 +21,9 @@ test: lint
 
 device: demo
 	tests/device/check.sh edgeresnext-demo/bundle "$$(ls edgeresnext-demo/digits/validation/7/*.png | head -1)" $(DEVICE_PYTHONS)
+
+arm64: demo
+	PYTHON=$(BIN)/python tests/device/arm64.sh edgeresnext-demo/bundle "$$(ls edgeresnext-demo/digits/validation/7/*.png | head -1)"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

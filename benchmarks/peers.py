@@ -189,13 +189,17 @@ def write_fp32(network: ResNeXt, model: ModelSpec, path: Path) -> None:
     onnx.save(emit(graph, quantise(graph, plan_for(graph, "fp32", {}), {}), model), path)
 
 
-def with_nncf(images: Iterable[NDArray[np.uint8]], fp32: Path, output: Path) -> Path:
-    """Quantise with NNCF's defaults, and return the file."""
+def with_nncf(images: Iterable[NDArray[np.uint8]], fp32: Path, output: Path, overflow_fix: str | None = None) -> Path:
+    """Quantise with NNCF's defaults, or one of its settings against saturation, and return the file."""
     import nncf
     import openvino
 
     data = [image[None] for image in images]
-    found = nncf.quantize(openvino.Core().read_model(fp32), nncf.Dataset(data), subset_size=len(data))
+    fix = {} if overflow_fix is None else {"overflow_fix": nncf.OverflowFix[overflow_fix]}
+    found = nncf.quantize(
+        openvino.Core().read_model(fp32), nncf.Dataset(data), subset_size=len(data),
+        advanced_parameters=nncf.AdvancedQuantizationParameters(**fix),
+    )  # fmt: skip
     output.mkdir(exist_ok=True)
     openvino.save_model(found, output / "model.xml", compress_to_fp16=False)
     return output / "model.xml"

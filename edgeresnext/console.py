@@ -146,7 +146,7 @@ def print_bundle(bundle: Bundle, *, layers: bool = False) -> None:
     if layers:
         names = list(dict.fromkeys(name for file in manifest.onnx for name in file.plan.layers))
         plans = [file.plan for file in manifest.onnx]
-        rows = [(name, *(str(plan.layers.get(name, "")) for plan in plans)) for name in names]
+        rows = [(name, *(_layer(file, name) for file in manifest.onnx)) for name in names]
         print_table(("layer", *(plan.name for plan in plans)), rows, left=range(len(plans) + 1))
         for file in manifest.onnx:
             _print_reasons(file)
@@ -178,6 +178,14 @@ def print_sensitivity(found: Sensitivity) -> None:
         )
 
 
+def _layer(file: OnnxFile, name: str) -> str:
+    """Say how a file computes a layer."""
+    how = str(file.plan.layers.get(name, ""))
+    if name in file.wider_rows:
+        how += f", {file.wider_rows[name]} row{'' if file.wider_rows[name] == 1 else 's'} wider"
+    return f"{how}, uint8 pixels" if name in file.pixel_layers else how
+
+
 def _print_reasons(file: OnnxFile) -> None:
     """Print why layers of a file are not INT8, layers of one reason together."""
     by_reason: dict[str, list[str]] = {}
@@ -185,6 +193,11 @@ def _print_reasons(file: OnnxFile) -> None:
         by_reason.setdefault(reason, []).append(f"{name} {file.plan.layers[name]}")
     for reason, names in by_reason.items():
         click.echo(f"{file.plan.name}: {', '.join(names)}: {reason}")
+    if file.saturated is not None and file.saturated.snr_db is not None:
+        click.echo(
+            f"{file.plan.name}: {file.saturated.snr_db:.1f} dB on CPUs without VNNI, whose products saturate: rows "
+            "whose sums would do so have a wider step, and no image saturates a layer that reads pixels"
+        )
     if file.verdict is not None and file.verdict.returned:
         click.echo(f"{file.plan.name}: with these in INT8 too, {file.verdict.without_returning}")
         click.echo(f"{file.plan.name}: {file.verdict.tries} plans were measured")

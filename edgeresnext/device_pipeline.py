@@ -134,7 +134,9 @@ def add_engines(
         )
     for artifact in dropped:
         (bundle.path / artifact.file).unlink()
-    manifest = msgspec.structs.replace(manifest, files=bundles.list_files(bundle.path))
+    gone = {artifact.file for artifact in dropped}
+    listed = {name: entry for name, entry in manifest.files.items() if name not in gone}
+    manifest = msgspec.structs.replace(manifest, files=listed)
     bundles.write_json(bundle.path / bundles.MANIFEST, manifest)
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeresnext.backends import base, cuda, gpu, targets
+from edgeresnext.backends import base, cpu, cuda, gpu, targets
 from edgeresnext.measure.machine import jetson
 from edgeresnext.measure.machine.environment import machine
 from edgeresnext.spec import CPU
@@ -69,6 +69,7 @@ def examine() -> tuple[tuple[Finding, ...], tuple[Job, ...]]:
     findings = [
         Finding(name="Python", status="ok", detail=f"{platform.python_version()}, {platform.platform()}"),
         Finding(name="CPU", status="ok", detail=machine()),
+        Finding(name="INT8 on this CPU", status="ok", detail=_int8()),
         *(_package(package) for package in _PACKAGES),
         _gpu(),
         *_engine_runtimes(),
@@ -76,6 +77,13 @@ def examine() -> tuple[tuple[Finding, ...], tuple[Job, ...]]:
         *_jetson(),
     ]
     return tuple(findings), _jobs()
+
+
+def _int8() -> str:
+    found = cpu.int8_products()
+    if cpu.saturates():
+        return f"{found}; bundles of this release are built so that they need not"
+    return found
 
 
 def _package(package: str) -> Finding:

@@ -87,7 +87,14 @@ class Writer:
             plan=quantised.plan,
             fidelity=self._fidelity(proto),
             saturated=self._fidelity(proto, saturating=True) if unsigned else None,
+            wider_rows=self._wider_rows(quantised) if unsigned else {},
+            pixel_layers=pixel_layers(quantised),
         )
+
+    def _wider_rows(self, quantised: Quantised) -> dict[str, int]:
+        """Return in how many rows of each layer the weights have a wider step."""
+        steps = {} if self._safe is None else self._safe[0]
+        return {layer: int((found > 1).sum()) for layer, found in steps.items() if layer in quantised.weights}
 
     def _fidelity(self, proto: onnx.ModelProto, *, saturating: bool = False) -> Fidelity:
         """Return how far what a file says is from PyTorch, on the golden images."""

@@ -336,7 +336,9 @@ class OnnxFile(Value, frozen=True):
     """What one ONNX file is, how far it is from PyTorch on the golden images, and what the gate said of it.
 
     `fidelity` is what the file says, in exact integer arithmetic, which is the same on every machine; `saturated` what
-    CPUs without VNNI make of a file that is for CPUs.
+    CPUs without VNNI make of a file that is for CPUs. Against that saturation it has `wider_rows`: in how many of each
+    layer's rows weights have a wider step, and `pixel_layers`, which read the image as uint8 around a zero point with
+    weights so small that no image saturates.
     """
 
     file: str
@@ -344,6 +346,8 @@ class OnnxFile(Value, frozen=True):
     plan: Plan
     fidelity: Fidelity
     saturated: Fidelity | None = None
+    wider_rows: dict[str, int] = {}
+    pixel_layers: tuple[str, ...] = ()
     verdict: Verdict | None = None
 
 

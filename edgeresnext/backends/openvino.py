@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import platform
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -16,8 +20,6 @@ from edgeresnext.backends.base import Backend, Operation, Session
 from edgeresnext.errors import BackendError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import openvino
     from numpy.typing import NDArray
 
@@ -91,6 +93,9 @@ class OpenVINO(Backend):
             return "OpenVINO is not installed: pip install 'edgeresnext[cpu]'"
         if precision not in ("fp32", "bf16", "int8"):
             return f"OpenVINO on a CPU has no {precision}; use fp32, bf16 or int8"
+        crash = _crash()
+        if crash is not None:
+            return crash
         try:
             _core()
         except (ImportError, OSError, RuntimeError) as error:  # a wheel for another system library, say
@@ -116,6 +121,34 @@ class OpenVINO(Backend):
         except RuntimeError as error:
             raise BackendError(f"OpenVINO refuses '{file}': {error}") from error
         return OpenVINOSession(compiled, model)
+
+
+_TOPOLOGY = Path("/sys/devices/system/cpu/cpu0/topology")
+_PROBE_S = 60
+_PROBE = """
+import openvino
+from openvino import opset13
+image = opset13.parameter([1, 4], openvino.Type.f32)
+openvino.Core().compile_model(openvino.Model([opset13.relu(image)], [image], "probe"), "CPU")
+"""
+
+
+@functools.cache
+def _crash() -> str | None:
+    """Return why OpenVINO must not be touched in this process, or None.
+
+    On Arm without the kernel's description of the processor, as in emulators and some containers, OpenVINO 2026.4 ends
+    the process when it compiles. That cannot be caught: there a child process tries it first.
+    """
+    if platform.machine().lower() not in ("aarch64", "arm64") or sys.platform != "linux" or _TOPOLOGY.exists():
+        return None
+    try:
+        tried = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, timeout=_PROBE_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return f"OpenVINO does not start here: '{_TOPOLOGY.parent}' lacks what it asks of an Arm processor"
+    if tried.returncode:
+        return f"OpenVINO crashes here ({tried.returncode}): '{_TOPOLOGY}' is missing, which it needs on Arm"
+    return None
 
 
 @functools.cache

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from edgeresnext.compiler import INPUT
 from edgeresnext.compiler.execute import Executor
-from edgeresnext.compiler.graph import INPUT
 from edgeresnext.compiler.plan import calibrated_tensors, threshold_source
 from edgeresnext.compiler.thresholds import Histogram
 from edgeresnext.errors import DataError

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeresnext.compiler.graph import INPUT
+from edgeresnext.compiler import INPUT
 from edgeresnext.compiler.quantise import Quantised, QuantisedWeight
 from edgeresnext.errors import AccuracyError, shortened
 
@@ -65,7 +65,7 @@ def read_numbers(graph: Graph, path: Path, plan: Plan) -> Quantised:
     int8 = [layer for layer in graph.layers if layer.name in plan.inputs and layer.weight is not None]
 
     def array(name: str) -> NDArray[Any]:
-        return numpy_helper.to_array(constants[name])
+        return np.array(numpy_helper.to_array(constants[name]))  # a copy: the original cannot be written to
 
     named = {node.output[0]: node.input[2] for node in file.graph.node if node.op_type == "QuantizeLinear"}
     zero_points = {tensor: array(named[f"{tensor}.quantised"]) for tensor in tensors}

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeresnext.compiler import INPUT
 from edgeresnext.compiler.execute import Executor
-from edgeresnext.compiler.graph import INPUT
 from edgeresnext.compiler.plan import calibrated_tensors, plan_for, threshold_source
 from edgeresnext.compiler.quantise import INT8_MAX, quantise
 from edgeresnext.compiler.simulate import Simulation

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from edgeresnext.compiler.graph import INPUT
+from edgeresnext.compiler import INPUT
 from edgeresnext.errors import BackendError
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.shape_prop import ShapeProp
 
+from edgeresnext.compiler import INPUT
 from edgeresnext.errors import CheckpointError, shortened
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
-
-INPUT = "input"
-"""Name of the normalised image tensor, the input of the first convolution."""
 
 _CONVOLUTIONS = ("Conv", "Gemm")
 

@@ -14,7 +14,7 @@ from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from edgeresnext.compiler.graph import INPUT
+from edgeresnext.compiler import INPUT
 from edgeresnext.errors import RequestError, shortened
 from edgeresnext.spec import Plan
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeresnext.compiler.graph import INPUT
+from edgeresnext.compiler import INPUT
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

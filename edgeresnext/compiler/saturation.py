@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from edgeresnext.compiler import INPUT
 from edgeresnext.compiler.arithmetic import INT16_MAX, IntegerProduct, Pairs, round_to_levels
 from edgeresnext.compiler.execute import Executor
-from edgeresnext.compiler.graph import INPUT
 from edgeresnext.compiler.quantise import INT8_MAX, UINT8_MAX, QuantisedWeight, weight_levels
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from edgeresnext.compiler import INPUT
 from edgeresnext.compiler.execute import Executor
-from edgeresnext.compiler.graph import INPUT
 from edgeresnext.compiler.simulate import Simulation
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from edgeresnext.measure.request import STAGES
 from edgeresnext.measure.results import Report, Row, Timed
 from edgeresnext.measure.statistics import mcnemar, speedup, summarise, wilson
 from edgeresnext.measure.variants import RECORDED, REFERENCE
-from edgeresnext.spec import CPU
+from edgeresnext.spec import CPU, variant_name
 
 if TYPE_CHECKING:
     from edgeresnext.bundle import Bundle
@@ -111,7 +111,7 @@ def report_of(found: Findings, watch: MachineWatch, *, partial: bool = False) ->
         data=data,
         rows=rows,
         partial=partial,
-        warnings=(*found.notes, *watch.warnings(), *_unsteady(rows)),
+        warnings=(*found.notes, *watch.warnings(), *_unsteady(rows), *_slow_int8(rows)),
         images_sha256=classified.images_sha256() if classified else "",
         overlap=_overlap(found),
         classes=classified.classes(bundle.labels()) if classified and bundle.manifest.trained else (),
@@ -168,6 +168,22 @@ def _unsteady(rows: tuple[Row, ...]) -> tuple[str, ...]:
         found.append(f"coefficient of variation above {_MOST_VARIATION:.1%}: {', '.join(dict.fromkeys(varying))}")
     if drifting:
         found.append(f"speed drifted between the first and the last rounds: {', '.join(dict.fromkeys(drifting))}")
+    return tuple(found)
+
+
+def _slow_int8(rows: tuple[Row, ...]) -> tuple[str, ...]:
+    """Name INT8 variants that are slower than FP32 of the same runtime: nobody gains by them on this machine."""
+    medians = {
+        (row.target, row.backend, row.precision): row.latency_s.p50
+        for row in rows
+        if row.scenario == "single-stream" and row.mode == "" and row.latency_s is not None
+    }
+    found = []
+    for (target, backend, precision), int8 in medians.items():
+        fp32 = medians.get((target, backend, "fp32"))
+        if precision == "int8" and int8 and fp32 and int8 > fp32:
+            name, other = (variant_name(backend, kind, target) for kind in ("int8", "fp32"))
+            found.append(f"{name} takes {int8 / fp32:.1f} times as long as {other} here: `load` does not choose it")
     return tuple(found)
 
 

@@ -10,6 +10,7 @@ from edgeresnext.backends.base import COMPILE, CUDA_TARGET
 from edgeresnext.bundle import WEIGHTS
 from edgeresnext.errors import EdgeResNeXtError, unknown_name
 from edgeresnext.runtime.classifier import open_artifact
+from edgeresnext.runtime.proof import check
 from edgeresnext.spec import CPU, Artifact
 
 if TYPE_CHECKING:
@@ -113,3 +114,9 @@ def open_all(bundle: Bundle, variants: list[Variant], request: Request, baseline
             variant.session = open_artifact(bundle, artifact, request.threads)
         except EdgeResNeXtError as error:
             variant.fail(error.what)
+            continue
+        if artifact.backend != base.BASELINE:
+            checked = check(bundle, artifact, variant.session)
+            if checked.status == "failed":
+                variant.close()
+                variant.fail(checked.reason)

@@ -178,7 +178,7 @@ def load(
             continue
         try:
             session = _proven(bundle, artifact, proofs, threads)
-        except (BackendError, NotInstalledError) as error:
+        except BackendError as error:
             failed[artifact.name] = error.what
             continue
         _tell_once(bundle, artifact, reasons, failed)
@@ -189,7 +189,7 @@ def load(
     if failed:
         hint = "Rebuild the bundle with this release"
         raise BackendError(
-            f"nothing that was asked for from bundle '{bundle.path}' gives the right answers here: "
+            f"nothing that was asked for from bundle '{bundle.path}' starts here and gives the right answers: "
             + ", ".join(f"{name} ({reason})" for name, reason in failed.items()),
             f"{hint}, or ask for another backend or precision." if backend or precision else f"{hint}.",
         )
@@ -208,7 +208,7 @@ def _time_all(bundle: Bundle, candidates: tuple[Artifact, ...], proofs: Proofs, 
         try:
             session = open_artifact(bundle, artifact, threads)
         except (BackendError, NotInstalledError) as error:
-            proofs.fail(artifact, error.what)
+            proofs.fail(artifact, f"it does not start: {error.what}")
             continue
         try:
             proofs.prove(artifact, session, timed=True)
@@ -225,7 +225,11 @@ def _proven(bundle: Bundle, artifact: Artifact, proofs: Proofs | None, threads: 
     known = None if proofs is None else proofs.checks.get(artifact.name)
     if known is not None and known.status == "failed":
         raise BackendError(known.reason)
-    session = open_artifact(bundle, artifact, threads)
+    try:
+        session = open_artifact(bundle, artifact, threads)
+    except (BackendError, NotInstalledError) as error:
+        # An engine may fit by the manifest and still not start: too little memory, or a DLA that is not there.
+        raise BackendError(f"it does not start: {error.what}", error.hint) from error
     if proofs is not None and known is None:
         check = proofs.prove(artifact, session)
         if check.status == "failed":

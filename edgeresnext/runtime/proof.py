@@ -73,10 +73,10 @@ class Proofs:
             session: Ready to run.
             timed: Take its latency too.
         """
-        check = _checked(self._bundle, artifact, session, timed=timed)
-        self.checks[artifact.name] = check
+        found = check(self._bundle, artifact, session, timed=timed)
+        self.checks[artifact.name] = found
         self._write()
-        return check
+        return found
 
     def fail(self, artifact: Artifact, reason: str) -> None:
         """Take note of an artefact that does not start here, for this process alone: that may be mended at any time."""
@@ -174,7 +174,15 @@ def shortfall(bundle: Bundle, artifact: Artifact, fidelity: Fidelity) -> str:
     return found
 
 
-def _checked(bundle: Bundle, artifact: Artifact, session: Session, *, timed: bool) -> Check:
+def check(bundle: Bundle, artifact: Artifact, session: Session, *, timed: bool = False) -> Check:
+    """Return what golden images make of a session: whether it may answer on this machine.
+
+    Args:
+        bundle: The bundle.
+        artifact: What the session runs.
+        session: Ready to run.
+        timed: Take its latency too.
+    """
     try:
         fidelity = replay(session, bundle.golden(), _BUDGET_S)
         reason = shortfall(bundle, artifact, fidelity)

@@ -201,7 +201,7 @@ def test_load_takes_the_cpu_where_the_engine_does_not_start(install, bundle_copy
     gpu.failures = {"cudaMalloc": 2}
     with edgeresnext.load(bundle_copy) as classifier:
         assert classifier.artifact.target == "cpu"
-    assert "the engine sm89-fp32 does not start: no " in caplog.text
+    assert "not the engine sm89-fp32: it does not start: no " in caplog.text
     gpu.failures = {"cudaMalloc": 2}
     with pytest.raises(BackendError, match="of GPU memory left"):
         edgeresnext.load(bundle_copy, backend="tensorrt")

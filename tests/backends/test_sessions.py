@@ -9,7 +9,7 @@ import edgeresnext
 from edgeresnext.backends import base, gpu
 from edgeresnext.errors import BackendError, BundleError, DataError, NotInstalledError, RequestError
 from edgeresnext.measure.layers import profile
-from edgeresnext.runtime.classifier import choose, open_artifact
+from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.spec import Artifact
 
 VARIANTS = ["openvino-fp32", "openvino-bf16", "openvino-int8", "onnxruntime-fp32", "onnxruntime-int8", "torch-fp32"]
@@ -229,9 +229,11 @@ def test_load_takes_the_fastest_that_runs_here_and_says_which(built, caplog):
 
 def test_load_falls_back_past_what_is_not_installed(built, monkeypatch):
     monkeypatch.setattr(type(base.get("openvino")), "unavailable", lambda *_: "OpenVINO is not installed")
-    assert choose(built).backend != "openvino"
+    with edgeresnext.load(built.path) as classifier:
+        assert classifier.artifact.backend != "openvino"
+        assert "passed over: openvino-" in classifier.reason
     with pytest.raises(NotInstalledError, match="OpenVINO is not installed"):
-        choose(built, backend="openvino")
+        edgeresnext.load(built.path, backend="openvino")
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

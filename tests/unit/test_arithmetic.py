@@ -41,10 +41,11 @@ def pair_by_pair(inputs, weight, attributes):
 
 
 @pytest.mark.parametrize(
-    ("channels", "rows", "kernel", "groups", "stride"),
+    "shape",
     [(8, 6, 1, 1, 1), (8, 8, 3, 2, 2), (6, 4, 3, 2, 1), (12, 8, 3, 4, 1), (3, 5, 7, 1, 2), (16, 4, 1, 1, 2)],
 )
-def test_saturating_sums_are_those_of_a_cpu_without_vnni(channels, rows, kernel, groups, stride, monkeypatch):
+def test_saturating_sums_are_those_of_a_cpu_without_vnni(shape, monkeypatch):
+    channels, rows, kernel, groups, stride = shape
     monkeypatch.setattr(arithmetic, "_AT_ONCE", 64)  # several pieces
     inputs = levels(2, channels, 9, 7)
     weight = levels(rows, channels // groups, kernel, kernel, low=-127, high=127, seed=1)

@@ -6,11 +6,12 @@ from as_written import as_written
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgeresnext.compiler import INPUT
 from edgeresnext.compiler.calibrate import channel_statistics, observe, thresholds
 from edgeresnext.compiler.emit import emit
 from edgeresnext.compiler.equalise import channel_groups, find_exponents, rescaled
 from edgeresnext.compiler.execute import Executor
-from edgeresnext.compiler.graph import INPUT, trace
+from edgeresnext.compiler.graph import trace
 from edgeresnext.compiler.plan import plan_for
 from edgeresnext.compiler.quantise import quantise
 from edgeresnext.compiler.simulate import Simulation

@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from edgeresnext.compiler import INPUT
 from edgeresnext.compiler.execute import Executor
-from edgeresnext.compiler.graph import INPUT, trace
+from edgeresnext.compiler.graph import trace
 from edgeresnext.errors import CheckpointError
 from edgeresnext.model.catalogue import specify
 from edgeresnext.model.checkpoints import random_network

@@ -1,0 +1,262 @@
+"""No artefact answers before it has proved itself on this machine, and that costs once."""
+
+import json
+import logging
+import os
+import shutil
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import edgeresnext
+from edgeresnext import bundle as bundles
+from edgeresnext.backends import base
+from edgeresnext.errors import BackendError
+from edgeresnext.runtime import classifier as classifiers
+from edgeresnext.runtime import proof
+from edgeresnext.runtime.proof import CACHE_VARIABLE, cache_directory, conditions
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """An empty cache, and nothing said yet."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(classifiers, "_told", set())
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def replays(monkeypatch):
+    """The sessions that golden images were replayed on."""
+    seen = []
+    replay = proof.replay
+    monkeypatch.setattr(proof, "replay", lambda session, *rest: (seen.append(session), replay(session, *rest))[1])
+    return seen
+
+
+def written_again(path, **changes):
+    """Let a bundle's manifest agree with its files."""
+    manifest = bundles.read(path).manifest
+    changed = msgspec.structs.replace(manifest, files=bundles.list_files(path), **changes)
+    bundles.write_json(path / "manifest.json", changed)
+    return path
+
+
+@pytest.fixture
+def wrong(bundle_copy):
+    """A bundle whose INT8 file for CPUs computes something else, as one that saturates does."""
+    file = bundle_copy / "onnx" / "int8-cpu.onnx"
+    model = onnx.load(file)
+    for tensor in model.graph.initializer:
+        if tensor.name == "layer2.0.conv1.weight.scale":
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.08), tensor.name))
+    onnx.save(model, file)
+    return written_again(bundle_copy)
+
+
+def proofs_in(cache):
+    return [json.loads(file.read_text())["checks"] for file in sorted((cache / "proofs").glob("*.json"))]
+
+
+def test_the_first_load_replays_golden_images_and_later_ones_do_not(bundle_copy, cache, replays):
+    with edgeresnext.load(bundle_copy) as classifier:
+        name = classifier.artifact.name
+    assert len(replays) == 1
+    (checks,) = proofs_in(cache)
+    assert checks[name]["status"] == "ok"
+    with edgeresnext.load(bundle_copy) as again:
+        assert again.artifact.name == name
+    assert len(replays) == 1
+    assert {path.name for path in bundle_copy.rglob("*")} == {path.name for path in bundle_copy.rglob("*")} - {"proofs"}
+
+
+@pytest.fixture
+def int8_first(wrong):
+    """The same, with INT8 the fastest by what was measured."""
+    selection = bundles.read(wrong).manifest.selection
+    timings = sorted(selection.timings, key=lambda one: not one.artifact.endswith("int8"))
+    ranked = tuple(msgspec.structs.replace(one, latency_s=(1.0 + rank) / 1e3) for rank, one in enumerate(timings))
+    return written_again(wrong, selection=msgspec.structs.replace(selection, timings=ranked))
+
+
+def test_what_is_wrong_here_is_passed_over_with_one_warning(int8_first, caplog, replays):
+    wrong = int8_first
+    with caplog.at_level(logging.WARNING, "edgeresnext"):
+        with edgeresnext.load(wrong) as classifier:
+            assert classifier.artifact.precision != "int8"
+            assert "passed over: " in classifier.reason
+            assert "dB" in classifier.reason
+        count = len(replays)
+        with edgeresnext.load(wrong):
+            pass
+    assert len(replays) == count  # the failure is remembered too
+    passed_over = [record.getMessage() for record in caplog.records]
+    assert len(passed_over) == 2  # one for each of the two runtimes that have an INT8 artefact
+    assert all("int8" in message and "says" in message for message in passed_over)
+    assert len(passed_over) == len(set(passed_over))
+
+
+def test_asked_for_by_name_what_is_wrong_is_refused(wrong):
+    with pytest.raises(BackendError, match=r"gives the right answers: .*openvino-int8.*dB"):
+        edgeresnext.load(wrong, backend="openvino", precision="int8")
+    with edgeresnext.load(wrong, backend="openvino", precision="int8", prove=False) as classifier:
+        assert classifier.artifact.name == "openvino-int8"
+
+
+def test_verify_and_bench_show_it_as_failed(wrong):
+    checks = {check.artifact: check for check in edgeresnext.verify(wrong)}
+    assert checks["openvino-int8"].status == "failed"
+    assert "onnx/int8-cpu.onnx says" in checks["openvino-int8"].reason
+    report = edgeresnext.bench(
+        wrong, precision="int8", rounds=3, skip=("pytorch", "scopes", "layers", "energy", "memory")
+    )
+    rows = {row.name: row for row in report.rows}
+    assert rows["openvino-int8"].status == "failed"
+    assert "says" in rows["openvino-int8"].reason
+    assert rows["torch-fp32"].status == "ok"
+
+
+def test_int8_must_come_near_what_its_file_says(built):
+    bundle = bundles.read(built.path)
+    artifact = next(one for one in bundle.manifest.artifacts if one.name == "openvino-int8")
+    said = next(one for one in bundle.manifest.onnx if one.file == artifact.file).fidelity.snr_db
+
+    def shortfall(lost_db):
+        return bundle.shortfall(
+            artifact, msgspec.structs.replace(bundle.manifest.onnx[0].fidelity, snr_db=said - lost_db)
+        )
+
+    assert shortfall(5.5) == ""
+    assert f"where onnx/int8-cpu.onnx says {said:.1f} dB" in shortfall(6.5)
+
+
+def test_elsewhere_everything_is_timed_and_the_fastest_taken(bundle_copy, cache, monkeypatch):
+    here = bundles.read(bundle_copy).manifest.selection
+    assert here.conditions == conditions()
+    slowest_first = tuple(msgspec.structs.replace(one, latency_s=1 / one.latency_s) for one in here.timings)
+    other = msgspec.structs.replace(here, timings=slowest_first, conditions={"cpu": "another"})
+    written_again(bundle_copy, selection=other)
+    taken = {
+        "openvino-int8": 0.2,
+        "openvino-bf16": 0.5,
+        "openvino-fp32": 0.1,
+        "onnxruntime-fp32": 0.3,
+        "onnxruntime-int8": 0.4,
+    }
+    opened = []
+    real = classifiers.open_artifact
+
+    def noted(bundle, artifact, threads=None):
+        opened.append(artifact.name)
+        return real(bundle, artifact, threads)
+
+    monkeypatch.setattr(classifiers, "open_artifact", noted)
+    monkeypatch.setattr(proof, "_latency_s", lambda *_: taken[opened[-1]])
+    with edgeresnext.load(bundle_copy) as classifier:
+        assert classifier.artifact.name == "openvino-fp32"
+        assert classifier.reason.endswith("as measured on this machine")
+    (checks,) = proofs_in(cache)
+    runnable = {one.name for one in bundles.read(bundle_copy).manifest.artifacts if base.unavailable(one) is None}
+    assert {name for name, check in checks.items() if check["latency_s"]} == runnable - {"torch-fp32"}
+    opened.clear()
+    with edgeresnext.load(bundle_copy, precision="int8") as classifier:
+        assert classifier.artifact.name == "openvino-int8"
+    assert opened == ["openvino-int8"]  # all that there is to know is known
+
+
+def test_other_conditions_need_another_proof(bundle_copy, replays, monkeypatch):
+    edgeresnext.load(bundle_copy, backend="onnxruntime", precision="fp32").close()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "no such instruction set")
+    edgeresnext.load(bundle_copy, backend="onnxruntime", precision="fp32").close()
+    assert len(replays) == 2
+
+
+def test_another_bundle_needs_another_proof(bundle_copy, tmp_path, replays):
+    other = shutil.copytree(bundle_copy, tmp_path / "other")
+    edgeresnext.load(bundle_copy, backend="onnxruntime", precision="fp32").close()
+    edgeresnext.load(other, backend="onnxruntime", precision="fp32").close()
+    assert len(replays) == 1  # the same bundle in another place is the same bundle
+    labels = (other / "labels.txt").read_text()
+    (other / "labels.txt").write_text(labels.replace("0", "zero"))
+    written_again(other)
+    edgeresnext.load(other, backend="onnxruntime", precision="fp32").close()
+    assert len(replays) == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"[" * 100_000,
+        b'{"schema": 99, "bundle": "x", "conditions": {}, "checks": {}}',
+        b"\xff\xfe",
+        None,
+    ],
+    ids=["empty", "half", "other", "deep", "schema", "binary", "directory"],
+)
+def test_a_damaged_cache_entry_is_proved_again(bundle_copy, cache, replays, content):
+    edgeresnext.load(bundle_copy, backend="onnxruntime", precision="fp32").close()
+    (file,) = (cache / "proofs").glob("*.json")
+    file.unlink()
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+    for _ in range(2):
+        edgeresnext.load(bundle_copy, backend="onnxruntime", precision="fp32").close()
+    assert len(replays) == (3 if content is None else 2)
+
+
+def test_an_entry_of_other_conditions_under_the_same_name_is_not_believed(bundle_copy, cache, replays):
+    edgeresnext.load(bundle_copy, backend="onnxruntime", precision="fp32").close()
+    (file,) = (cache / "proofs").glob("*.json")
+    entry = json.loads(file.read_text())
+    file.write_text(json.dumps(entry | {"conditions": entry["conditions"] | {"cpu": "another"}}))
+    edgeresnext.load(bundle_copy, backend="onnxruntime", precision="fp32").close()
+    assert len(replays) == 2
+
+
+def test_a_cache_that_cannot_be_used_costs_only_time(bundle_copy, tmp_path, monkeypatch, replays):
+    (tmp_path / "file").write_text("x")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        monkeypatch.setenv(CACHE_VARIABLE, str(place))
+        edgeresnext.load(bundle_copy, backend="onnxruntime", precision="fp32").close()
+    monkeypatch.setattr(os, "fdopen", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "full"))
+    edgeresnext.load(bundle_copy, backend="onnxruntime", precision="fp32").close()
+    assert len(replays) == 3
+    assert not list((tmp_path / "full").rglob("*.partial"))
+
+
+def test_without_a_home_there_is_no_cache_and_no_error(bundle_copy, monkeypatch, replays):
+    monkeypatch.delenv(CACHE_VARIABLE)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(proof.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    edgeresnext.load(bundle_copy, backend="onnxruntime", precision="fp32").close()
+    assert len(replays) == 1
+
+
+def test_where_proofs_are_remembered(monkeypatch, tmp_path):
+    monkeypatch.delenv(CACHE_VARIABLE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_directory() == tmp_path / "xdg" / "edgeresnext"
+
+
+def test_a_replay_ends_with_its_budget_after_four_images(built):
+    class Slow:
+        runs = 0
+
+        def run(self, images):
+            self.runs += 1
+            return golden.logits[self.runs - 1][None]
+
+    golden = bundles.read(built.path).golden()
+    for budget_s, expected in ((0.0, 4), (None, len(golden.images)), (60.0, len(golden.images))):
+        session = Slow()
+        fidelity = proof.replay(session, golden, budget_s)
+        assert (session.runs, fidelity.max_error) == (expected, 0.0)
