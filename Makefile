@@ -38,6 +38,7 @@ figures: $(VENV)/.dev
 	$(BIN)/python benchmarks/build.py
 	$(BIN)/python calibration/shapes/train.py build/shapes
 	$(BIN)/python benchmarks/quantization.py --shapes build/shapes/shapes.safetensors --shapes-data build/shapes
+	$(BIN)/python benchmarks/processors.py --shapes build/shapes/shapes.safetensors --shapes-data build/shapes
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/render.py

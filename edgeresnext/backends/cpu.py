@@ -56,6 +56,11 @@ def saturates() -> bool:
     return not isa() & _EXACT or onednn_limit() in _SATURATING_LIMITS
 
 
+def is_arm() -> bool:
+    """Whether this is a 64-bit Arm processor."""
+    return platform.machine().lower() in ("aarch64", "arm64")
+
+
 def bfloat16() -> bool:
     """Whether this processor computes in bfloat16, and oneDNN may: told not to, OpenVINO 2026.4 crashes in it."""
     return bool(isa() & _BFLOAT16) and onednn_limit() not in (*_SATURATING_LIMITS, *_LIMITS_WITHOUT_BFLOAT16)
