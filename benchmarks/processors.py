@@ -115,6 +115,7 @@ def measure(given: dict[str, Any]) -> list[dict[str, Any]]:
         raise SystemExit(str(failures))
     for row in rows:
         name = row["file"]
+        row["snr_db"] = row["snr_db"] if np.isfinite(row["snr_db"]) else None  # FP32 here is what FP32 was taken from
         row |= {
             "p50_s": summarise(samples[name])[0].p50,
             "over_saturating": speedup(samples[name], samples["saturating"]),
@@ -141,7 +142,7 @@ def files(task: Task, root: Path) -> list[dict[str, Any]]:
             found.append({"processor": name, "limit": limit, **row})
             top1 = "" if row["top1"] is None else f", top-1 {row['top1']:.4f} of {row['top1_fp32']:.4f}"
             print(
-                f"  {name}, {row['file']}: {row['snr_db']:.1f} dB{top1}, {row['p50_s'] * 1e3:.2f} ms, "
+                f"  {name}, {row['file']}: {'exact' if row['snr_db'] is None else format(row['snr_db'], '.1f')} dB{top1}, {row['p50_s'] * 1e3:.2f} ms, "
                 f"{row['over_saturating'][0]:.3f} x saturating, {row['over_fp32'][0]:.2f} x faster than fp32",
                 flush=True,
             )

@@ -349,7 +349,7 @@ def processors() -> str:
         "|---" * 8 + "|",
     ]
     lines += [
-        f"| {row['task']} | {row['processor']} | {_FILES.get(row['file'], row['file'])} | {row['snr_db']:.1f} | {top1(row)} "
+        f"| {row['task']} | {row['processor']} | {_FILES.get(row['file'], row['file'])} | {'exact' if row['snr_db'] is None else format(row['snr_db'], '.1f')} | {top1(row)} "
         f"| {cell(row['p50_s'], '.2f', 1e3)} | {row['over_saturating'][0]:.2f} ± {row['over_saturating'][1]:.2f} "
         f"| {row['over_fp32'][0]:.2f} ± {row['over_fp32'][1]:.2f} |"
         for row in figures["files"]

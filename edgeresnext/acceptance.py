@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgeresnext.backends import base
-from edgeresnext.errors import AccuracyError, EdgeResNeXtError
+from edgeresnext.errors import AccuracyError, BackendError, EdgeResNeXtError
 from edgeresnext.measure.latency import interleave
 from edgeresnext.measure.machine.environment import machine
 from edgeresnext.runtime.classifier import open_artifact
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgeresnext.progress import Progress
     from edgeresnext.spec import Artifact, Manifest, Precision
 
-_TIMED_ROUNDS = 15
+_TIMED_ROUNDS = 9
 _TIMED_BUDGET_S = 5.0
 _log = logging.getLogger("edgeresnext")
 
@@ -55,7 +55,7 @@ def accept(name: str, precision: Precision, reason: str) -> None:
 
 def measured_here(
     bundle: Bundle, golden: Golden, progress: Progress, new_engines: Collection[str] = ()
-) -> tuple[Manifest, dict[str, str]]:
+) -> tuple[Manifest, dict[str, EdgeResNeXtError]]:
     """Return the manifest with the artefacts that are right here timed in turn at batch 1, and why others are not.
 
     Engines that were just built for this machine and fail on it are dropped; all other artefacts stay in the bundle,
@@ -68,7 +68,7 @@ def measured_here(
         new_engines: Names of the engines that were just built.
     """
     sessions: dict[str, Session] = {}
-    failed: dict[str, str] = {}
+    failed: dict[str, EdgeResNeXtError] = {}
     try:
         for artifact in bundle.manifest.artifacts:
             missing = base.unavailable(artifact)
@@ -79,11 +79,12 @@ def measured_here(
                 session = sessions[artifact.name] = open_artifact(bundle, artifact)
                 reason = shortfall(bundle, artifact, replay(session, golden))
             except EdgeResNeXtError as error:
-                reason = error.what
-            if reason:
-                failed[artifact.name] = reason
-                if artifact.name in sessions:
-                    sessions.pop(artifact.name).close()
+                failed[artifact.name] = error
+            else:
+                if reason:
+                    failed[artifact.name] = AccuracyError(reason)
+            if artifact.name in failed and artifact.name in sessions:
+                sessions.pop(artifact.name).close()
         samples, failures = interleave(
             sessions,
             golden.images,
@@ -97,7 +98,7 @@ def measured_here(
     finally:
         for session in sessions.values():
             session.close()
-    failed |= {name: f"it failed while it was timed: {reason}" for name, reason in failures.items()}
+    failed |= {name: BackendError(f"it failed while it was timed: {reason}") for name, reason in failures.items()}
     timings = [
         Timing(artifact=name, latency_s=median(taken), samples=len(taken))
         for name, taken in samples.items()
@@ -106,23 +107,25 @@ def measured_here(
     ranked = tuple(sorted(timings, key=lambda timing: timing.latency_s))
     # A machine that can run nothing of it knows nothing better than what was measured before.
     selection = (
-        Selection(machine=machine(), timings=ranked, conditions=conditions()) if ranked else bundle.manifest.selection
+        Selection(machine=machine(), timings=ranked, conditions=conditions(bundle.manifest))
+        if ranked
+        else bundle.manifest.selection
     )
     kept = tuple(_without(bundle.manifest.artifacts, failed, new_engines))
     return msgspec.structs.replace(bundle.manifest, artifacts=kept, selection=selection), failed
 
 
 def _without(
-    artifacts: tuple[Artifact, ...], failed: Mapping[str, str], new_engines: Collection[str]
+    artifacts: tuple[Artifact, ...], failed: Mapping[str, EdgeResNeXtError], new_engines: Collection[str]
 ) -> list[Artifact]:
     """Return the artefacts to publish, after saying what is left out."""
     kept = []
     for artifact in artifacts:
-        reason = failed.get(artifact.name)
-        dropped = reason is not None and artifact.name in new_engines
-        if reason is not None:
+        error = failed.get(artifact.name)
+        dropped = error is not None and artifact.name in new_engines
+        if error is not None:
             how = "is not published" if dropped else "is left out on this machine"
-            _log.warning("%s %s: %s", artifact.name, how, reason)
+            _log.warning("%s %s: %s", artifact.name, how, error.what)
         if not dropped:
             kept.append(artifact)
     return kept

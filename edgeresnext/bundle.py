@@ -177,8 +177,10 @@ class Bundle:
         if found or artifact.precision != "int8" or fidelity.snr_db is None:
             return found
         name = artifact.file if artifact.engine is None else artifact.engine.onnx
-        file = next((file for file in self.manifest.onnx if file.file == name), None)
-        said = None if file is None else file.fidelity.snr_db
+        # DLAs and TensorRT's own calibration quantise a file that is in floating point itself.
+        said = next(
+            (file.fidelity.snr_db for file in self.manifest.onnx if file.file == name and file.plan.inputs), None
+        )
         if said is None or fidelity.snr_db >= said - RUNTIME_LOSS_DB:
             return ""
         return f"signal-to-noise of the logits is {fidelity.snr_db:.1f} dB, where {name} says {said:.1f} dB"

@@ -224,7 +224,7 @@ def predict(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool, **o
 
     paths = [path for given in images for path in (scan(given).images if given.is_dir() else [given])]
     with edgeresnext.load(bundle, **options) as classifier:
-        click.echo(f"{classifier.artifact.name} ({classifier.artifact.file})", err=True)
+        click.echo(f"{classifier.artifact.name} ({classifier.artifact.file}): {classifier.reason}", err=True)
         results: dict[str, Any] = {}
         for path in paths:
             predictions = classifier.predict(path, top)
@@ -234,7 +234,7 @@ def predict(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool, **o
                 for prediction in results[str(path)]:
                     click.echo(f"{prediction.probability:8.2%}  {prediction.label}")
     if as_json:
-        console.print_json({"artifact": classifier.artifact.name, "images": results})
+        console.print_json({"artifact": classifier.artifact.name, "reason": classifier.reason, "images": results})
 
 
 @cli.command()

@@ -19,7 +19,7 @@ from edgeresnext.acceptance import measured_here
 from edgeresnext.backends.targets import HERE
 from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.bundle import Bundle
-from edgeresnext.errors import AccuracyError, RequestError, unknown_name
+from edgeresnext.errors import AccuracyError, BackendError, BundleError, RequestError, unknown_name
 from edgeresnext.progress import silent
 from edgeresnext.spec import EngineOptions
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from edgeresnext.progress import Progress
-    from edgeresnext.spec import Precision
+    from edgeresnext.spec import Artifact, Manifest, Precision
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 _DEFAULT_OPTIONS = EngineOptions()
@@ -91,7 +91,7 @@ def build_engines(
         manifest = msgspec.structs.replace(
             bundle.manifest, targets=tuple(dict.fromkeys([*bundle.manifest.targets, *(t.name for t in asked)]))
         )
-        add_engines(Bundle(path=staging, manifest=manifest), wanted, engine_options, progress, alone=True)
+        add_engines(Bundle(path=staging, manifest=manifest), wanted, engine_options, progress, before=bundle)
     return bundles.read(output)
 
 
@@ -101,7 +101,7 @@ def add_engines(
     options: EngineOptions,
     progress: Progress,
     *,
-    alone: bool = False,
+    before: Bundle | None = None,
 ) -> None:
     """Build the engines, time whatever is right here, and write the manifest.
 
@@ -110,10 +110,12 @@ def add_engines(
         wanted: The engines.
         options: How they are built.
         progress: Told how far each is.
-        alone: Whether there is nothing to publish but engines.
+        before: The bundle that engines are added to, where there is nothing else to publish. One of its engines whose
+            successor fails stays.
 
     Raises:
-        AccuracyError: Every engine fails here, and there is nothing else to publish.
+        AccuracyError: Every engine is too far from PyTorch here, and there is nothing else to publish.
+        BackendError: Every engine fails here, and there is nothing else to publish.
     """
     files = {one.file for one in wanted}
     for file in files:
@@ -126,18 +128,32 @@ def add_engines(
     new = {artifact.name for artifact in built}
     manifest, failed = measured_here(Bundle(path=bundle.path, manifest=manifest), bundle.golden(), progress, new)
     dropped = [artifact for artifact in built if artifact not in manifest.artifacts]
-    if alone and dropped and len(dropped) == len(built):
-        reasons = ", ".join(f"{artifact.name} ({failed[artifact.name]})" for artifact in dropped)
-        raise AccuracyError(
+    if before is not None and dropped and len(dropped) == len(built):
+        reasons = ", ".join(f"{artifact.name} ({failed[artifact.name].what})" for artifact in dropped)
+        kinds = {type(failed[artifact.name]) for artifact in dropped}
+        raise (AccuracyError if kinds == {AccuracyError} else BackendError)(
             f"no engine passes on this machine: {reasons}. The bundle is as it was.",
             "Ask for another precision, such as --precision fp16 or --precision fp32.",
         )
     for artifact in dropped:
         (bundle.path / artifact.file).unlink()
-    gone = {artifact.file for artifact in dropped}
-    listed = {name: entry for name, entry in manifest.files.items() if name not in gone}
-    manifest = msgspec.structs.replace(manifest, files=listed)
+        manifest = _restored(artifact, manifest, before, bundle.path)
     bundles.write_json(bundle.path / bundles.MANIFEST, manifest)
+
+
+def _restored(dropped: Artifact, manifest: Manifest, before: Bundle | None, staging: Path) -> Manifest:
+    """Return a manifest without an engine that failed, and with the one that it was to replace, where there is one."""
+    files = {name: entry for name, entry in manifest.files.items() if name != dropped.file}
+    old = [] if before is None else [one for one in before.manifest.artifacts if one.name == dropped.name]
+    try:
+        for one in old:
+            assert before is not None
+            _link_or_copy(before.file(one.file), staging / one.file)
+            files[one.file] = before.manifest.files[one.file]
+            _log.warning("%s of the earlier build stays", one.name)
+    except BundleError:  # lost or damaged, which is why it was built anew
+        old = []
+    return msgspec.structs.replace(manifest, files=files, artifacts=(*old, *manifest.artifacts))
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

@@ -304,6 +304,8 @@ class Jury:
         gate, verdict = self.validation.gate, file.verdict
         assert verdict is not None
         parts = [file.fidelity.shortfall("int8")]
+        if file.saturated is not None and file.saturated.shortfall("int8"):
+            parts.append(f"on CPUs without VNNI {file.saturated.shortfall('int8')}")
         if verdict.int8_convolutions < gate.min_int8:
             parts.append(f"{verdict.int8_convolutions:.0%} of the convolutions are INT8 ({gate.min_int8:.0%} asked)")
         # A drop is a whole number of images: rounding must not turn 0.5 points into a little more than 0.5.

@@ -12,7 +12,7 @@ import onnx
 from edgeresnext.compiler.correct import channel_means, corrected
 from edgeresnext.compiler.emit import emit
 from edgeresnext.compiler.evaluate import Evaluator
-from edgeresnext.compiler.execute import images_at_once
+from edgeresnext.compiler.execute import in_cache
 from edgeresnext.compiler.plan import activations_of, plan_for
 from edgeresnext.compiler.quantise import Quantised, QuantisedWeight, quantise, weight_limits
 from edgeresnext.compiler.saturation import pixel_layers, row_steps, safe_weight, with_pixel_step, with_row_steps
@@ -115,7 +115,7 @@ class Writer:
             return quantise(self.graph, plan, {})
         if "weight-clipping" in self.recipe.repairs and self._limits is None:
             self._limits = weight_limits(self.graph)
-        found = quantise(self.graph, plan, self._thresholds(name), self._limits or {}, self.spec.preprocess.range)
+        found = self._quantised(plan)
         if self.images is None:
             return found
         unsigned = plan.activations == "unsigned"
@@ -132,20 +132,20 @@ class Writer:
             self._biases[key] = repaired.biases
         return dataclasses.replace(found, biases=self._biases[key])
 
+    def _quantised(self, plan: Plan) -> Quantised:
+        """Return the numbers of a plan before anything is done for them."""
+        pixels = self.spec.preprocess.range
+        found = quantise(self.graph, plan, self._thresholds(plan.name), self._limits or {}, pixels)
+        return found if self.images is None else with_pixel_step(found, self.images)
+
     def _without_saturation(self, found: Quantised) -> Quantised:
         """Return numbers whose products do not saturate on CPUs without VNNI, or next to never."""
         assert self.images is not None
-        found = with_pixel_step(found, self.images)
         if self._safe is None:
             # Found with every layer in INT8 that can be, and each layer by itself: they hold for every plan.
-            name = found.plan.name
-            whole = quantise(
-                self.graph, self.plan(name), self._thresholds(name), self._limits or {}, self.spec.preprocess.range
-            )
-            whole = with_pixel_step(whole, self.images)
+            whole = self._quantised(self.plan(found.plan.name))
             layers = {layer.name: layer for layer in self.graph.layers}
-            size = images_at_once(self.images.shape[2])
-            batches = [self.images[start : start + size] for start in range(0, len(self.images), size)]
+            batches = in_cache(self.images)
             pixels = {one: safe_weight(layers[one], whole, batches) for one in pixel_layers(whole)}
             self._safe = row_steps(self.graph, whole, self.images), pixels
         steps, pixels = self._safe

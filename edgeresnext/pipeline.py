@@ -340,8 +340,8 @@ def _emit(
     for name, file in files.items():
         precision: Precision = "int8" if _is_int8(name) else file.plan.floating
         accept(file.file, precision, file.fidelity.shortfall(precision))
-        if file.saturated is not None:
-            accept(f"{file.file} on CPUs without VNNI", precision, file.saturated.shortfall(precision))
+        if file.saturated is not None and (reason := file.saturated.shortfall(precision)):
+            _log.warning("%s is of no use on CPUs without VNNI, where `load` passes it over: %s", file.file, reason)
     return tuple(files.values())
 
 

@@ -18,7 +18,7 @@ from edgeresnext.compiler.choose import IMAGES as CHOICE_IMAGES
 from edgeresnext.compiler.choose import choose_methods
 from edgeresnext.compiler.equalise import IMAGES as TRIAL_IMAGES
 from edgeresnext.compiler.equalise import STATISTICS_IMAGES, channel_groups, find_exponents, rescaled
-from edgeresnext.compiler.execute import images_at_once
+from edgeresnext.compiler.execute import in_cache
 from edgeresnext.compiler.plan import calibrated_tensors
 from edgeresnext.compiler.thresholds import STANDARD, Method
 from edgeresnext.errors import BundleError, DataError
@@ -167,10 +167,8 @@ def _measured(
     """Return the graph and its ranges, found on the images."""
 
     def batches(count: int | None = None) -> Iterator[Tensor]:
-        size = images_at_once(spec.preprocess.crop_px)
         for batch in images.batches(count):
-            for start in range(0, len(batch), size):
-                yield normalise(torch.from_numpy(batch[start : start + size]), spec)
+            yield from in_cache(normalise(torch.from_numpy(batch), spec))
 
     equalise = "equalisation" in recipe.repairs
     exponents: dict[str, tuple[int, ...]] = {}

@@ -29,16 +29,13 @@ def cores() -> int:
 def isa() -> frozenset[str]:
     """Return which of `FLAGS` this process may use.
 
-    An emulator shows the flags of its host: where NumPy, which asks the processor itself, finds no AVX2 or AVX-512,
-    there is none.
+    An emulator shows the flags of its host. What NumPy, which asks the processor itself, did not find, is not there.
     """
     found = _flags().intersection(FLAGS)
-    seen = _numpy_features()
-    if not seen:
-        return found
-    if "avx512f" in found and not seen & {"AVX512F", "X86_V4"}:
-        found = found & {"avx2"}
-    return found if seen & {"AVX2", "X86_V3"} or "avx2" not in found else found - {"avx2"}
+    missing = _not_found_by_numpy()
+    if missing & {"AVX2", "X86_V3"}:
+        return frozenset()
+    return found & {"avx2"} if "avx512f" in found and missing & {"AVX512F", "X86_V4"} else found
 
 
 def onednn_limit() -> str:
@@ -46,14 +43,29 @@ def onednn_limit() -> str:
     return next((os.environ[name].upper() for name in _ONEDNN_LIMITS if os.environ.get(name)), "")
 
 
-def saturates() -> bool:
+def saturates(*, limited: bool = True) -> bool:
     """Whether 8-bit products saturate here: on x86 without VNNI, they are added in 16 bits two at a time.
 
-    By what the processor says of itself, and the limit that oneDNN is given; Arm adds them in 32 bits.
+    By what the processor says of itself; Arm adds them in 32 bits.
+
+    Args:
+        limited: Whether the limit that oneDNN is given counts, as for OpenVINO.
     """
     if platform.machine().lower() not in _X86:
         return False
-    return not isa() & _EXACT or onednn_limit() in _SATURATING_LIMITS
+    return not isa() & _EXACT or (limited and onednn_limit() in _SATURATING_LIMITS)
+
+
+def int8_products(*, limited: bool = True) -> str:
+    """Return what this processor does with INT8, in words; `limited` as `saturates` has it."""
+    if saturates(limited=False):
+        return "two products at a time are added in 16 bits and saturate (no VNNI)"
+    if saturates(limited=limited):
+        name = next(name for name in _ONEDNN_LIMITS if os.environ.get(name))
+        return f"two products at a time are added in 16 bits and saturate ({name}={onednn_limit()} leaves VNNI out)"
+    if platform.machine().lower() in _X86:
+        return f"products are added in 32 bits ({' '.join(sorted(isa() & _EXACT))})"
+    return "products are added in 32 bits"
 
 
 def is_arm() -> bool:
@@ -62,18 +74,12 @@ def is_arm() -> bool:
 
 
 def bfloat16() -> bool:
-    """Whether this processor computes in bfloat16, and oneDNN may: told not to, OpenVINO 2026.4 crashes in it."""
-    return bool(isa() & _BFLOAT16) and onednn_limit() not in (*_SATURATING_LIMITS, *_LIMITS_WITHOUT_BFLOAT16)
+    """Whether this processor computes in bfloat16, as far as that is known, and oneDNN may.
 
-
-def int8_products() -> str:
-    """Return what this processor does with INT8, in words."""
-    limit = f", which {_ONEDNN_LIMITS[0]}={onednn_limit()} asks for" if onednn_limit() else ""
-    if saturates():
-        return f"two products at a time are added in 16 bits and saturate (no VNNI{limit})"
-    if platform.machine().lower() in _X86:
-        return f"products are added in 32 bits ({' '.join(sorted(isa() & _EXACT))})"
-    return "products are added in 32 bits"
+    Told not to, OpenVINO 2026.4 crashes in it.
+    """
+    limited = onednn_limit() in (*_SATURATING_LIMITS, *_LIMITS_WITHOUT_BFLOAT16)
+    return not limited and (bool(isa() & _BFLOAT16) or not _flags())
 
 
 _X86 = ("x86_64", "amd64", "i686")
@@ -87,11 +93,10 @@ _SATURATING_LIMITS = ("SSE41", "AVX", "AVX2", "AVX512_CORE")
 _LIMITS_WITHOUT_BFLOAT16 = ("AVX2_VNNI", "AVX512_CORE_VNNI")
 
 
-def _numpy_features() -> frozenset[str]:
-    """Return the x86 features that NumPy found at run time; empty where it does not tell."""
+def _not_found_by_numpy() -> frozenset[str]:
+    """Return the x86 features that NumPy has code for and did not find at run time; empty where it does not tell."""
     try:
-        found = np.show_config(mode="dicts")["SIMD Extensions"]
-        return frozenset([*found.get("baseline", ()), *found.get("found", ())])
+        return frozenset(np.show_config(mode="dicts")["SIMD Extensions"].get("not found", ()))
     except (TypeError, KeyError):  # NumPy before 1.25, or built without
         return frozenset()
 

@@ -150,7 +150,7 @@ def _crash() -> str | None:
     On Arm without the kernel's description of the processor, as in emulators and some containers, OpenVINO 2026.4 ends
     the process when it compiles. That cannot be caught: there a child process tries it first.
     """
-    if not cpu.is_arm() or sys.platform != "linux" or _TOPOLOGY.exists():
+    if not cpu.is_arm() or sys.platform != "linux" or _TOPOLOGY.exists() or not sys.executable:
         return None
     try:
         tried = subprocess.run(  # noqa: S603 - Python itself, and a constant
@@ -158,7 +158,7 @@ def _crash() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return f"OpenVINO does not start here: '{_TOPOLOGY.parent}' lacks what it asks of an Arm processor"
-    if tried.returncode:
+    if tried.returncode < 0:  # ended by a signal; anything else is an error that this process can catch
         return f"OpenVINO crashes here ({tried.returncode}): '{_TOPOLOGY}' is missing, which it needs on Arm"
     return None
 

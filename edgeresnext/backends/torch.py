@@ -216,7 +216,7 @@ class Torch(Backend):
         if artifact.precision == "fp16":
             return "PyTorch emulates fp16 on a CPU; use fp32 or bf16"
         if artifact.precision == "bf16" and not cpu.bfloat16():
-            return "this CPU has no bfloat16 instructions (AVX512_BF16, AMX or Arm BF16)"
+            return "this CPU has no bfloat16 instructions (AVX512_BF16, AMX or Arm BF16), or oneDNN may not use them"
         if artifact.mode == COMPILE and not any(map(shutil.which, _COMPILERS)):
             return "torch.compile needs a C++ compiler: sudo apt install g++"
         return None

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 IMAGES = 16
 """Images that the errors are taken from, at most."""
-_SAME = 0.02
+_SAME = 0.05
 """Thresholds that differ by less are tried once."""
 
 

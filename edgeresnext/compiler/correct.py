@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from edgeresnext.compiler.execute import Executor
+from edgeresnext.compiler.execute import Executor, in_cache
 from edgeresnext.compiler.simulate import Simulation
 
 if TYPE_CHECKING:
@@ -36,11 +36,13 @@ def channel_means(graph: Graph, images: Tensor) -> dict[str, Tensor]:
         graph: The folded graph.
         images: Normalised float32 `(N, 3, H, W)`.
     """
-    return {
-        layer.name: _by_image(values)
-        for layer, values in Executor(graph).steps(images)
-        if layer is not None and layer.computes
-    }
+    executor = Executor(graph)
+    found: dict[str, list[Tensor]] = {}
+    for batch in in_cache(images):
+        for layer, values in executor.steps(batch):
+            if layer is not None and layer.computes:
+                found.setdefault(layer.name, []).append(_by_image(values))
+    return {name: torch.cat(means) for name, means in found.items()}
 
 
 def corrected(

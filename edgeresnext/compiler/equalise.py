@@ -100,10 +100,15 @@ def find_exponents(
         batches: Some of the same images, normalised float32 `(N, 3, H, W)`.
     """
     best: dict[str, tuple[int, ...]] = {}
-    promising, all_of_them = (_candidates(graph, observed, share) for share in _WORTHWHILE)
+    candidates = _candidates(graph, observed)
+    promising, all_of_them = (
+        {name: exponents for name, (exponents, remaining) in candidates.items() if remaining < share}
+        for share in _WORTHWHILE
+    )
     if not all_of_them:
         return best
-    exact = [Executor(graph).logits(batch) for batch in batches]
+    executor = Executor(graph)
+    exact = [executor.logits(batch) for batch in batches]
     least = _simulated_noise(graph, observed, best, batches, exact)
     for exponents in (promising, all_of_them) if promising and promising != all_of_them else (all_of_them,):
         noise = _simulated_noise(rescaled(graph, exponents), observed, exponents, batches, exact)
@@ -131,10 +136,8 @@ def _simulated_noise(
     return sum(float((simulation.logits(batch) - logits).double().square().sum()) for batch, logits in pairs)
 
 
-def _candidates(
-    graph: Graph, observed: Mapping[str, ChannelStatistics], worthwhile: float
-) -> dict[str, tuple[int, ...]]:
-    """Return the exponents of the groups of whose expected noise at most a share of `worthwhile` would remain."""
+def _candidates(graph: Graph, observed: Mapping[str, ChannelStatistics]) -> dict[str, tuple[tuple[int, ...], float]]:
+    """Return the best exponents of each group, and the share of its expected noise that would remain."""
     found = {}
     for group in channel_groups(graph):
         readers = [(layer, observed[threshold_source(graph, layer.inputs[0])]) for layer in group.readers]
@@ -142,8 +145,8 @@ def _candidates(
         candidates = [none, *(_exponents(readers, strength) for strength in _STRENGTHS)]
         noise = [sum(_noise(layer, seen, exponents) for layer, seen in readers) for exponents in candidates]
         best = int(np.argmin(noise))
-        if noise[best] < worthwhile * noise[0]:
-            found[group.name] = tuple(int(exponent) for exponent in candidates[best])
+        remaining = noise[best] / noise[0] if noise[0] else 1.0
+        found[group.name] = tuple(int(exponent) for exponent in candidates[best]), remaining
     return found
 
 

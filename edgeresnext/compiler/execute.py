@@ -35,6 +35,12 @@ def images_at_once(size_px: int) -> int:
     return max(1, min(_MOST_IMAGES, _PIXELS_AT_ONCE // size_px**2))
 
 
+def in_cache(images: Tensor) -> list[Tensor]:
+    """Return images `(N, 3, H, W)` in batches that are best run together."""
+    size = images_at_once(images.shape[2])
+    return [images[start : start + size] for start in range(0, len(images), size)]
+
+
 def fastest_device() -> torch.device:
     """Return PyTorch's GPU where it has one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 STEPS = (1.0, 1.15, 1.35, 1.6, 2.0)
 """What a row's step may be multiplied by. At twice the step two weights together have at most 127 levels: 255 x 127
 fits, so that nothing is left to gain."""
-IMAGES = 16
-"""Images that errors are taken from."""
+IMAGES = 8
+"""Images that errors are taken from. ResNeXt-50 and the digits gain 0.0 dB by 16."""
 _PIXELS = 2**18
 """Pixels by which the image's step is chosen."""
 _FEWEST_LEVELS = 224

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from edgeresnext.compiler.quantise import Quantised
 
 
+_VALUES_AT_ONCE = 2**22
+"""Of a layer's input that are quantised together: 16 MiB."""
+
+
 class Simulation(Executor):
     """A graph of which some layers are run as INT8.
 
@@ -68,10 +72,18 @@ class Simulation(Executor):
         if layer.name not in self.layers:
             return super().run_layer(layer, values)
         read = self.quantised.plan.inputs[layer.name]
-        levels = round_to_levels(values[read], self._steps[read], *self.quantised.bounds(read))
         if layer.name in self._products:
-            product, scale, bias = self._products[layer.name]
-            found = product(levels).mul_(scale)
-            return found if bias is None else found.add_(bias)
+            # Of many images a few at a time: what is done to each value is then done in the cache.
+            whole = values[read]
+            size = max(1, _VALUES_AT_ONCE // whole[0].numel())
+            return torch.cat([self._product(layer, whole[i : i + size]) for i in range(0, len(whole), size)])
+        levels = round_to_levels(values[read], self._steps[read], *self.quantised.bounds(read))
         inputs = [levels.mul_(self._steps[read]) if name == read else values[name] for name in layer.inputs]
         return self.compute(layer, inputs, None, None)
+
+    def _product(self, layer: Layer, values: Tensor) -> Tensor:
+        """Return the output of a convolution or Gemm for some images."""
+        read = self.quantised.plan.inputs[layer.name]
+        product, scale, bias = self._products[layer.name]
+        found = product(round_to_levels(values, self._steps[read], *self.quantised.bounds(read))).mul_(scale)
+        return found if bias is None else found.add_(bias)

@@ -24,6 +24,8 @@ STANDARD = ("max", "percentile:99.9", "percentile:99.99", "percentile:99.999", "
 """The methods whose thresholds every calibration finds."""
 
 _IMAGE_DIMENSIONS = 4
+_SMALLEST = 1e-30
+"""A tensor with nothing larger is counted as zeros: float32 cannot hold bins for it."""
 
 _LEVELS = 127
 """Positive levels of symmetric INT8. Unsigned tensors have 255 and use the same thresholds."""
@@ -107,6 +109,7 @@ class Histogram:
         largest = max(-low, high)
         if not math.isfinite(largest):
             raise ValueError(largest)
+        largest = largest if largest >= _SMALLEST else 0.0
         if largest > 0:
             self._grow(largest)
         self.maximum = max(self.maximum, largest)

@@ -183,7 +183,7 @@ def _slow_int8(rows: tuple[Row, ...]) -> tuple[str, ...]:
         fp32 = medians.get((target, backend, "fp32"))
         if precision == "int8" and int8 and fp32 and int8 > fp32:
             name, other = (variant_name(backend, kind, target) for kind in ("int8", "fp32"))
-            found.append(f"{name} takes {int8 / fp32:.1f} times as long as {other} here: `load` does not choose it")
+            found.append(f"{name} takes {int8 / fp32:.1f} times as long as {other} here: nothing is gained by it")
     return tuple(found)
 
 

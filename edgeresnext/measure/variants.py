@@ -98,6 +98,7 @@ def choose(bundle: Bundle, request: Request) -> tuple[list[Variant], str]:
 
 def open_all(bundle: Bundle, variants: list[Variant], request: Request, baseline: str) -> None:
     """Open what this machine runs; what cannot be opened, or is to be left out, keeps the reason."""
+    golden = bundle.golden()
     for variant in variants:
         artifact = variant.artifact
         extra = artifact.backend == base.BASELINE and artifact.name not in (REFERENCE, baseline)
@@ -116,7 +117,7 @@ def open_all(bundle: Bundle, variants: list[Variant], request: Request, baseline
             variant.fail(error.what)
             continue
         if artifact.backend != base.BASELINE:
-            checked = check(bundle, artifact, variant.session)
+            checked = check(bundle, golden, artifact, variant.session)
             if checked.status == "failed":
                 variant.close()
                 variant.fail(checked.reason)

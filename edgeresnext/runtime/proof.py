@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
@@ -29,11 +29,17 @@ from edgeresnext.spec import CPU, Check, Value
 if TYPE_CHECKING:
     from edgeresnext.backends.base import Session
     from edgeresnext.bundle import Bundle, Golden
-    from edgeresnext.spec import Artifact, Fidelity
+    from edgeresnext.spec import Artifact, Fidelity, Manifest
 
 CACHE_VARIABLE = "EDGERESNEXT_CACHE"
 _SCHEMA = 1
-_RUNTIMES = ("openvino", "onnxruntime", "torch", "tensorrt", "tensorrt-rtx")
+_PACKAGES = {
+    "openvino": ("openvino",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "tensorrt": ("tensorrt",),
+    "tensorrt_rtx": ("tensorrt-rtx",),
+}
+"""What is installed under which name for each backend; PyTorch, which everything is compared with, is no candidate."""
 _FEWEST_IMAGES = 4
 _BUDGET_S = 0.2
 """Time after which no further image is replayed."""
@@ -55,14 +61,19 @@ class Proofs:
 
     Args:
         bundle: The bundle, as `bundle.read` returned it.
+        threads: CPU threads of the sessions, None for the runtime's choice: their order depends on it.
 
     Attributes:
-        checks: By the artefact's name.
+        checks: By the artefact's name. Without `fidelity` are those that did not start: that may be mended at any time.
     """
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, threads: int | None = None) -> None:
         self._bundle = bundle
-        self._conditions = conditions()
+        here = conditions(bundle.manifest)
+        self.elsewhere = bundle.manifest.selection.conditions != here
+        """Whether the order of the artefacts in the manifest was measured under other conditions than these."""
+        self._conditions = here | ({"threads": str(threads)} if threads else {})
+        self._golden: Golden | None = None
         self.checks: dict[str, Check] = dict(self._read())
 
     def prove(self, artifact: Artifact, session: Session, *, timed: bool = False) -> Check:
@@ -72,20 +83,34 @@ class Proofs:
             artifact: What the session runs.
             session: Ready to run.
             timed: Take its latency too.
+
+        Raises:
+            BundleError: The golden images are missing, altered or damaged.
         """
-        found = check(self._bundle, artifact, session, timed=timed)
-        self.checks[artifact.name] = found
-        self._write()
+        if self._golden is None:
+            self._golden = self._bundle.golden()
+        found = check(self._bundle, self._golden, artifact, session, timed=timed)
+        self._note(found)
         return found
 
     def fail(self, artifact: Artifact, reason: str) -> None:
-        """Take note of an artefact that does not start here, for this process alone: that may be mended at any time."""
-        self.checks[artifact.name] = Check(artifact=artifact.name, status="failed", reason=reason)
+        """Remember an artefact that does not start here."""
+        self._note(Check(artifact=artifact.name, status="failed", reason=reason))
 
-    @property
-    def elsewhere(self) -> bool:
-        """Whether the order of the artefacts in the manifest was measured under other conditions than these."""
-        return self._bundle.manifest.selection.conditions != self._conditions
+    def latency_s(self, artifact: Artifact) -> float | None:
+        """Return what an artefact was timed at here; None where it was not, or is wrong here."""
+        known = self.checks.get(artifact.name)
+        return None if known is None or known.status == "failed" else known.latency_s
+
+    def failed_to_start(self, artifact: Artifact) -> bool:
+        """Whether an artefact did not start when it was tried last."""
+        known = self.checks.get(artifact.name)
+        return known is not None and known.status == "failed" and known.fidelity is None
+
+    def wrong(self, artifact: Artifact) -> str:
+        """Return why an artefact is known to give wrong answers here, or nothing."""
+        known = self.checks.get(artifact.name)
+        return known.reason if known is not None and known.status == "failed" and known.fidelity is not None else ""
 
     def _file(self) -> Path:
         known = msgspec.json.encode([self._bundle.digest, self._conditions])
@@ -99,11 +124,12 @@ class Proofs:
         whole = (found.schema, found.bundle, found.conditions) == (_SCHEMA, self._bundle.digest, self._conditions)
         return found.checks if whole else {}
 
-    def _write(self) -> None:
-        lasting = {name: check for name, check in self.checks.items() if check.fidelity is not None}
+    def _note(self, found: Check) -> None:
+        self.checks[found.artifact] = found
+        others = self._read()  # of processes that prove at the same time
         value = _Remembered(
-            schema=_SCHEMA, bundle=self._bundle.digest, conditions=self._conditions, checks=lasting
-        )  # fmt: skip
+            schema=_SCHEMA, bundle=self._bundle.digest, conditions=self._conditions, checks=others | self.checks
+        )
         try:
             file = self._file()
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -127,26 +153,27 @@ def cache_directory() -> Path:
     """
     given = os.environ.get(CACHE_VARIABLE)
     if given:
-        return Path(given)
+        return Path(given).expanduser()
     base_directory = os.environ.get("XDG_CACHE_HOME")
     return (Path(base_directory) if base_directory else Path.home() / ".cache") / "edgeresnext"
 
 
-def conditions() -> dict[str, str]:
-    """Return what an artefact's answers and their speed depend on besides its file."""
-    device = gpu.detect()
+def conditions(manifest: Manifest) -> dict[str, str]:
+    """Return what the answers of a bundle's artefacts and their speed depend on besides its files."""
     found = {
         "edgeresnext": __version__,
         "cpu": cpu.name(),
         "isa": " ".join(sorted(cpu.isa())),
         "isa_limit": cpu.onednn_limit(),
         "cores": str(cpu.cores()),
-        "gpu": "" if device is None else f"{device.name}, {device.driver}",
     }
-    for name in _RUNTIMES:
+    backends = {artifact.backend for artifact in manifest.artifacts}
+    for name in (one for backend, names in _PACKAGES.items() if backend in backends for one in names):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-    return found
+    # Asking CUDA initialises it, after which a forked process cannot use it: not where nothing is for a GPU.
+    device = gpu.detect() if any(artifact.engine is not None for artifact in manifest.artifacts) else None
+    return found | ({"gpu": f"{device.name}, {device.driver}"} if device else {})
 
 
 def replay(session: Session, golden: Golden, budget_s: float | None = None) -> Fidelity:
@@ -169,37 +196,39 @@ def replay(session: Session, golden: Golden, budget_s: float | None = None) -> F
 def shortfall(bundle: Bundle, artifact: Artifact, fidelity: Fidelity) -> str:
     """Return why an artefact that ran here is not to be used here, or nothing."""
     found = bundle.shortfall(artifact, fidelity)
-    if found and artifact.precision == "int8" and artifact.target == CPU and cpu.saturates():
-        return f"{found}: on this CPU {cpu.int8_products()}"
+    bound = artifact.backend == "openvino"  # by the limit that oneDNN is given
+    if found and artifact.precision == "int8" and artifact.target == CPU and cpu.saturates(limited=bound):
+        return f"{found}: on this CPU {cpu.int8_products(limited=bound)}"
     return found
 
 
-def check(bundle: Bundle, artifact: Artifact, session: Session, *, timed: bool = False) -> Check:
+def check(bundle: Bundle, golden: Golden, artifact: Artifact, session: Session, *, timed: bool = False) -> Check:
     """Return what golden images make of a session: whether it may answer on this machine.
 
     Args:
         bundle: The bundle.
+        golden: Its golden images.
         artifact: What the session runs.
         session: Ready to run.
         timed: Take its latency too.
     """
+    latency_s = None
     try:
-        fidelity = replay(session, bundle.golden(), _BUDGET_S)
+        fidelity = replay(session, golden, _BUDGET_S)
         reason = shortfall(bundle, artifact, fidelity)
-        latency_s = _latency_s(session, bundle.golden()) if timed and not reason else None
+        if timed and not reason:
+            latency_s = _latency_s(session, golden)
     except EdgeResNeXtError as error:
         return Check(artifact=artifact.name, status="failed", reason=error.what)
-    return Check(
-        artifact=artifact.name,
-        status="failed" if reason else "ok",
-        fidelity=fidelity,
-        reason=reason,
-        latency_s=latency_s,
-    )
+    status: Literal["ok", "failed"] = "failed" if reason else "ok"
+    return Check(artifact=artifact.name, status=status, fidelity=fidelity, reason=reason, latency_s=latency_s)
 
 
 def _latency_s(session: Session, golden: Golden) -> float:
-    """Return the median latency at batch 1; sessions that have replayed images are warm."""
+    """Return the median latency at batch 1; sessions that have replayed images are warm.
+
+    One session after the other: open together, in turn, five of them would take five times the memory.
+    """
     taken = []
     for index in range(_TIMED_RUNS):
         image = golden.images[index % len(golden.images)][None]

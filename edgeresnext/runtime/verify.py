@@ -8,7 +8,7 @@ from edgeresnext import bundle as bundles
 from edgeresnext.backends import base
 from edgeresnext.errors import EdgeResNeXtError
 from edgeresnext.runtime.classifier import open_artifact
-from edgeresnext.runtime.proof import replay, shortfall
+from edgeresnext.runtime.proof import shortfall
 from edgeresnext.spec import Check
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def _check(bundle: Bundle, artifact: Artifact, golden: Golden) -> Check:
     try:
         session = open_artifact(bundle, artifact)
         try:
-            fidelity = replay(session, golden)
+            fidelity = golden.compare(session.run(golden.images))  # in one batch; `load` proves one image at a time
         finally:
             session.close()
     except EdgeResNeXtError as error:

@@ -18,7 +18,7 @@ import edgeresnext
 from edgeresnext.backends import base
 from edgeresnext.backends import gpu as gpus
 from edgeresnext.backends.gpu import Gpu
-from edgeresnext.errors import BackendError, BundleError, NotInstalledError, RequestError
+from edgeresnext.errors import AccuracyError, BackendError, BundleError, NotInstalledError, RequestError
 from edgeresnext.inspection import inspect
 from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.spec import EngineOptions
@@ -205,6 +205,29 @@ def test_load_takes_the_cpu_where_the_engine_does_not_start(install, bundle_copy
     gpu.failures = {"cudaMalloc": 2}
     with pytest.raises(BackendError, match="of GPU memory left"):
         edgeresnext.load(bundle_copy, backend="tensorrt")
+
+
+def test_an_engine_that_fails_here_is_not_published_and_its_predecessor_stays(
+    install, bundle_copy, monkeypatch, caplog
+):
+    install()
+    first = edgeresnext.build_engines(bundle_copy, precisions=["fp32", "fp16"], engine_options=BATCH)
+    old = engines(first)["fp16"]
+    bad = "signal-to-noise of the logits is 9.0 dB, below 35 dB"
+    monkeypatch.setattr(
+        "edgeresnext.acceptance.shortfall",
+        lambda _bundle, artifact, _fidelity: bad if artifact.engine and artifact.precision == "fp16" else "",
+    )
+    again = edgeresnext.build_engines(bundle_copy, precisions=["fp32", "fp16"], engine_options=BATCH)
+    assert engines(again)["fp16"] == old
+    assert engines(again)["fp32"].engine.built_s != engines(first)["fp32"].engine.built_s
+    again.file(old.file)  # its digest is the manifest's
+    assert f"{old.name} is not published: {bad}" in caplog.text
+    assert f"{old.name} of the earlier build stays" in caplog.text
+    before = (bundle_copy / "manifest.json").read_bytes()
+    with pytest.raises(AccuracyError, match="no engine passes on this machine"):
+        edgeresnext.build_engines(bundle_copy, precisions=["fp16"], engine_options=BATCH)
+    assert (bundle_copy / "manifest.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,12 @@ def test_a_tensor_of_zeros_gets_a_usable_threshold():
     assert Method.parse("percentile").threshold(histogram) == 1.0
 
 
+def test_values_that_float32_has_no_bins_for_count_as_zeros():
+    histogram = histogram_of(torch.full((100,), 1e-38))
+    assert Method.parse("mse").threshold(histogram) == 1.0
+    assert float(histogram.counts.sum()) == 100
+
+
 def test_growing_loses_no_count():
     histogram = Histogram()
     for scale in (1e-6, 1.0, 1e-3, 300.0):
