@@ -17,6 +17,7 @@ from edgeresnext import bundle as bundles
 from edgeresnext import engines
 from edgeresnext import recipe as recipes
 from edgeresnext.acceptance import accept
+from edgeresnext.allocator import keeping_freed_memory
 from edgeresnext.backends import base
 from edgeresnext.backends._trt.calibrator import write_cache
 from edgeresnext.backends.targets import CPU_ARTIFACTS, HERE, JETSON
@@ -147,7 +148,7 @@ def build(
             stratified=settled.stratified,
         )
 
-    with bundles.replacing(output, _log.warning) as staging:
+    with keeping_freed_memory(), bundles.replacing(output, _log.warning) as staging:
         checkpoints.save_state(network, staging / bundles.WEIGHTS)
         golden = _golden(network, spec, images)
         np.savez(staging / bundles.REFERENCE, images=golden.images, logits=golden.logits)

@@ -7,6 +7,7 @@ without INT8 are summed in float32, whose rounding (1e-7) is far below all that 
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,8 @@ class Evaluator:
         self._half = {name for name, array in self._constants.items() if array.dtype == np.float16}
         self._wide = torch.float64 if any(n.op_type == "QuantizeLinear" for n in model.graph.node) else torch.float32
         self._last_reader = {name: node.name for node in model.graph.node for name in node.input}
+        self._readers = Counter(name for node in model.graph.node for name in node.input)
+        self._levels = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
         self._weights: dict[str, tuple[NDArray[np.int8], NDArray[np.float32]]] = {}
         self._steps = [step for node in model.graph.node if (step := self._compile(node)) is not None]
 
@@ -98,7 +101,7 @@ class Evaluator:
         run = self._operator(node, attributes)
         return node, _in_half(run) if half and not node.op_type.endswith("Linear") else run
 
-    def _operator(  # noqa: C901, PLR0911 - a table
+    def _operator(  # noqa: C901, PLR0911, PLR0912 - a table
         self, node: onnx.NodeProto, attributes: Mapping[str, Any]
     ) -> Callable[..., Any]:
         """Return an operator, without the rounding to float16."""
@@ -119,6 +122,8 @@ class Evaluator:
                 constant = torch.from_numpy(np.array(self._constants[node.input[1]]))
                 operation = torch.sub if node.op_type == "Sub" else torch.mul
                 return lambda values: operation(values, constant)
+            case "Relu" if self._readers[node.input[0]] == 1 and node.input[0] not in self._levels:
+                return lambda values: values.relu_()  # of a tensor that nobody else reads
             case "Relu":
                 return lambda values: _plain(values).relu()
             case "Add":
@@ -165,9 +170,17 @@ class Evaluator:
         if weight.ndim != _IMAGE_DIMENSIONS:
             return lambda inputs: functional.linear(_plain(inputs).to(self._wide), weight, term).float()
         strides, pads, groups = attributes["strides"], attributes["pads"][:2], attributes["group"]
+        if self._wide == torch.float64 and groups == 1 and weight.shape[2:] == (1, 1):
+            return lambda inputs: _by_position(_plain(inputs)[:, :, :: strides[0], :: strides[1]], weight, term)
         return lambda inputs: functional.conv2d(
             _plain(inputs).to(self._wide), weight, term, strides, pads, groups=groups
         ).float()
+
+
+def _by_position(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return a 1x1 convolution as a matrix product: PyTorch's float64 convolution takes several times as long."""
+    found = functional.linear(values.permute(0, 2, 3, 1).double(), weight[:, :, 0, 0], bias)
+    return found.float().permute(0, 3, 1, 2)
 
 
 def _same(levels: _Levels) -> _Levels:

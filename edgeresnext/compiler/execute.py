@@ -27,7 +27,7 @@ _IMAGE_DIMENSIONS = 4
 _PIXELS_AT_ONCE = 4 * 224 * 224
 """Of the images that run together: layers then find their input in the cache. Of ResNeXt-50 at 224 px, 4 images at once
 take 26 ms an image and 8 or more 34 to 43 (two cores, 32 MiB of cache)."""
-_MOST_IMAGES = 64
+_MOST_IMAGES = 16
 
 
 def images_at_once(size_px: int) -> int:

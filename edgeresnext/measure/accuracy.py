@@ -7,7 +7,7 @@ import heapq
 import io
 import itertools
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from PIL import Image
@@ -98,6 +98,19 @@ class Classified:
         return hashlib.sha256("".join(self.digests).encode()).hexdigest() if self.digests else ""
 
 
+class Watcher(Protocol):
+    """Sees every batch of images that is classified, with every session's logits."""
+
+    def add(
+        self,
+        images: NDArray[np.uint8],
+        paths: Sequence[Path],
+        targets: Sequence[int | None],
+        logits: Mapping[str, NDArray[np.float32]],
+    ) -> None:
+        """Take note of one batch: its images, their files, their right classes and every session's logits."""
+
+
 class Changes:
     """Keeps, for each variant, the images whose probabilities are furthest from the reference's.
 
@@ -169,7 +182,7 @@ def classify(
     preprocess: Preprocess,
     progress: Callable[[int, int], None],
     *,
-    changes: Changes | None = None,
+    watcher: Watcher | None = None,
     done: Callable[[Classified], object] = lambda _found: None,
 ) -> Classified:
     """Run every session over the images of a folder.
@@ -180,7 +193,7 @@ def classify(
         targets: Right class of each; None without labels.
         preprocess: Resize and crop.
         progress: Told how many images are done.
-        changes: Takes note of the images that change most.
+        watcher: Shown every batch.
         done: Told what is known whenever the run ends, interrupted too; the images are the same for every session.
 
     Raises:
@@ -221,9 +234,9 @@ def classify(
             digests += hashes
             for name, values in best.items():
                 found[name].append(values)
-            if changes is not None:
+            if watcher is not None:
                 right: list[int | None] = [None if targets is None else targets[i] for i in positions]
-                changes.add(images, [paths[i] for i in positions], right, logits)
+                watcher.add(images, [paths[i] for i in positions], right, logits)
             progress(len(kept) + len(skipped.paths), len(paths))
     finally:
         if kept:

@@ -264,7 +264,7 @@ class _Run:
 
             classify(
                 sessions, self._images.images, self._targets, self._bundle.manifest.model.preprocess,
-                lambda done, total: self._progress("accuracy", done, total), changes=changes, done=keep,
+                lambda done, total: self._progress("accuracy", done, total), watcher=changes, done=keep,
             )  # fmt: skip
             found.against = found.against or _classify_golden(self._bundle, sessions)
         if found.classified is not None:
