@@ -357,13 +357,16 @@ def gate(task: Task, root: Path) -> list[dict[str, Any]]:
         "all must stay INT8": Gate(validation=str(task.test), min_int8=1.0),
     }
     for name, limits in cases.items():
+        started = time.perf_counter()
         try:
             bundle = edgeresnext.build(
                 task.spec.name, weights=task.weights, calibration=task.calibration, precisions=["int8"], method="max",
                 repairs=(), preprocess=task.spec.preprocess, gate=limits, output=root / "gated",
             )  # fmt: skip
         except edgeresnext.EdgeResNeXtError as error:
-            rows.append({"case": name, "exit_code": error.exit_code, "message": error.what})
+            rows.append({
+                "case": name, "exit_code": error.exit_code, "message": error.what, "seconds": time.perf_counter() - started,
+            })  # fmt: skip
             print(f"  {name}: exit {error.exit_code}: {error.what}", flush=True)
             continue
         for file in bundle.manifest.onnx:
@@ -372,6 +375,7 @@ def gate(task: Task, root: Path) -> list[dict[str, Any]]:
             rows.append({
                 "case": name, "exit_code": 0, "file": file.file, "drop": verdict.drop, "images": verdict.images,
                 "returned": verdict.returned, "int8_convolutions": verdict.int8_convolutions, "tries": verdict.tries,
+                "seconds": time.perf_counter() - started,
             })  # fmt: skip
             print(
                 f"  {name} {file.file}: drop {verdict.drop}, {len(verdict.returned)} layers returned, {verdict.tries} plans",

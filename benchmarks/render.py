@@ -189,10 +189,13 @@ def build() -> str:
     runs = figures["runs"]
     wall, emitted = max(run["wall_s"] for run in runs), max(run["emit_s"] for run in runs)
     peak = max(run["peak_bytes"] for run in runs)
+    before = (
+        f", {figures['over_before']:.2f} times what the commit before took in turn" if "over_before" in figures else ""
+    )
     return (
         f"Building ResNeXt-50 from a local checkpoint with {figures['calibration_images']} calibration images takes {wall:.0f} s and "
         f"{peak / 2**30:.2f} GiB at its peak; emitting and writing the five ONNX files is {emitted:.1f} s of it "
-        f"(the slower of {len(runs)} runs). {machine(figures)}."
+        f"(the slowest of {len(runs)} runs{before}). {machine(figures)}."
     )
 
 
