@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgeresnext.backends import cpu
 from edgeresnext.backends.base import Session
 from edgeresnext.bundle import WEIGHTS
 from edgeresnext.errors import BackendError
@@ -238,6 +239,8 @@ def open_model(file: Path, model: ModelSpec, precision: str = "f32") -> Session:
 
     from edgeresnext.backends.openvino import OpenVINOSession
 
+    if not precision and not cpu.bfloat16():
+        precision = "f32"  # where oneDNN is told to leave bfloat16 out, OpenVINO chooses it all the same, and fails
     config = {"PERFORMANCE_HINT": "LATENCY"} | ({"INFERENCE_PRECISION_HINT": precision} if precision else {})
     compiled_model = openvino.Core().compile_model(str(file), "CPU", config)
     session = OpenVINOSession(compiled_model, model)

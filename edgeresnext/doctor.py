@@ -69,7 +69,7 @@ def examine() -> tuple[tuple[Finding, ...], tuple[Job, ...]]:
     findings = [
         Finding(name="Python", status="ok", detail=f"{platform.python_version()}, {platform.platform()}"),
         Finding(name="CPU", status="ok", detail=machine()),
-        Finding(name="INT8 on this CPU", status="ok", detail=_int8()),
+        Finding(name="INT8 on this CPU", status="ok", detail=cpu.int8_products()),
         *(_package(package) for package in _PACKAGES),
         _gpu(),
         *_engine_runtimes(),
@@ -77,13 +77,6 @@ def examine() -> tuple[tuple[Finding, ...], tuple[Job, ...]]:
         *_jetson(),
     ]
     return tuple(findings), _jobs()
-
-
-def _int8() -> str:
-    found = cpu.int8_products()
-    if cpu.saturates():
-        return f"{found}; bundles of this release are built so that they need not"
-    return found
 
 
 def _package(package: str) -> Finding:

@@ -59,13 +59,13 @@ def saturates(*, limited: bool = True) -> bool:
 def int8_products(*, limited: bool = True) -> str:
     """Return what this processor does with INT8, in words; `limited` as `saturates` has it."""
     if saturates(limited=False):
-        return "two products at a time are added in 16 bits and saturate (no VNNI)"
+        return "8-bit products saturate, two at a time (no VNNI)"
     if saturates(limited=limited):
         name = next(name for name in _ONEDNN_LIMITS if os.environ.get(name))
-        return f"two products at a time are added in 16 bits and saturate ({name}={onednn_limit()} leaves VNNI out)"
+        return f"8-bit products saturate, two at a time ({name}={onednn_limit()})"
     if platform.machine().lower() in _X86:
-        return f"products are added in 32 bits ({' '.join(sorted(isa() & _EXACT))})"
-    return "products are added in 32 bits"
+        return f"8-bit products are added exactly ({' '.join(sorted(isa() & _EXACT))})"
+    return "8-bit products are added exactly"
 
 
 def is_arm() -> bool:

@@ -16,8 +16,9 @@ import numpy as np
 
 from edgeresnext.compiler import INPUT
 from edgeresnext.compiler.execute import Executor
-from edgeresnext.compiler.plan import calibrated_tensors, plan_for, threshold_source
+from edgeresnext.compiler.plan import INT8_CPU, calibrated_tensors, plan_for, threshold_source
 from edgeresnext.compiler.quantise import INT8_MAX, quantise
+from edgeresnext.compiler.saturation import row_steps, with_row_steps
 from edgeresnext.compiler.simulate import Simulation
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ _WORTHWHILE = (0.5, 0.8)
 """Shares of a group's expected noise: what is expected to leave more behind is not rescaled."""
 IMAGES = 16
 """Images that the outcomes are compared on."""
+SATURATION_IMAGES = 4
+"""Of these, images that the outcomes on a CPU without VNNI are compared on."""
 STATISTICS_IMAGES = 64
 """Images that show what the channels are like."""
 _LARGEST_EXPONENT = 24
@@ -124,16 +127,28 @@ def _simulated_noise(
     batches: Sequence[Tensor],
     exact: Sequence[Tensor],
 ) -> float:
-    """Return the squared error of the logits of a rescaled graph in signed INT8, each tensor up to its maximum."""
+    """Return the squared error of the logits of a rescaled graph in INT8, each tensor up to its maximum.
+
+    That of signed INT8, and that of a CPU without VNNI: channels made even leave more large levels beside each other,
+    and more of their products saturate.
+    """
     group_of = {tensor: group.name for group in channel_groups(graph) for tensor in group.tensors}
     limits = {}
     for tensor in calibrated_tensors(graph):
         largest = observed[threshold_source(graph, tensor)].maximum.numpy()
         factors = np.ldexp(1.0, exponents.get(group_of.get(tensor, ""), (0,) * len(largest)))
         limits[tensor] = float((largest * factors).max()) or 1.0
-    simulation = Simulation(graph, quantise(graph, plan_for(graph, "int8", limits), limits))
-    pairs = zip(batches, exact, strict=True)
-    return sum(float((simulation.logits(batch) - logits).double().square().sum()) for batch, logits in pairs)
+    signed = Simulation(graph, quantise(graph, plan_for(graph, "int8", limits), limits))
+    noise = sum(_squared_error(signed, batch, logits) for batch, logits in zip(batches, exact, strict=True))
+    numbers = quantise(graph, plan_for(graph, INT8_CPU, limits), limits)
+    few = batches[0][:SATURATION_IMAGES]
+    numbers = with_row_steps(graph, numbers, row_steps(graph, numbers, few))
+    on_cpu = _squared_error(Simulation(graph, numbers, saturating=True), few, exact[0][:SATURATION_IMAGES])
+    return noise + on_cpu * sum(len(batch) for batch in batches) / len(few)
+
+
+def _squared_error(simulation: Simulation, images: Tensor, exact: Tensor) -> float:
+    return float((simulation.logits(images) - exact).double().square().sum())
 
 
 def _candidates(graph: Graph, observed: Mapping[str, ChannelStatistics]) -> dict[str, tuple[tuple[int, ...], float]]:

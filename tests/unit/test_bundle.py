@@ -1,5 +1,6 @@
 import errno
 import json
+import math
 import os
 import subprocess
 import sys
@@ -130,8 +131,9 @@ def test_labels_of_another_count_are_refused(bundle_copy):
 
 def test_artefacts_are_ranked_by_the_recorded_measurement(built):
     timings = {timing.artifact: timing.latency_s for timing in built.manifest.selection.timings}
-    ranked = [timings[artifact.name] for artifact in built.artifacts()]
+    ranked = [timings.get(artifact.name, math.inf) for artifact in built.artifacts()]  # bf16 is not timed everywhere
     assert ranked == sorted(ranked)
+    assert len(timings) >= 4
     assert [a.name for a in built.artifacts(backend="torch")] == ["torch-fp32"]
     with pytest.raises(RequestError, match="openvno"):
         built.artifacts(backend="openvno")
