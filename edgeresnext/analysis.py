@@ -41,7 +41,7 @@ def sensitivity(
 ) -> Sensitivity:
     """Return what each INT8 layer of a bundle's file costs alone, with the rest in floating point.
 
-    Quantisation is faked in PyTorch with the file's own scales, weights and biases; nothing is built.
+    The arithmetic is that of the file, with its own scales, weights and biases, in PyTorch; nothing is built.
 
     Args:
         path: The bundle.

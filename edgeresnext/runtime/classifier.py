@@ -187,9 +187,11 @@ def load(
         except (BackendError, NotInstalledError) as error:
             failed[artifact.name] = error
             continue
-        reasons = missing | {name: error.what for name, error in failed.items()}
-        _tell_once(bundle, artifact, missing, {name: error.what for name, error in failed.items()})
-        why = _why(artifact, len(candidates), reasons, measured_on)
+        # What failed while everything was timed stands behind the one that is chosen, and is told all the same.
+        wrong = {} if proofs is None else proofs.failures(candidates)
+        wrong |= {name: error.what for name, error in failed.items()}
+        _tell_once(bundle, artifact, missing, wrong)
+        why = _why(artifact, len(candidates), missing | wrong, measured_on)
         _log.info("%s: running %s (%s), %s", bundle.path, artifact.name, artifact.file, why)
         return Classifier(session, artifact, labels, bundle.manifest.model.preprocess, why)
     raise _nothing_runs(bundle, missing, failed)

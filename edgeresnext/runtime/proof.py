@@ -27,6 +27,8 @@ from edgeresnext.errors import EdgeResNeXtError
 from edgeresnext.spec import CPU, Check, Value
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from edgeresnext.backends.base import Session
     from edgeresnext.bundle import Bundle, Golden
     from edgeresnext.spec import Artifact, Fidelity, Manifest
@@ -106,6 +108,14 @@ class Proofs:
         """Whether an artefact did not start when it was tried last."""
         known = self.checks.get(artifact.name)
         return known is not None and known.status == "failed" and known.fidelity is None
+
+    def failures(self, artifacts: Iterable[Artifact]) -> dict[str, str]:
+        """Return why those of the artefacts that are known to fail here do, by name."""
+        return {
+            artifact.name: ("it does not start: " if self.failed_to_start(artifact) else "") + known.reason
+            for artifact in artifacts
+            if (known := self.checks.get(artifact.name)) is not None and known.status == "failed"
+        }
 
     def wrong(self, artifact: Artifact) -> str:
         """Return why an artefact is known to give wrong answers here, or nothing."""

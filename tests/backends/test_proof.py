@@ -101,6 +101,19 @@ def test_what_is_wrong_here_is_passed_over_with_one_warning(int8_first, caplog, 
     assert message.count("where onnx/int8-cpu.onnx says") == 2
 
 
+def test_what_fails_while_everything_is_timed_is_told_too(wrong, caplog):
+    (wrong / "onnx" / "fp32.onnx").write_bytes(b"cut short")
+    selection = bundles.read(wrong).manifest.selection
+    manifest = bundles.read(wrong).manifest
+    other = msgspec.structs.replace(selection, conditions={"cpu": "another"})
+    bundles.write_json(wrong / "manifest.json", msgspec.structs.replace(manifest, selection=other))
+    with edgeresnext.load(wrong) as classifier:
+        assert classifier.artifact.name == "torch-fp32"  # all that is left
+    assert "openvino-int8: signal-to-noise of the logits is" in caplog.text
+    assert "onnxruntime-fp32: it does not start: file '" in caplog.text
+    assert "passed over: " in classifier.reason
+
+
 def test_asked_for_by_name_what_is_wrong_is_refused(wrong):
     with pytest.raises(BackendError, match=r"openvino-int8 of bundle .*says .* dB"):
         edgeresnext.load(wrong, backend="openvino", precision="int8")
