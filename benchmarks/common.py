@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from edgeresnext.measure.machine.environment import environment
+from edgeresnext.machine.environment import environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ from typing import Any
 from common import save, scratch
 
 import edgeresnext
-from edgeresnext.inspection import inspect
-from edgeresnext.measure.machine.environment import package_versions
+from edgeresnext.machine.environment import package_versions
+from edgeresnext.runtime.inspect import inspect
 
 MODELS = ("resnext50_32x4d", "resnext101_64x4d")
 BUILD_TARGETS = ("rtx40", "rtx30")
@@ -24,7 +24,7 @@ CHILD = """
 import json, sys, threading, time
 from pathlib import Path
 import edgeresnext
-from edgeresnext import engines
+from edgeresnext.pipeline import engines
 
 def resident(status):
     fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)

@@ -18,8 +18,8 @@ from common import save, scratch
 
 import edgeresnext
 from edgeresnext.backends.base import Session
+from edgeresnext.cli.demo import weights
 from edgeresnext.data import digits
-from edgeresnext.demo import weights
 from edgeresnext.measure.latency import timed
 from edgeresnext.model.catalogue import specify
 

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeresnext.backends import cpu
 from edgeresnext.backends.base import Session
 from edgeresnext.bundle import WEIGHTS
 from edgeresnext.errors import BackendError
+from edgeresnext.machine import cpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -26,12 +26,12 @@ from common import RESULTS, load, save, scratch
 from peers import open_model, open_with_onnxruntime, with_nncf
 from quantization import Task, fp32_file, logits_of, quality, tasks, writers
 
-from edgeresnext.backends import cpu
+from edgeresnext.machine import cpu
 from edgeresnext.spec import ModelSpec, Recipe
 
 if TYPE_CHECKING:
     from edgeresnext.backends.base import Session
-    from edgeresnext.onnx_files import Writer
+    from edgeresnext.pipeline.onnx_files import Writer
 
 PROCESSORS = {"AVX2": "AVX2", "AVX-512 without VNNI": "AVX512_CORE", "this machine": ""}
 """What oneDNN may use, as ONEDNN_MAX_CPU_ISA; it can only be told to use less than there is."""

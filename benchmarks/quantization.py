@@ -24,8 +24,8 @@ import numpy as np
 from common import RESULTS, load, make_photos, save, scratch
 from peers import open_model, with_nncf, with_onnxruntime, write_fp32
 
-from edgeresnext.data import calibration_set, digits, folder, shapes
-from edgeresnext.demo import weights as digits_weights
+from edgeresnext.cli.demo import weights as digits_weights
+from edgeresnext.data import calibration_set, digits, folder
 from edgeresnext.measure.memory import own_peak
 from edgeresnext.model.catalogue import specify
 from edgeresnext.spec import ModelSpec, Preprocess, Recipe
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from edgeresnext.backends.base import Session
     from edgeresnext.data.calibration_set import CalibrationSet
-    from edgeresnext.onnx_files import Writer
+    from edgeresnext.pipeline.onnx_files import Writer
     from edgeresnext.spec import Ranges
 
 RESNEXT = "resnext50_32x4d"
@@ -95,6 +95,9 @@ def tasks(root: Path, given: argparse.Namespace) -> dict[str, Task]:
         calibration=folders["calibration"], test=folders["validation"], labelled=True,
     )  # fmt: skip
     if given.shapes:
+        sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "calibration"))
+        from shapes import drawing as shapes
+
         folders = shapes.prepare(given.shapes_data or root / "shapes")
         preprocess = Preprocess(resize_px=SHAPES_PX, crop_px=SHAPES_PX)
         found["shapes"] = Task(
@@ -159,8 +162,8 @@ def writers(task: Task, images: CalibrationSet, recipes: Iterable[Recipe], outpu
     from edgeresnext.bundle import Golden
     from edgeresnext.compiler.correct import IMAGES
     from edgeresnext.compiler.execute import Executor
-    from edgeresnext.onnx_files import Writer
-    from edgeresnext.ranges import calibrate
+    from edgeresnext.pipeline.onnx_files import Writer
+    from edgeresnext.pipeline.ranges import calibrate
 
     graph = graph_of(task)
     first = next(normalised(task, iter([images.golden])))

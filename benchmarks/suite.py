@@ -19,14 +19,14 @@ from peers import Peer, peers
 import edgeresnext
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import base
+from edgeresnext.cli.demo import weights as digits_weights
 from edgeresnext.data import digits, folder
 from edgeresnext.data.images import batches
-from edgeresnext.demo import weights as digits_weights
 from edgeresnext.errors import EdgeResNeXtError
+from edgeresnext.machine.environment import package_versions
+from edgeresnext.machine.watch import MachineWatch
 from edgeresnext.measure.accuracy import classify
 from edgeresnext.measure.latency import interleave
-from edgeresnext.measure.machine.environment import package_versions
-from edgeresnext.measure.machine.watch import MachineWatch
 from edgeresnext.measure.statistics import speedup, summarise
 from edgeresnext.measure.variants import pytorch_ways
 from edgeresnext.runtime.classifier import open_artifact

@@ -11,15 +11,15 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgeresnext.analysis import sensitivity as sensitivity
     from edgeresnext.bundle import Bundle as Bundle
-    from edgeresnext.device_pipeline import build_engines as build_engines
+    from edgeresnext.comparison.compare import compare as compare
     from edgeresnext.errors import EdgeResNeXtError as EdgeResNeXtError
     from edgeresnext.measure.bench import bench as bench
     from edgeresnext.measure.results import Report as Report
+    from edgeresnext.measure.sensitivity import sensitivity as sensitivity
     from edgeresnext.model.training import train as train
-    from edgeresnext.pipeline import build as build
-    from edgeresnext.report.compare import compare as compare
+    from edgeresnext.pipeline.build import build as build
+    from edgeresnext.pipeline.on_device import build_engines as build_engines
     from edgeresnext.report.files import read_report as read_report
     from edgeresnext.report.files import save_report as save_report
     from edgeresnext.runtime.classifier import Classifier as Classifier
@@ -44,13 +44,13 @@ _HOME = {
     "Recipe": "edgeresnext.spec",
     "Report": "edgeresnext.measure.results",
     "bench": "edgeresnext.measure.bench",
-    "build": "edgeresnext.pipeline",
-    "build_engines": "edgeresnext.device_pipeline",
-    "compare": "edgeresnext.report.compare",
+    "build": "edgeresnext.pipeline.build",
+    "build_engines": "edgeresnext.pipeline.on_device",
+    "compare": "edgeresnext.comparison.compare",
     "load": "edgeresnext.runtime.classifier",
     "read_report": "edgeresnext.report.files",
     "save_report": "edgeresnext.report.files",
-    "sensitivity": "edgeresnext.analysis",
+    "sensitivity": "edgeresnext.measure.sensitivity",
     "train": "edgeresnext.model.training",
     "verify": "edgeresnext.runtime.verify",
 }

@@ -1,19 +1,14 @@
 """The bundle: a directory whose manifest names every other file with its size and SHA-256.
 
-A bundle appears whole or not at all: it is written beside its place, synced, and exchanged with what was there.
-Nothing in it is executed or unpickled, and no file reaches native code before its digest has been checked.
+A bundle appears whole or not at all (`files.replacing`). Nothing in it is executed or unpickled, and no file reaches
+native code before its digest has been checked.
 """
 
 from __future__ import annotations
 
-import ctypes
-import errno
-import glob
 import hashlib
 import math
 import os
-import shutil
-import tempfile
 import zipfile
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +18,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from edgeresnext.data.folder import file_digest, read_labels
-from edgeresnext.errors import BundleError, EdgeResNeXtError, RequestError, shortened, unknown_name
+from edgeresnext import files
+from edgeresnext.data.folder import read_labels
+from edgeresnext.errors import BundleError, RequestError, shortened, unknown_name
 from edgeresnext.spec import MANIFEST_SCHEMA, READABLE_SCHEMAS, Artifact, Fidelity, FileEntry, Manifest, Ranges
 
 if TYPE_CHECKING:
@@ -111,7 +107,7 @@ class Bundle:
             size = path.stat().st_size
             if size != entry.bytes:
                 raise BundleError(f"file '{path}' has {size:,} bytes; the manifest says {entry.bytes:,}", _REBUILD)
-            if file_digest(path) != entry.sha256:
+            if files.digest(path) != entry.sha256:
                 raise BundleError(f"file '{path}' was altered: its SHA-256 is not the manifest's", _REBUILD)
         except FileNotFoundError:
             raise BundleError(f"file '{path}' of the bundle is missing", _REBUILD) from None
@@ -310,131 +306,21 @@ def check_output(output: Path) -> None:
 
 @contextmanager
 def replacing(output: Path, waiting: Callable[[str], None]) -> Iterator[Path]:
-    """Yield an empty directory that takes the place of `output` when the block ends, or vanishes when it fails.
-
-    Builds of one output take turns.
-
-    Args:
-        output: Where the bundle will be.
-        waiting: Called with a message if another build holds the output.
+    """Yield an empty directory that takes the place of `output` when the block ends, as `files.replacing` does.
 
     Raises:
-        BundleError: The output may not be replaced, or the disk is full or not writable.
+        BundleError: The output may not be replaced.
+        InputError: The disk is full or not writable.
     """
-    from filelock import FileLock, Timeout
-
     check_output(output)
-    output = output.absolute()
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(output.parent / f".{output.name}.lock")
-        Path(lock.lock_file).touch()  # where no file can be made, say so instead of waiting for the lock
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            waiting(f"another build is writing '{output}'; waiting for it to end (Ctrl-C to give up)")
-            lock.acquire()
-        try:
-            _recover(output)
-            staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-            try:
-                yield staging
-                staging.chmod(0o777 & ~_umask())
-                _sync(staging)
-                _exchange(staging, output)
-                _sync_path(output.parent)  # makes the new name itself durable
-            finally:
-                _remove(staging)
-        finally:
-            lock.release()  # the empty lock file stays: removing it would race with a build that waits on it
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(output.parent).free
-            raise BundleError(
-                f"the disk is full: '{output}' could not be written ({free / 1e6:,.0f} MB are free)",
-                "Free some space; what was there before is untouched.",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise BundleError(f"cannot write '{output}': {error.strerror}", "Choose another directory.") from error
-        raise EdgeResNeXtError(f"cannot write '{output}': {error}") from error
-
-
-def _remove(directory: Path) -> None:
-    """Remove a directory that is ours, even if what was exchanged into it was write-protected."""
-    for root, _, _ in os.walk(directory):
-        Path(root).chmod(0o700)
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-def _umask() -> int:
-    """Return the process's file mode mask, which can be read only by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync(directory: Path) -> None:
-    """Flush every file and directory below `directory` to the disk."""
-    for path in [*directory.rglob("*"), directory]:
-        _sync_path(path)
-
-
-def _sync_path(path: Path) -> None:
-    """Flush one file or directory to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _previous(output: Path) -> Path:
-    """Return where a replaced bundle waits while the new one takes its place, without renameat2."""
-    return output.with_name(f".{output.name}.previous")
-
-
-def _recover(output: Path) -> None:
-    """Undo what a build that was killed left: a half-written directory, or a bundle moved aside."""
-    for abandoned in output.parent.glob(f".{glob.escape(output.name)}.partial-*"):
-        shutil.rmtree(abandoned, ignore_errors=True)
-    if _previous(output).exists():
-        if output.exists():
-            shutil.rmtree(_previous(output))
-        else:
-            _previous(output).rename(output)
-
-
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-
-
-def _exchange(staging: Path, output: Path) -> None:
-    """Put `staging` in the place of `output`; what was there, if anything, ends up in `staging`.
-
-    One system call on Linux (renameat2). Elsewhere two renames: between them the bundle is missing, never half, and a
-    build that is killed there leaves the old one aside, from where the next build puts it back.
-    """
-    if not output.exists():
-        staging.rename(output)
-        return
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is not None:
-        names = os.fsencode(staging), os.fsencode(output)
-        if renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
-            return
-    output.rename(_previous(output))
-    staging.rename(output)
-    shutil.rmtree(_previous(output))
+    with files.replacing(output, waiting) as staging:
+        yield staging
 
 
 def list_files(directory: Path) -> dict[str, FileEntry]:
     """Return size and digest of every file below `directory` but the manifest, by relative name."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
     return {
-        path.relative_to(directory).as_posix(): FileEntry(bytes=path.stat().st_size, sha256=file_digest(path))
+        path.relative_to(directory).as_posix(): FileEntry(bytes=path.stat().st_size, sha256=files.digest(path))
         for path in paths
     }
-
-
-def write_json(path: Path, value: msgspec.Struct) -> None:
-    """Write a value as indented JSON with a final newline."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n")

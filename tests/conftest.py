@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import edgeresnext
+from edgeresnext.cli.demo import weights
 from edgeresnext.data import digits
-from edgeresnext.demo import weights
 from edgeresnext.runtime.proof import CACHE_VARIABLE
 
 

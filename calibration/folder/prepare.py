@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from edgeresnext import EdgeResNeXtError
-from edgeresnext.data import subset
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what the folders beside this one share
+
+import subset
 
 
 def parse() -> argparse.Namespace:

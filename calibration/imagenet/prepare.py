@@ -14,7 +14,10 @@ import sys
 from pathlib import Path
 
 from edgeresnext import EdgeResNeXtError
-from edgeresnext.data import subset
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what the folders beside this one share
+
+import subset
 
 SAMPLES, SEED, CLASSES = 512, 0, 1000
 WORDNET = re.compile(r"n\d{8}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from drawing import prepare
+
 from edgeresnext import EdgeResNeXtError
-from edgeresnext.data.shapes import prepare
 
 
 def main() -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from drawing import prepare
+
 import edgeresnext
 from edgeresnext import EdgeResNeXtError
-from edgeresnext.data.shapes import prepare
 from edgeresnext.spec import Preprocess
 
 MODEL = "resnext20_8x4d"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 
 from edgeresnext.backends.base import Backend, Operation, Session
 from edgeresnext.errors import BackendError
+from edgeresnext.extras import lacking
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -90,8 +90,8 @@ class ONNXRuntime(Backend):
 
     def unavailable(self, precision: Precision) -> str | None:
         """Return what is missing for `precision`."""
-        if importlib.util.find_spec("onnxruntime") is None:
-            return "ONNX Runtime is not installed: pip install 'edgeresnext[cpu]'"
+        if missing := lacking("cpu", "onnxruntime"):
+            return missing
         if precision not in ("fp32", "int8"):
             return f"ONNX Runtime on a CPU has no {precision}; use fp32 or int8"
         return None

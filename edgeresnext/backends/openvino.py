@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import subprocess
 import sys
 import threading
@@ -14,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgeresnext.backends import cpu
 from edgeresnext.backends.base import Backend, Operation, Session
 from edgeresnext.errors import BackendError
+from edgeresnext.extras import lacking
+from edgeresnext.machine import cpu
 
 if TYPE_CHECKING:
     import openvino
@@ -88,8 +88,8 @@ class OpenVINO(Backend):
 
     def unavailable(self, precision: Precision) -> str | None:
         """Return what is missing for `precision`."""
-        if importlib.util.find_spec("openvino") is None:
-            return "OpenVINO is not installed: pip install 'edgeresnext[cpu]'"
+        if missing := lacking("cpu", "openvino"):
+            return missing
         if precision not in ("fp32", "bf16", "int8"):
             return f"OpenVINO on a CPU has no {precision}; use fp32, bf16 or int8"
         return _crash() or _not_starting() or _unfit(precision)

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import msgspec
 from filelock import FileLock
 
-from edgeresnext.backends import gpu
 from edgeresnext.backends._trt.backend import NO_GPU, EngineRuntime
 from edgeresnext.backends._trt.build import build_engine
 from edgeresnext.errors import NotInstalledError, RequestError
+from edgeresnext.machine import gpu
 
 if TYPE_CHECKING:
     from edgeresnext.backends.base import EngineRequest
-    from edgeresnext.backends.gpu import Gpu
+    from edgeresnext.machine.gpu import Gpu
     from edgeresnext.spec import Engine, EngineOptions, Precision
 
 _AMPERE = 8.0

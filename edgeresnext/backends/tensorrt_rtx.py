@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeresnext.backends import gpu
 from edgeresnext.backends._trt.backend import NO_GPU, EngineRuntime
 from edgeresnext.backends._trt.build import build_engine
 from edgeresnext.errors import NotInstalledError, RequestError
+from edgeresnext.machine import gpu
 
 if TYPE_CHECKING:
     from pathlib import Path

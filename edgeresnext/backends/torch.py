@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import shutil
 import time
 from contextlib import contextmanager, nullcontext
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeresnext.backends import cpu, gpu
 from edgeresnext.backends.base import COMPILE, CUDA_TARGET, Backend, Session
 from edgeresnext.errors import BackendError
+from edgeresnext.extras import lacking
+from edgeresnext.machine import cpu, gpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -198,9 +198,8 @@ class Torch(Backend):
 
     def unavailable(self, precision: Precision) -> str | None:
         """Return what is missing for `precision`."""
-        missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
-        if missing:
-            return f"{' and '.join(missing)} not installed: pip install 'edgeresnext[build]'"
+        if missing := lacking("build", "torch", "safetensors"):
+            return missing
         if precision == "int8":
             return "PyTorch here runs fp32, fp16 and bf16, not int8"
         return None

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeresnext.compiler import INPUT
 from edgeresnext.compiler.quantise import Quantised, QuantisedWeight
-from edgeresnext.errors import AccuracyError, shortened
+from edgeresnext.errors import AccuracyError, BackendError, shortened
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +49,19 @@ def emit(graph: Graph, quantised: Quantised, model: ModelSpec) -> onnx.ModelProt
         AccuracyError: A weight does not fit into float16.
     """
     return _Emitter(graph, quantised, model).emit()
+
+
+def save(model: onnx.ModelProto, path: Path) -> None:
+    """Write a file and let ONNX's checker read it.
+
+    Raises:
+        BackendError: It is not valid ONNX.
+    """
+    onnx.save(model, path)
+    try:
+        onnx.checker.check_model(path, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise BackendError(f"the ONNX checker refuses {path.name}: {error}", "This is a bug; report it.") from error
 
 
 def read_numbers(graph: Graph, path: Path, plan: Plan) -> Quantised:

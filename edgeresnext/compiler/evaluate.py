@@ -23,6 +23,7 @@ from edgeresnext.errors import BackendError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -55,6 +56,11 @@ class Evaluator:
     Raises:
         BackendError: It has an operator that our files do not have, or another order of them.
     """
+
+    @classmethod
+    def read(cls, path: Path) -> Evaluator:
+        """Return the evaluator of a file on disk, with exact products."""
+        return cls(onnx.load(path))
 
     def __init__(self, model: onnx.ModelProto, *, saturating: bool = False) -> None:
         self._graph = model.graph

@@ -6,7 +6,6 @@ split by class and seed into training, calibration and validation. Images of equ
 
 from __future__ import annotations
 
-import importlib.util
 import random
 import tempfile
 from pathlib import Path
@@ -14,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edgeresnext.errors import DataError, NotInstalledError
+from edgeresnext.errors import DataError
+from edgeresnext.extras import require
 
 SPLITS = {"train": 1000, "calibration": 197, "validation": 600}
 SEED = 0
@@ -31,10 +31,7 @@ def prepare(root: str | Path) -> dict[str, Path]:
         NotInstalledError: scikit-learn is missing.
         DataError: `root` holds something else, or cannot be written.
     """
-    if importlib.util.find_spec("sklearn") is None:
-        raise NotInstalledError(
-            "the digits come with scikit-learn, which is not installed", "pip install 'edgeresnext[demo]'"
-        )
+    require("demo", "sklearn", needed_by="the set of digits")
     root = Path(root)
     folders = {split: root / split for split in SPLITS}
     if all(len(list(folders[split].glob("*/*.png"))) == count for split, count in SPLITS.items()):

@@ -5,7 +5,6 @@ A folder holds either images (no labels) or one folder of images a class (the fo
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 from dataclasses import dataclass
@@ -167,12 +166,3 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
     if "" in labels:
         raise DataError(f"line {labels.index('') + 1} of labels file '{path}' is empty", "Every class needs a label.")
     return labels
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from edgeresnext import analysis
 from edgeresnext import bundle as bundles
 from edgeresnext.data import folder
 from edgeresnext.data.images import load_image
 from edgeresnext.errors import DataError, EdgeResNeXtError, RequestError
+from edgeresnext.machine.energy import find_meter, joules_an_image
+from edgeresnext.machine.watch import MachineWatch
 from edgeresnext.measure import scenarios, variants
+from edgeresnext.measure import sensitivity as analysis
 from edgeresnext.measure.accuracy import Changes, Classified, best_classes, classify
 from edgeresnext.measure.latency import Record, Turns, batch_of, settle
 from edgeresnext.measure.layers import profile
-from edgeresnext.measure.machine.energy import find_meter, joules_an_image
-from edgeresnext.measure.machine.watch import MachineWatch
 from edgeresnext.measure.memory import peak_memory
-from edgeresnext.measure.request import Request, check, choose_scenarios
+from edgeresnext.measure.options import Request, check, choose_scenarios
 from edgeresnext.measure.rows import Findings, report_of
 from edgeresnext.measure.scopes import time_scopes
 from edgeresnext.measure.variants import RECORDED, REFERENCE, Variant

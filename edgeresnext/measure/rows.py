@@ -9,10 +9,11 @@ import msgspec
 import numpy as np
 
 from edgeresnext import bundle as bundles
-from edgeresnext.backends import base, gpu
+from edgeresnext.backends import base
 from edgeresnext.errors import BundleError
-from edgeresnext.measure.machine.environment import environment, package_versions
-from edgeresnext.measure.request import STAGES
+from edgeresnext.machine import gpu
+from edgeresnext.machine.environment import environment, package_versions
+from edgeresnext.measure.options import STAGES
 from edgeresnext.measure.results import Report, Row, Timed
 from edgeresnext.measure.statistics import mcnemar, speedup, summarise, wilson
 from edgeresnext.measure.variants import RECORDED, REFERENCE
@@ -20,10 +21,10 @@ from edgeresnext.spec import CPU, variant_name
 
 if TYPE_CHECKING:
     from edgeresnext.bundle import Bundle
+    from edgeresnext.machine.watch import MachineWatch
     from edgeresnext.measure.accuracy import Classified
     from edgeresnext.measure.latency import Record
-    from edgeresnext.measure.machine.watch import MachineWatch
-    from edgeresnext.measure.request import Request
+    from edgeresnext.measure.options import Request
     from edgeresnext.measure.results import ChangedImage, LayerTime, Scope
     from edgeresnext.measure.scenarios import Measured
     from edgeresnext.measure.variants import Variant

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeresnext.backends.base import Session
-    from edgeresnext.measure.request import Request
+    from edgeresnext.measure.options import Request
     from edgeresnext.measure.results import Scenario
 
 _SERVICES = 100

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from edgeresnext.backends import base, gpu
+from edgeresnext.backends import base
 from edgeresnext.backends.base import COMPILE, CUDA_TARGET
 from edgeresnext.bundle import WEIGHTS
 from edgeresnext.errors import EdgeResNeXtError, unknown_name
+from edgeresnext.machine import gpu
 from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.runtime.proof import check
 from edgeresnext.spec import CPU, Artifact
@@ -16,7 +17,7 @@ from edgeresnext.spec import CPU, Artifact
 if TYPE_CHECKING:
     from edgeresnext.backends.base import Session
     from edgeresnext.bundle import Bundle
-    from edgeresnext.measure.request import Request
+    from edgeresnext.measure.options import Request
     from edgeresnext.spec import Precision
 
 REFERENCE = base.BASELINE_ARTIFACT.name

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import os
-import secrets
 from pathlib import Path
 
 import msgspec
 
-from edgeresnext.errors import EdgeResNeXtError, NotInstalledError, ReportError, RequestError
+from edgeresnext import files
+from edgeresnext.errors import EdgeResNeXtError, ReportError, RequestError
+from edgeresnext.extras import require
 from edgeresnext.measure.results import REPORT_SCHEMA, Report
 
 SUFFIXES = (".json", ".html", ".md", ".csv")
-_HTML_NEEDS = ("jinja2", "matplotlib")
+HTML_NEEDS = ("jinja2", "matplotlib")
 _MEASURE = "Measure again with this release: edgeresnext bench BUNDLE --save report.json"
 _WRITTEN_BY = "A report is the .json file that `edgeresnext bench BUNDLE --save report.json` wrote."
 
@@ -39,9 +38,8 @@ def check_save(path: str | Path) -> None:
         raise RequestError(f"'{path}' is a folder", "Give the name of a file.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise RequestError(f"folder '{folder}' cannot be written", "Change its permissions, or give another file.")
-    missing = [name for name in _HTML_NEEDS if importlib.util.find_spec(name) is None] if path.suffix == ".html" else []
-    if missing:
-        raise NotInstalledError(f"'{path}' needs {' and '.join(missing)}", "pip install 'edgeresnext[plot]'")
+    if path.suffix == ".html":
+        require("plot", *HTML_NEEDS, needed_by=f"'{path}'")
 
 
 def save_report(report: Report, path: str | Path) -> None:
@@ -60,14 +58,9 @@ def save_report(report: Report, path: str | Path) -> None:
     check_save(path)
     content = _content(report, path.suffix)
     try:
-        _replace(Path(os.path.realpath(path)), content)
+        files.write(path, content)
     except OSError as error:
         raise EdgeResNeXtError(f"cannot write report '{path}': {error.strerror}", "Give another file.") from None
-
-
-def to_json(report: Report) -> bytes:
-    """Return a report as indented JSON with a final newline."""
-    return msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
 
 
 def read_report(path: str | Path) -> Report:
@@ -108,7 +101,7 @@ class _Outline(msgspec.Struct):
 def _content(report: Report, suffix: str) -> bytes:
     """Return a report in the format of a suffix."""
     if suffix == ".json":
-        return to_json(report)
+        return files.to_json(report)
     if suffix == ".html":
         from edgeresnext.report.html import to_html
 
@@ -120,18 +113,3 @@ def _content(report: Report, suffix: str) -> bytes:
     from edgeresnext.report.table_csv import to_csv
 
     return to_csv(report).encode("utf-8", "replace")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside, sync, rename: whoever reads sees the old file or the new one, also after a power cut."""
-    # Opened by us rather than by tempfile, whose files only their owner may read.
-    staging = path.with_name(f".{secrets.token_hex(6)}.part")
-    try:
-        with staging.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
-    finally:
-        with contextlib.suppress(OSError):
-            staging.unlink(missing_ok=True)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgeresnext.errors import NotInstalledError
+from edgeresnext.extras import require
 from edgeresnext.report.figures import milliseconds, percent, probability, speedup
 from edgeresnext.report.html_table import Table, class_table, reasons, scenario_table
 from edgeresnext.report.sensitivity import decibel
@@ -78,12 +77,7 @@ def to_html(report: Report) -> str:
     Raises:
         NotInstalledError: matplotlib or jinja2 is missing.
     """
-    missing = [name for name in ("jinja2", "matplotlib") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise NotInstalledError(
-            f"an HTML report needs {' and '.join(missing)}, which this machine lacks",
-            "pip install 'edgeresnext[plot]'",
-        )
+    require("plot", "jinja2", "matplotlib", needed_by="an HTML report")
     import jinja2
     from markupsafe import Markup
 

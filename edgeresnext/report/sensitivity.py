@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
-from edgeresnext.errors import NotInstalledError, RequestError
+from edgeresnext.errors import RequestError
+from edgeresnext.extras import require
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,8 +27,7 @@ def check_plot(path: Path) -> None:
         raise RequestError(f"cannot write a plot as '{path}'", f"Known suffixes: {', '.join(PLOT_SUFFIXES)}.")
     if not path.absolute().parent.is_dir():
         raise RequestError(f"folder '{path.absolute().parent}' does not exist", "Create it first.")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise NotInstalledError("a plot needs matplotlib, which is not installed", "pip install 'edgeresnext[plot]'")
+    require("plot", "matplotlib", needed_by="a plot")
 
 
 def plot(found: Sensitivity, path: Path) -> None:

@@ -12,7 +12,6 @@ import hashlib
 import importlib.metadata
 import logging
 import os
-import tempfile
 import time
 from pathlib import Path
 from statistics import median
@@ -21,9 +20,9 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import numpy as np
 
-from edgeresnext import __version__
-from edgeresnext.backends import cpu, gpu
+from edgeresnext import __version__, files
 from edgeresnext.errors import EdgeResNeXtError
+from edgeresnext.machine import cpu, gpu
 from edgeresnext.spec import CPU, Check, Value
 
 if TYPE_CHECKING:
@@ -143,14 +142,7 @@ class Proofs:
         try:
             file = self._file()
             file.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=file.parent, suffix=".partial")
-            try:
-                with os.fdopen(descriptor, "wb") as stream:
-                    stream.write(msgspec.json.encode(value))
-                Path(name).replace(file)
-            except OSError:
-                Path(name).unlink(missing_ok=True)
-                raise
+            files.write(file, msgspec.json.encode(value))
         except (OSError, RuntimeError) as error:
             _log.debug("proofs are not remembered: %s", error)
 

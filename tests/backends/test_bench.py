@@ -10,10 +10,10 @@ from stages import LATENCY_ALONE
 import edgeresnext
 from edgeresnext.backends import base
 from edgeresnext.errors import BackendError, DataError, RequestError
+from edgeresnext.files import to_json
 from edgeresnext.measure.accuracy import Changes, Classified, classify
 from edgeresnext.measure.bench import InterruptedBenchError
 from edgeresnext.measure.results import Report
-from edgeresnext.report.files import to_json
 
 SCHEMA_KEYS = {
     "backend", "precision", "device", "batch", "scenario", "latency_s", "latency_n", "images_per_s", "speedup", "top1",

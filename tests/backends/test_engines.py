@@ -16,11 +16,11 @@ from standins import VERSIONS, gpu, installed
 
 import edgeresnext
 from edgeresnext.backends import base
-from edgeresnext.backends import gpu as gpus
-from edgeresnext.backends.gpu import Gpu
 from edgeresnext.errors import AccuracyError, BackendError, BundleError, NotInstalledError, RequestError
-from edgeresnext.inspection import inspect
+from edgeresnext.machine import gpu as gpus
+from edgeresnext.machine.gpu import Gpu
 from edgeresnext.runtime.classifier import open_artifact
+from edgeresnext.runtime.inspect import inspect
 from edgeresnext.spec import EngineOptions
 
 CLASSIC = [release for module, release in VERSIONS if module == "tensorrt"]
@@ -32,8 +32,8 @@ BATCH = EngineOptions(batch=(1, 2, 4), int8_grouped="on")
 @pytest.fixture(autouse=True)
 def _few_rounds(monkeypatch):
     """Do not spend seconds on latencies that mean nothing here."""
-    monkeypatch.setattr("edgeresnext.acceptance._TIMED_BUDGET_S", 0)
-    monkeypatch.setattr("edgeresnext.engines._TIMED_BUDGET_S", 0)
+    monkeypatch.setattr("edgeresnext.pipeline.accept._TIMED_BUDGET_S", 0)
+    monkeypatch.setattr("edgeresnext.pipeline.engines._TIMED_BUDGET_S", 0)
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_an_engine_that_fails_here_is_not_published_and_its_predecessor_stays(
     old = engines(first)["fp16"]
     bad = "signal-to-noise of the logits is 9.0 dB, below 35 dB"
     monkeypatch.setattr(
-        "edgeresnext.acceptance.shortfall",
+        "edgeresnext.pipeline.accept.shortfall",
         lambda _bundle, artifact, _fidelity: bad if artifact.engine and artifact.precision == "fp16" else "",
     )
     again = edgeresnext.build_engines(bundle_copy, precisions=["fp32", "fp16"], engine_options=BATCH)

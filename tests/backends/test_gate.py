@@ -10,7 +10,7 @@ import edgeresnext
 from edgeresnext import Gate
 from edgeresnext.bundle import read
 from edgeresnext.errors import AccuracyError, DataError, RequestError
-from edgeresnext.inspection import inspect
+from edgeresnext.runtime.inspect import inspect
 
 NAIVE = {"method": "max", "repairs": ()}
 

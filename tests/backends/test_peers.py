@@ -12,10 +12,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from peers import TORCHAO, Peer, open_all, peers
 
-from edgeresnext.backends import cpu
 from edgeresnext.data import folder
 from edgeresnext.data.images import batches
 from edgeresnext.errors import BackendError
+from edgeresnext.machine import cpu
 
 IMAGES = 32
 

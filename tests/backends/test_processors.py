@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from edgeresnext.backends import cpu
+from edgeresnext.machine import cpu
 
 LIMITS = ["SSE41", "AVX2", "AVX512_CORE", ""]
 TESTED_IMAGES = 200
@@ -110,7 +110,7 @@ def test_what_a_file_says_does_not_depend_on_the_processor(on_each):
 EMULATED = """
 import json, sys
 import edgeresnext
-from edgeresnext.backends import cpu
+from edgeresnext.machine import cpu
 checks = {}
 bundle = edgeresnext.bundle.read(sys.argv[1])
 for precision in ("int8", "fp32"):

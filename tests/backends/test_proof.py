@@ -15,6 +15,7 @@ import edgeresnext
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import base
 from edgeresnext.errors import BackendError, BundleError
+from edgeresnext.files import to_json
 from edgeresnext.runtime import classifier as classifiers
 from edgeresnext.runtime import proof
 from edgeresnext.runtime.proof import CACHE_VARIABLE, cache_directory, conditions
@@ -42,7 +43,7 @@ def written_again(path, **changes):
     """Let a bundle's manifest agree with its files."""
     manifest = bundles.read(path).manifest
     changed = msgspec.structs.replace(manifest, files=bundles.list_files(path), **changes)
-    bundles.write_json(path / "manifest.json", changed)
+    (path / "manifest.json").write_bytes(to_json(changed))
     return path
 
 
@@ -106,7 +107,7 @@ def test_what_fails_while_everything_is_timed_is_told_too(wrong, caplog):
     selection = bundles.read(wrong).manifest.selection
     manifest = bundles.read(wrong).manifest
     other = msgspec.structs.replace(selection, conditions={"cpu": "another"})
-    bundles.write_json(wrong / "manifest.json", msgspec.structs.replace(manifest, selection=other))
+    (wrong / "manifest.json").write_bytes(to_json(msgspec.structs.replace(manifest, selection=other)))
     with edgeresnext.load(wrong) as classifier:
         assert classifier.artifact.name == "torch-fp32"  # all that is left
     assert "openvino-int8: signal-to-noise of the logits is" in caplog.text

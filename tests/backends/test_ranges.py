@@ -9,10 +9,11 @@ from PIL import Image
 from rescaled import rescale
 
 import edgeresnext
-from edgeresnext import ranges
 from edgeresnext.compiler.thresholds import STANDARD
 from edgeresnext.data.digits import prepare
 from edgeresnext.errors import DataError, InputError, RequestError
+from edgeresnext.pipeline import ranges
+from edgeresnext.pipeline import recipe as recipe_files
 from edgeresnext.spec import Recipe
 
 
@@ -235,7 +236,7 @@ def test_ranges_and_kept_layers_are_refused_where_they_would_change_nothing(buil
 
 @pytest.mark.parametrize("recipe", ["default", "max", "entropy", "quick"])
 def test_the_recipes_of_the_repository_are_recipes(recipe, request):
-    found = edgeresnext.recipe.read(request.config.rootpath / "calibration" / "recipes" / f"{recipe}.toml")
+    found = recipe_files.read(request.config.rootpath / "calibration" / "recipes" / f"{recipe}.toml")
     assert found.samples >= 64
     if recipe == "default":
         assert found == Recipe()

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import edgeresnext
-from edgeresnext.backends import base, gpu
+from edgeresnext.backends import base
 from edgeresnext.errors import BackendError, BundleError, DataError, NotInstalledError, RequestError
+from edgeresnext.machine import gpu
 from edgeresnext.measure.layers import profile
 from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.spec import Artifact
@@ -127,7 +128,7 @@ def test_torch_compiled_gives_the_same_for_every_batch(built):
 
 
 def test_ways_of_pytorch_that_a_machine_lacks_are_said_so(built, monkeypatch):
-    monkeypatch.setattr("edgeresnext.backends.cpu.isa", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr("edgeresnext.machine.cpu.isa", lambda: frozenset({"avx2"}))
     monkeypatch.setattr("shutil.which", lambda _: None)
 
     def way(precision, target="cpu", mode=""):

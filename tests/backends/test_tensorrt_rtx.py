@@ -15,9 +15,9 @@ from edgeresnext.compiler.graph import trace
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, INT8_CPU, ONNX_FILES, plan_for, quantisable_tensors
 from edgeresnext.compiler.quantise import quantise
 from edgeresnext.errors import BackendError, RequestError
-from edgeresnext.inspection import inspect
 from edgeresnext.model.catalogue import CATALOGUE
 from edgeresnext.model.checkpoints import random_network
+from edgeresnext.runtime.inspect import inspect
 from edgeresnext.spec import EngineOptions
 
 BACKEND = base.get_engine_backend("tensorrt_rtx")

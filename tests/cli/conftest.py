@@ -2,7 +2,7 @@
 
 import pytest
 
-from edgeresnext.cli import main
+from edgeresnext.cli.main import main
 
 
 @pytest.fixture

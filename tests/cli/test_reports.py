@@ -17,7 +17,7 @@ SKIPPED = [word for stage in LATENCY_ALONE for word in ("--skip", stage)]
 @pytest.fixture(scope="module")
 def saved(built, tmp_path_factory):
     """A saved quick benchmark."""
-    from edgeresnext.cli import main
+    from edgeresnext.cli.main import main
 
     folder = tmp_path_factory.mktemp("reports")
     main(["bench", str(built.path), "--quick", "--precision", "int8", *SKIPPED, "--save", str(folder / "r.json")])

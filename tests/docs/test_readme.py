@@ -21,7 +21,7 @@ def block(name):
 
 
 def test_the_demo_runs_as_written(tmp_path, monkeypatch, capsys):
-    from edgeresnext.cli import main
+    from edgeresnext.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     commands = [line.split() for line in block("demo").splitlines()]
@@ -49,7 +49,7 @@ def test_the_python_example_runs_as_written(tmp_path, digit_folders, digit_weigh
 
 
 def test_every_command_of_the_readme_exists():
-    from edgeresnext.cli import cli
+    from edgeresnext.cli.main import cli
 
     named = set(re.findall(r"`?edgeresnext ([a-z]+)", README)) - {"and"}
     assert named <= set(cli.commands)

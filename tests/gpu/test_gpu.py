@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import edgeresnext
-from edgeresnext.backends import base, cuda, gpu
+from edgeresnext.backends import base, cuda
+from edgeresnext.machine import gpu
 from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.spec import MIN_SNR_DB, EngineOptions
 

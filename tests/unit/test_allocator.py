@@ -2,7 +2,7 @@ import ctypes
 
 import pytest
 
-from edgeresnext import allocator
+from edgeresnext.machine import allocator
 
 
 class Library:

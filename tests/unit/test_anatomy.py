@@ -3,7 +3,7 @@
 import json
 
 from edgeresnext.backends._trt.anatomy import from_build_log, from_inspector
-from edgeresnext.backends.devices import DEVICES, estimate_s
+from edgeresnext.machine.peak_rates import DEVICES, estimate_s
 from edgeresnext.spec import EngineLayer
 
 LOG = """Layers:

@@ -1,3 +1,4 @@
+import ctypes
 import errno
 import json
 import math
@@ -14,7 +15,8 @@ import pytest
 
 import edgeresnext
 from edgeresnext import bundle as bundles
-from edgeresnext.errors import BundleError, DataError, RequestError
+from edgeresnext.errors import BundleError, DataError, InputError, RequestError
+from edgeresnext.files import to_json
 from edgeresnext.model.catalogue import specify
 from edgeresnext.spec import Artifact, Manifest, Selection
 
@@ -150,7 +152,7 @@ def write_one(staging, text="new"):
         artifacts=(Artifact(backend="torch", precision="fp32", target="cpu", file="weights.safetensors"),),
         selection=Selection(machine="", timings=()), files=bundles.list_files(staging),
     )  # fmt: skip
-    bundles.write_json(staging / "manifest.json", manifest)
+    (staging / "manifest.json").write_bytes(to_json(manifest))
 
 
 def test_a_block_that_fails_leaves_what_was_there(tmp_path):
@@ -174,7 +176,7 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path):
 
 
 def test_without_renameat2_the_bundle_is_replaced_as_well(tmp_path, monkeypatch):
-    monkeypatch.setattr(bundles.ctypes, "CDLL", lambda *_, **__: object())
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
     for text in ("old", "new"):
         with bundles.replacing(tmp_path / "out", print) as staging:
             write_one(staging, text)
@@ -190,8 +192,8 @@ def test_a_full_disk_is_said_so_and_leaves_what_was_there(tmp_path, monkeypatch)
     def full(_descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(bundles.os, "fsync", full)
-    with pytest.raises(BundleError, match="disk is full"), bundles.replacing(output, print) as staging:
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="disk is full"), bundles.replacing(output, print) as staging:
         write_one(staging)
     assert (output / "content").read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "out"]

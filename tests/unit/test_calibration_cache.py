@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeresnext import ranges
 from edgeresnext.backends._trt.calibrator import read_cache, write_cache
 from edgeresnext.bundle import CALIBRATION_CACHE
 from edgeresnext.compiler.graph import trace
@@ -16,6 +15,7 @@ from edgeresnext.compiler.plan import calibrated_tensors
 from edgeresnext.errors import InputError
 from edgeresnext.model.catalogue import specify
 from edgeresnext.model.checkpoints import random_network
+from edgeresnext.pipeline import ranges
 
 limits = st.dictionaries(
     st.text("abc.:_ 0123", min_size=1).filter(lambda name: name.strip() == name),

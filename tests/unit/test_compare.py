@@ -8,13 +8,13 @@ from msgspec.structs import replace
 from rich.console import Console
 from sample_report import sample_report
 
+from edgeresnext.comparison.compare import Comparison, compare
+from edgeresnext.comparison.latency import change, t_quantile
 from edgeresnext.errors import ReportError, RequestError
 from edgeresnext.measure.results import Latency as Distribution
 from edgeresnext.measure.results import Report, Row, Timed
 from edgeresnext.measure.statistics import block_medians, blocks_of, mcnemar
-from edgeresnext.report.change import change, t_quantile
-from edgeresnext.report.compare import Comparison, compare
-from edgeresnext.report.terminal_compare import render_comparison
+from edgeresnext.report.comparison import render_comparison
 
 TRIALS = 200
 

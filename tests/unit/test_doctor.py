@@ -3,10 +3,10 @@ import json
 
 import pytest
 
-from edgeresnext import doctor
-from edgeresnext.backends import gpu
-from edgeresnext.backends.gpu import Gpu
-from edgeresnext.cli import main
+from edgeresnext.cli import doctor
+from edgeresnext.cli.main import main
+from edgeresnext.machine import gpu
+from edgeresnext.machine.gpu import Gpu
 
 ORIN = Gpu(name="Orin", compute_capability="8.7", memory_bytes=64 * 2**30, driver="12.6", integrated=True)
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from standins import pynvml_standin
 
-from edgeresnext.backends import gpu
-from edgeresnext.backends.gpu import Gpu
-from edgeresnext.measure.machine import energy, jetson, nvml
-from edgeresnext.measure.machine.energy import find_meter, joules_an_image
-from edgeresnext.measure.machine.meters import Ina3221Meter, MeterError
+from edgeresnext.machine import energy, gpu, jetson, nvml
+from edgeresnext.machine.energy import find_meter, joules_an_image
+from edgeresnext.machine.gpu import Gpu
+from edgeresnext.machine.meters import Ina3221Meter, MeterError
 
 CARD = Gpu(name="Card", compute_capability="8.9", memory_bytes=8 * 2**30, driver="13.0", integrated=False)
 

@@ -5,10 +5,9 @@ import psutil
 import pytest
 from standins import pynvml_standin
 
-from edgeresnext.backends import cpu, gpu
-from edgeresnext.measure.machine import environment as measured
-from edgeresnext.measure.machine import jetson, nvml, sensors
-from edgeresnext.measure.machine.environment import environment, machine
+from edgeresnext.machine import cpu, gpu, jetson, nvml, sensors
+from edgeresnext.machine import environment as measured
+from edgeresnext.machine.environment import environment, machine
 
 CARD = gpu.Gpu(name="Card", compute_capability="8.9", memory_bytes=8 * 2**30, driver="13.0", integrated=False)
 X86 = "processor\t: 0\nmodel name\t: Some CPU @ 2 GHz\nflags\t\t: fpu avx2 avx512f hypervisor amx_tile\n\nprocessor\t: 1\n"

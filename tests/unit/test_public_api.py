@@ -30,7 +30,7 @@ def test_an_unknown_name_is_an_attribute_error():
     "code",
     [
         "import edgeresnext",
-        "from edgeresnext.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",
+        "from edgeresnext.cli.main import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass",
     ],
 )
 def test_import_and_help_load_no_framework(code):

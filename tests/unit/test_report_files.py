@@ -7,6 +7,7 @@ import pytest
 from sample_report import sample_report
 
 from edgeresnext.errors import EdgeResNeXtError, InputError, NotInstalledError, ReportError, RequestError
+from edgeresnext.files import to_json
 from edgeresnext.report import files
 
 
@@ -92,7 +93,7 @@ def test_a_folder_that_is_not_ours_is_refused(tmp_path, monkeypatch):
 
 def test_html_needs_its_packages_and_the_others_do_not(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "jinja2" else object())
-    with pytest.raises(NotInstalledError, match=r"needs jinja2\n") as caught:
+    with pytest.raises(NotInstalledError, match=r"needs jinja2, which") as caught:
         files.check_save(tmp_path / "r.html")
     assert caught.value.hint == "pip install 'edgeresnext[plot]'"
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
@@ -103,7 +104,7 @@ def test_html_needs_its_packages_and_the_others_do_not(tmp_path, monkeypatch):
 
 
 def damaged(change):
-    content = json.loads(files.to_json(sample_report(rounds=8)))
+    content = json.loads(to_json(sample_report(rounds=8)))
     change(content)
     return json.dumps(content).encode()
 

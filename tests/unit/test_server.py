@@ -6,7 +6,7 @@ import pytest
 from scripted import IMAGES, Clock, Scripted
 
 from edgeresnext.errors import RequestError
-from edgeresnext.measure.request import Request, check, choose_scenarios
+from edgeresnext.measure.options import Request, check, choose_scenarios
 from edgeresnext.measure.scenarios import Measured, measure
 from edgeresnext.measure.server import (
     OverloadedError,

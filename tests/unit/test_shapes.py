@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
+from shapes import drawing as shapes
 
-from edgeresnext.data import shapes
 from edgeresnext.errors import DataError
 
 

@@ -3,8 +3,9 @@ import subprocess
 import sys
 
 import pytest
+import subset
 
-from edgeresnext.data import folder, subset
+from edgeresnext.data import folder
 from edgeresnext.errors import DataError
 
 

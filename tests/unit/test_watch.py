@@ -7,9 +7,8 @@ import psutil
 import pytest
 from standins import pynvml_standin
 
-from edgeresnext.backends import gpu
-from edgeresnext.measure.machine import nvml, watch
-from edgeresnext.measure.machine.watch import CpuTimes, MachineWatch
+from edgeresnext.machine import gpu, nvml, watch
+from edgeresnext.machine.watch import CpuTimes, MachineWatch
 
 CORES = 2
 

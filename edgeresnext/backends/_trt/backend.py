@@ -6,12 +6,14 @@ import importlib.metadata
 import importlib.util
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from edgeresnext.backends import cuda, gpu
+from edgeresnext.backends import cuda
 from edgeresnext.backends._trt.identity import platform_name, read_header, release_key, same_release
 from edgeresnext.backends._trt.module import load_module
 from edgeresnext.backends._trt.session import EngineSession
 from edgeresnext.backends.base import EngineBackend
 from edgeresnext.errors import BackendError, NotInstalledError
+from edgeresnext.extras import installed
+from edgeresnext.machine import gpu
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,10 +34,7 @@ class EngineRuntime(EngineBackend):
 
     def installed(self) -> bool:
         """Whether the package can be imported."""
-        try:
-            return importlib.util.find_spec(self.module) is not None
-        except ValueError:  # a module without a spec
-            return False
+        return installed(self.module)
 
     def release(self) -> str:
         """Return the installed release, such as "10.3.0"; empty where the package does not say it without loading."""

@@ -17,15 +17,15 @@ import msgspec
 from edgeresnext.backends._trt import anatomy
 from edgeresnext.backends._trt.identity import platform_name
 from edgeresnext.backends._trt.job import Built, Event, Failed, Job, Logged, Progressed
-from edgeresnext.data.folder import file_digest
 from edgeresnext.errors import BackendError, EdgeResNeXtError, InputError, NotInstalledError, RequestError
+from edgeresnext.files import digest
 from edgeresnext.spec import Engine
 
 if TYPE_CHECKING:
     from typing import Literal
 
     from edgeresnext.backends.base import EngineRequest
-    from edgeresnext.backends.gpu import Gpu
+    from edgeresnext.machine.gpu import Gpu
     from edgeresnext.spec import EngineOptions
 
 _TAIL = 5
@@ -82,10 +82,10 @@ def build_engine(
         release=built.release,
         compute_capabilities=request.compute_capabilities or ((gpu.compute_capability,) if gpu else ()),
         onnx=f"onnx/{Path(built.onnx).name}",
-        onnx_sha256=file_digest(Path(built.onnx)),
+        onnx_sha256=digest(Path(built.onnx)),
         options=_shippable(request.options),
         platform=platform_name(),
-        calibration_sha256=file_digest(calibration) if calibration else "",
+        calibration_sha256=digest(calibration) if calibration else "",
         built_s=time.perf_counter() - start,
         device=gpu.name if gpu else "",
         driver=gpu.driver if gpu else "",

@@ -6,13 +6,13 @@ versions.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from edgeresnext import files
 from edgeresnext.backends._trt.anatomy import LIST_START
 from edgeresnext.backends._trt.calibrator import make_calibrator
 from edgeresnext.backends._trt.job import Built, Failed, Logged, Progressed
@@ -257,22 +257,17 @@ class _Build:
         return calibrator
 
     def _save_timing_cache(self, config: Any) -> None:  # noqa: ANN401 - as above
-        """Write the timing cache beside its place and exchange it: other builds may read it meanwhile."""
+        """Write the timing cache, whole: other builds may read it meanwhile."""
         if not self.job.options.timing_cache:
             return
         cache = config.get_timing_cache()
         if cache is None:
             self.notes.append("timing cache: not used by this build")
             return
-        path = Path(self.job.options.timing_cache)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            partial.write_bytes(bytes(cache.serialize()))
-            partial.replace(path)
+            files.write(Path(self.job.options.timing_cache), bytes(cache.serialize()))
         except (OSError, TypeError) as error:  # the engine is good all the same
             self.notes.append(f"timing cache: not kept ({error})")
-        finally:
-            partial.unlink(missing_ok=True)
 
     def _anatomy(self, engine: Path) -> tuple[str, Literal["log", "inspector"]]:
         """Return the layer list: printed by TensorRT-RTX, or asked of the engine itself."""

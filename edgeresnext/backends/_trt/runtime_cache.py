@@ -7,10 +7,10 @@ It is no part of the bundle: another machine compiles for itself.
 from __future__ import annotations
 
 import hashlib
-import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from edgeresnext import files
 from edgeresnext.bundle import RUNTIME_CACHE_SUFFIX
 
 if TYPE_CHECKING:
@@ -63,11 +63,6 @@ class RuntimeCache:
         blob = bytes(serialized) if serialized is not None else b""
         if not blob or blob == self._saved:
             return
-        partial = self._path.with_name(f".{os.getpid()}-{id(self)}{RUNTIME_CACHE_SUFFIX}")
         with suppress(OSError):
-            try:
-                partial.write_bytes(hashlib.sha256(blob).digest() + blob)
-                partial.replace(self._path)
-                self._saved = blob
-            finally:
-                partial.unlink(missing_ok=True)
+            files.write(self._path, hashlib.sha256(blob).digest() + blob)
+            self._saved = blob

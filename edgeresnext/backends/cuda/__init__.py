@@ -6,13 +6,13 @@ context of its own and breaks such programs, is never imported.
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING
 
-from edgeresnext.backends import gpu
-from edgeresnext.backends.cuda.driver import PyCuda
-from edgeresnext.backends.cuda.runtime import CudaPython
+from edgeresnext import extras
+from edgeresnext.backends.cuda.cuda_python import CudaPython
+from edgeresnext.backends.cuda.pycuda import PyCuda
 from edgeresnext.errors import EdgeResNeXtError, NotInstalledError
+from edgeresnext.machine import gpu
 
 if TYPE_CHECKING:
     from edgeresnext.backends.cuda.api import Cuda
@@ -30,14 +30,7 @@ def how_to_install() -> str:
 
 def installed() -> type[Cuda] | None:
     """Return the implementation whose package is installed, cuda-python first."""
-    return next((library for package, library in LIBRARIES.items() if _found(package)), None)
-
-
-def _found(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except (ModuleNotFoundError, ValueError):  # its parent package is missing; or a module without a spec
-        return False
+    return next((library for package, library in LIBRARIES.items() if extras.installed(package)), None)
 
 
 def connect() -> Cuda:
@@ -48,7 +41,7 @@ def connect() -> Cuda:
     """
     reasons = []
     for package, library in LIBRARIES.items():
-        if _found(package):
+        if extras.installed(package):
             try:
                 return library()
             except (EdgeResNeXtError, ImportError, OSError) as error:

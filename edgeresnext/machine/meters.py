@@ -12,13 +12,13 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from edgeresnext.errors import EdgeResNeXtError
-from edgeresnext.measure.machine import sensors
+from edgeresnext.machine import sensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from edgeresnext.measure.machine import nvml
+    from edgeresnext.machine import nvml
 
 _RAPL_S = 0.001
 """RAPL counters are renewed about every millisecond (Intel, "Software Developer's Manual", volume 3B)."""

@@ -11,7 +11,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from edgeresnext.backends import gpu
+from edgeresnext.machine import gpu
 
 INSTALL = "pip install nvidia-ml-py"
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from edgeresnext.comparison.accuracy import AccuracyComparison, compare_accuracy
+from edgeresnext.comparison.latency import MIN_SAMPLES, Change, SpeedVerdict, change
 from edgeresnext.errors import ReportError, RequestError
 from edgeresnext.measure.results import Scenario, Scope  # noqa: TC001 - msgspec reads them
 from edgeresnext.measure.server import STEP
 from edgeresnext.measure.statistics import block_medians, blocks_of
-from edgeresnext.report.accuracy_change import AccuracyComparison, compare_accuracy
-from edgeresnext.report.change import MIN_SAMPLES, Change, SpeedVerdict, change
 from edgeresnext.spec import Value
 
 if TYPE_CHECKING:

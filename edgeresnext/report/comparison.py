@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from edgeresnext.report.accuracy_change import AccuracyComparison
-    from edgeresnext.report.change import Change
-    from edgeresnext.report.compare import Comparison, RowComparison
+    from edgeresnext.comparison.accuracy import AccuracyComparison
+    from edgeresnext.comparison.compare import Comparison, RowComparison
+    from edgeresnext.comparison.latency import Change
 
 _STYLES = {"slower": "bold red", "worse": "bold red", "faster": "green", "better": "green", "not comparable": "dim"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import msgspec
 
 from edgeresnext import bundle as bundles
 from edgeresnext.backends._trt.identity import read_header
-from edgeresnext.backends.devices import DEVICES, estimate_s
-from edgeresnext.errors import InputError, NotInstalledError
+from edgeresnext.errors import InputError
+from edgeresnext.extras import require
+from edgeresnext.machine.peak_rates import DEVICES, estimate_s
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
@@ -86,8 +86,7 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
         InputError: The file is missing, damaged, or keeps weights in other files.
         NotInstalledError: `onnx` is missing.
     """
-    if importlib.util.find_spec("onnx") is None:
-        raise NotInstalledError("looking into an ONNX file needs onnx", "pip install 'edgeresnext[build]'")
+    require("build", "onnx", needed_by="looking into an ONNX file")
     import onnx
     from google.protobuf.message import DecodeError
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-import onnx
 
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import base
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from edgeresnext.compiler.graph import Graph
     from edgeresnext.data.folder import ImageFolder
     from edgeresnext.measure.accuracy import Classified
-    from edgeresnext.onnx_files import Writer
+    from edgeresnext.pipeline.onnx_files import Writer
     from edgeresnext.progress import Progress
     from edgeresnext.spec import Gate, ModelSpec, OnnxFile, Plan
 
@@ -419,7 +418,7 @@ class _ExactSession(Session):
 
     def __init__(self, path: Path, model: ModelSpec) -> None:
         super().__init__(model)
-        self._evaluator = Evaluator(onnx.load(path))
+        self._evaluator = Evaluator.read(path)
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         return self._evaluator.logits(images)

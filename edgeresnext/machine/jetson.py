@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeresnext.measure.machine import sensors
+from edgeresnext.machine import sensors
 
 RELEASE = Path("/etc/nv_tegra_release")
 POWER = (Path("/var/lib/nvpmodel/status"), Path("/etc/nvpmodel.conf"))

@@ -18,8 +18,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Literal
 
-from edgeresnext.measure.machine import jetson, nvml, sensors
-from edgeresnext.measure.machine.meters import Ina3221Meter, Meter, MeterError, NvmlMeter, RaplMeter
+from edgeresnext.machine import jetson, nvml, sensors
+from edgeresnext.machine.meters import Ina3221Meter, Meter, MeterError, NvmlMeter, RaplMeter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

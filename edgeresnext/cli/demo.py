@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgeresnext.data.digits import prepare
 from edgeresnext.errors import DataError, shortened
 from edgeresnext.measure.bench import bench
-from edgeresnext.pipeline import build
+from edgeresnext.pipeline.build import build
 from edgeresnext.progress import silent
 from edgeresnext.runtime.verify import verify
 

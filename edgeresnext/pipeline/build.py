@@ -5,7 +5,6 @@ checkpoint -> network -> graph -> ranges -> plans -> ONNX files, checked -> the 
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +13,7 @@ import msgspec
 import numpy as np
 
 from edgeresnext import bundle as bundles
-from edgeresnext import engines
-from edgeresnext import recipe as recipes
-from edgeresnext.acceptance import accept
-from edgeresnext.allocator import keeping_freed_memory
+from edgeresnext import files
 from edgeresnext.backends import base
 from edgeresnext.backends._trt.calibrator import write_cache
 from edgeresnext.backends.targets import CPU_ARTIFACTS, HERE, JETSON
@@ -25,9 +21,14 @@ from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.bundle import Bundle, Golden
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, ONNX_FILES
 from edgeresnext.data import calibration_set, folder
-from edgeresnext.device_pipeline import PRECISIONS, add_engines, check_precisions
-from edgeresnext.errors import DataError, NotInstalledError, RequestError
-from edgeresnext.measure.machine.environment import machine, package_versions
+from edgeresnext.errors import DataError, RequestError
+from edgeresnext.extras import require
+from edgeresnext.machine.allocator import keeping_freed_memory
+from edgeresnext.machine.environment import machine, package_versions
+from edgeresnext.pipeline import engines
+from edgeresnext.pipeline import recipe as recipes
+from edgeresnext.pipeline.accept import accept
+from edgeresnext.pipeline.on_device import PRECISIONS, add_engines, check_precisions
 from edgeresnext.progress import silent
 from edgeresnext.spec import AUTO, CPU, Artifact, EngineOptions, Manifest, Selection
 
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
     from edgeresnext.compiler.graph import Graph
     from edgeresnext.compiler.plan import Keep
     from edgeresnext.data.calibration_set import CalibrationSet
-    from edgeresnext.gate import Validation
     from edgeresnext.model.resnext import ResNeXt
-    from edgeresnext.onnx_files import Writer
+    from edgeresnext.pipeline.gate import Validation
+    from edgeresnext.pipeline.onnx_files import Writer
     from edgeresnext.progress import Progress
     from edgeresnext.spec import Gate, ModelSpec, OnnxFile, Precision, Preprocess, Ranges, Recipe, Repair
 
@@ -114,15 +115,15 @@ def build(
     onnx_names = _onnx_names(asked, chosen, engine_options)
     output = Path(output)
     bundles.check_output(output)
-    _check_installed()
+    require("build", "torch", "onnx", "safetensors", needed_by="building")
 
     from edgeresnext.compiler.graph import trace
     from edgeresnext.compiler.plan import parse_keep
     from edgeresnext.compiler.thresholds import Method
-    from edgeresnext.gate import match, prepare
     from edgeresnext.model import checkpoints
     from edgeresnext.model.catalogue import specify
-    from edgeresnext.ranges import read as read_ranges
+    from edgeresnext.pipeline.gate import match, prepare
+    from edgeresnext.pipeline.ranges import read as read_ranges
 
     if settled.method != AUTO:
         settled = msgspec.structs.replace(settled, method=str(Method.parse(settled.method)))
@@ -214,17 +215,6 @@ def _check_request(
         raise RequestError("--keep would change nothing: only FP32 is built", "Leave it out.")
 
 
-def _check_installed() -> None:
-    """Refuse to start without the packages of the `build` extra."""
-    needed = ("torch", "onnx", "safetensors")
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    if missing:
-        raise NotInstalledError(
-            f"building needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
-            "pip install 'edgeresnext[build]'",
-        )
-
-
 def _network(
     spec: ModelSpec, weights: str | Path | None, labels: tuple[str, ...] | None, seed: int
 ) -> tuple[ResNeXt, ModelSpec]:
@@ -269,19 +259,19 @@ def _calibrate(
 ) -> tuple[Ranges, Graph]:
     """Write the ranges and the calibration cache; return the ranges, and the graph that they belong to."""
     from edgeresnext.compiler.plain import plain_thresholds
-    from edgeresnext.ranges import calibrate
+    from edgeresnext.pipeline.ranges import calibrate
 
     found = calibrate(
         graph,
         spec,
         images,
         recipe,
-        weights_digest=folder.file_digest(staging / bundles.WEIGHTS),
+        weights_digest=files.digest(staging / bundles.WEIGHTS),
         given=given,
         output=output,
         progress=progress,
     )
-    bundles.write_json(staging / bundles.RANGES, found.ranges)
+    (staging / bundles.RANGES).write_bytes(files.to_json(found.ranges))
     cache = write_cache(plain_thresholds(found.graph, found.ranges.limits("signed"), spec.preprocess))
     (staging / bundles.CALIBRATION_CACHE).write_text(cache, encoding="ascii")
     return found.ranges, found.graph
@@ -302,7 +292,7 @@ def _writer(
 
     from edgeresnext.compiler.correct import IMAGES
     from edgeresnext.model.resnext import normalise
-    from edgeresnext.onnx_files import Writer
+    from edgeresnext.pipeline.onnx_files import Writer
 
     (staging / "onnx").mkdir()
     sample = None
@@ -333,7 +323,7 @@ def _emit(
         files[name] = writer.write(name, kept)
     progress("emit and check", len(names), len(names))
     if validation is not None:
-        from edgeresnext.gate import Jury
+        from edgeresnext.pipeline.gate import Jury
 
         calibrated = frozenset(writer.ranges.image_digests if writer.ranges else ())
         jury = Jury(writer=writer, validation=validation, calibrated=calibrated, progress=progress)
@@ -369,8 +359,8 @@ def _artifacts(asked: tuple[Target, ...], precisions: tuple[Precision, ...]) -> 
         RequestError: CPUs were asked for and would get nothing.
     """
     found: list[Artifact] = []
-    for backend, files in CPU_ARTIFACTS.items():
-        for precision, name in files.items():
+    for backend, offered in CPU_ARTIFACTS.items():
+        for precision, name in offered.items():
             needed: Precision = "fp32" if precision == "bf16" else precision
             if needed in precisions:
                 found.append(Artifact(backend=backend, precision=precision, target=CPU, file=f"onnx/{name}.onnx"))

@@ -13,9 +13,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeresnext.backends import base, cpu, cuda, gpu, targets
-from edgeresnext.measure.machine import jetson
-from edgeresnext.measure.machine.environment import machine
+from edgeresnext.backends import base, cuda, targets
+from edgeresnext.extras import installed
+from edgeresnext.machine import cpu, gpu, jetson
+from edgeresnext.machine.environment import machine
 from edgeresnext.spec import CPU
 
 Status = Literal["ok", "missing", "none"]
@@ -81,7 +82,7 @@ def examine() -> tuple[tuple[Finding, ...], tuple[Job, ...]]:
 
 def _package(package: str) -> Finding:
     name, purpose, remedy = _PACKAGES[package]
-    if importlib.util.find_spec(package) is None:
+    if not installed(package):
         return Finding(name=name, status="missing", detail=f"needed to {purpose}", remedy=remedy)
     return Finding(name=name, status="ok", detail=_version(package))
 
@@ -163,7 +164,7 @@ def _power_mode() -> str:
 def _jobs() -> tuple[Job, ...]:
     """Return what can be done here, in the order of a user's way."""
     lacking = [
-        _PACKAGES[package][0] for package in ("torch", "onnx", "onnxruntime", "safetensors") if not _found(package)
+        _PACKAGES[package][0] for package in ("torch", "onnx", "onnxruntime", "safetensors") if not installed(package)
     ]
     build = f"{', '.join(lacking)} not installed" if lacking else ""
     on_cpu = [base.get(name).unavailable("fp32") for name in targets.CPU_ARTIFACTS]
@@ -183,7 +184,3 @@ def _jobs() -> tuple[Job, ...]:
         "load, verify and bench engines": here,
     }
     return tuple(Job(name=name, possible=not reason, reason=reason) for name, reason in reasons.items())
-
-
-def _found(package: str) -> bool:
-    return importlib.util.find_spec(package) is not None

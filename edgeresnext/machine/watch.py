@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import psutil
 
-from edgeresnext.measure.machine import nvml, sensors
+from edgeresnext.machine import nvml, sensors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

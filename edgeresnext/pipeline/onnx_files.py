@@ -7,16 +7,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-import onnx
-
 from edgeresnext.compiler.correct import channel_means, corrected
-from edgeresnext.compiler.emit import emit
+from edgeresnext.compiler.emit import emit, save
 from edgeresnext.compiler.evaluate import Evaluator
 from edgeresnext.compiler.execute import in_cache
 from edgeresnext.compiler.plan import activations_of, plan_for
 from edgeresnext.compiler.quantise import Quantised, QuantisedWeight, quantise, weight_limits
 from edgeresnext.compiler.saturation import pixel_layers, row_steps, safe_weight, with_pixel_step, with_row_steps
-from edgeresnext.errors import BackendError
 from edgeresnext.spec import OnnxFile
 
 if TYPE_CHECKING:
@@ -25,6 +22,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from onnx import ModelProto
     from torch import Tensor
 
     from edgeresnext.bundle import Golden
@@ -75,11 +73,7 @@ class Writer:
         quantised = self.numbers(name, keep)
         proto = emit(self.graph, quantised, self.spec)
         path = self.folder / f"{name}.onnx"
-        onnx.save(proto, path)
-        try:
-            onnx.checker.check_model(path, full_check=True)
-        except onnx.checker.ValidationError as error:
-            raise BackendError(f"the ONNX checker refuses {path.name}: {error}", "This is a bug; report it.") from error
+        save(proto, path)
         unsigned = quantised.plan.activations == "unsigned"
         return OnnxFile(
             file=f"onnx/{path.name}",
@@ -96,7 +90,7 @@ class Writer:
         steps = {} if self._safe is None else self._safe[0]
         return {layer: int((found > 1).sum()) for layer, found in steps.items() if layer in quantised.weights}
 
-    def _fidelity(self, proto: onnx.ModelProto, *, saturating: bool = False) -> Fidelity:
+    def _fidelity(self, proto: ModelProto, *, saturating: bool = False) -> Fidelity:
         """Return how far what a file says is from PyTorch, on the golden images."""
         return self.golden.compare(Evaluator(proto, saturating=saturating).logits(self.golden.images))
 

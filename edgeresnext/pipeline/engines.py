@@ -19,11 +19,13 @@ import msgspec
 import numpy as np
 
 from edgeresnext import bundle as bundles
-from edgeresnext.allocator import return_freed_memory
-from edgeresnext.backends import base, cuda, gpu, targets
+from edgeresnext import files
+from edgeresnext.backends import base, cuda, targets
 from edgeresnext.compiler.plan import grouped_float
 from edgeresnext.data import calibration_set, folder
 from edgeresnext.errors import BackendError, NotInstalledError, RequestError, shortened, unknown_name
+from edgeresnext.machine import gpu
+from edgeresnext.machine.allocator import return_freed_memory
 from edgeresnext.measure.latency import interleave
 from edgeresnext.spec import Artifact, EngineOptions
 
@@ -333,7 +335,7 @@ def _beside(bundle: Bundle, request: base.EngineRequest, scratch: Path) -> base.
     images = scratch / "images.npy"
     np.save(images, np.concatenate(list(drawn.batches(None))))
     # What TensorRT finds depends on the images, their batches and the network, and is kept under their digest.
-    key = hashlib.sha256(f"{drawn.digest} {batch} {folder.file_digest(plain)}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{drawn.digest} {batch} {files.digest(plain)}".encode()).hexdigest()[:16]
     found = bundle.path / FOLDER / f"implicit-{key}.cache"
     return dataclasses.replace(request, plain_onnx=plain, implicit_images=images, implicit_cache=found)
 

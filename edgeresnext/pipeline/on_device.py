@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgeresnext import bundle as bundles
-from edgeresnext import engines
-from edgeresnext.acceptance import measured_here
+from edgeresnext import files
 from edgeresnext.backends.targets import HERE
 from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.bundle import Bundle
 from edgeresnext.errors import AccuracyError, BackendError, BundleError, RequestError, unknown_name
+from edgeresnext.pipeline import engines
+from edgeresnext.pipeline.accept import measured_here
 from edgeresnext.progress import silent
 from edgeresnext.spec import EngineOptions
 
@@ -117,10 +118,10 @@ def add_engines(
         AccuracyError: Every engine is too far from PyTorch here, and there is nothing else to publish.
         BackendError: Every engine fails here, and there is nothing else to publish.
     """
-    files = {one.file for one in wanted}
-    for file in files:
+    new_files = {one.file for one in wanted}
+    for file in new_files:
         (bundle.path / file).unlink(missing_ok=True)  # a link to the old bundle's: never written through
-    kept = tuple(artifact for artifact in bundle.manifest.artifacts if artifact.file not in files)
+    kept = tuple(artifact for artifact in bundle.manifest.artifacts if artifact.file not in new_files)
     built = engines.build_engines(bundle, wanted, options, progress, _log.warning)
     manifest = msgspec.structs.replace(
         bundle.manifest, artifacts=(*built, *kept), files=bundles.list_files(bundle.path)
@@ -138,22 +139,22 @@ def add_engines(
     for artifact in dropped:
         (bundle.path / artifact.file).unlink()
         manifest = _restored(artifact, manifest, before, bundle.path)
-    bundles.write_json(bundle.path / bundles.MANIFEST, manifest)
+    (bundle.path / bundles.MANIFEST).write_bytes(files.to_json(manifest))
 
 
 def _restored(dropped: Artifact, manifest: Manifest, before: Bundle | None, staging: Path) -> Manifest:
     """Return a manifest without an engine that failed, and with the one that it was to replace, where there is one."""
-    files = {name: entry for name, entry in manifest.files.items() if name != dropped.file}
+    listed = {name: entry for name, entry in manifest.files.items() if name != dropped.file}
     old = [] if before is None else [one for one in before.manifest.artifacts if one.name == dropped.name]
     try:
         for one in old:
             assert before is not None
             _link_or_copy(before.file(one.file), staging / one.file)
-            files[one.file] = before.manifest.files[one.file]
+            listed[one.file] = before.manifest.files[one.file]
             _log.warning("%s of the earlier build stays", one.name)
     except BundleError:  # lost or damaged, which is why it was built anew
         old = []
-    return msgspec.structs.replace(manifest, files=files, artifacts=(*old, *manifest.artifacts))
+    return msgspec.structs.replace(manifest, files=listed, artifacts=(*old, *manifest.artifacts))
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

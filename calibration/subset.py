@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgeresnext import files
 from edgeresnext.data import folder
 from edgeresnext.errors import DataError, shortened
 from edgeresnext.spec import Subset, SubsetImage
@@ -39,7 +40,7 @@ def draw(source: str | Path, output: str | Path, *, samples: int, seed: int, str
             "Rename them.",
         )
     try:
-        images = tuple(SubsetImage(file=name, sha256=folder.file_digest(photos.root / name)) for name in names)
+        images = tuple(SubsetImage(file=name, sha256=files.digest(photos.root / name)) for name in names)
     except OSError as error:
         raise DataError(f"cannot read '{error.filename}': {error.strerror}", "Check its permissions.") from None
     subset = Subset(source=photos.root.absolute().name, seed=seed, stratified=stratified, images=images)
@@ -72,7 +73,7 @@ def draw_again(source: str | Path, output: str | Path, manifest: str | Path) -> 
             f"{shortened(missing, 3)}",
             "Give the folder that they were drawn from.",
         )
-    altered = [image.file for image in subset.images if folder.file_digest(root / image.file) != image.sha256]
+    altered = [image.file for image in subset.images if files.digest(root / image.file) != image.sha256]
     if altered:
         raise DataError(
             f"{len(altered)} images in '{root}' are not those of '{manifest}': {shortened(altered, 3)}",

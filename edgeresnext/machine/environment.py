@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from edgeresnext import __version__
-from edgeresnext.backends import cpu, gpu
-from edgeresnext.measure.machine import jetson, nvml, sensors
+from edgeresnext.machine import cpu, gpu, jetson, nvml, sensors
 
 if TYPE_CHECKING:
     from pathlib import Path

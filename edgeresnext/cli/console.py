@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import msgspec
@@ -14,10 +15,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from edgeresnext.bundle import Bundle
-    from edgeresnext.doctor import Finding, Job
+    from edgeresnext.cli.doctor import Finding, Job
     from edgeresnext.progress import Progress
     from edgeresnext.spec import Check, Gate, OnnxFile, Sensitivity
 
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended."""
 _TABLE_WIDTH = 170
 _BAR = 20
 """Characters of the longest bar."""
@@ -313,3 +316,9 @@ def hint(title: str, *commands: str) -> None:
     click.echo(title, err=True)
     for command in commands:
         click.echo(f"  {command}", err=True)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say on stderr what went wrong, and leave with an exit code."""
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)

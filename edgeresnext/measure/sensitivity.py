@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import TYPE_CHECKING
 
 from edgeresnext import bundle as bundles
 from edgeresnext.data import folder
 from edgeresnext.data.images import Skipped, batches
-from edgeresnext.errors import DataError, NotInstalledError, RequestError, unknown_name
+from edgeresnext.errors import DataError, RequestError, unknown_name
+from edgeresnext.extras import require
 from edgeresnext.progress import silent
 from edgeresnext.spec import LayerCost, Sensitivity
 
@@ -117,12 +117,7 @@ def check(bundle: Bundle, file: str | None = None) -> OnnxFile:
         NotInstalledError: A package of the `build` extra is missing.
     """
     chosen = _choose(bundle, file)
-    missing = [name for name in ("torch", "onnx", "safetensors") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise NotInstalledError(
-            f"sensitivity needs {', '.join(missing)}, which the device does not have",
-            "pip install 'edgeresnext[build]'",
-        )
+    require("build", "torch", "onnx", "safetensors", needed_by="sensitivity")
     return chosen
 
 

@@ -14,8 +14,8 @@ import msgspec
 
 from edgeresnext.backends import base
 from edgeresnext.errors import AccuracyError, BackendError, EdgeResNeXtError
+from edgeresnext.machine.environment import machine
 from edgeresnext.measure.latency import interleave
-from edgeresnext.measure.machine.environment import machine
 from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.runtime.proof import conditions, replay, shortfall
 from edgeresnext.spec import Selection, Timing

@@ -1,0 +1,149 @@
+"""Commands that make networks and bundles: build, train, models."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+import edgeresnext
+from edgeresnext.cli import console
+from edgeresnext.cli.options import (
+    ENGINE_OPTION_NAMES,
+    engine_options,
+    json_option,
+    parse_preprocess,
+    quantisation_options,
+    take_engine_options,
+    take_gate,
+)
+from edgeresnext.errors import InputError, RequestError
+
+_SINGULAR = {"repairs": "repair"}
+"""Names of repeatable options, where they differ."""
+
+
+@click.command()
+@click.argument("model", metavar="MODEL|BUNDLE")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="Directory of the bundle.")
+@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint: .safetensors, .pth or .pt.")
+@click.option("--random-weights", is_flag=True, help="Seeded random weights, for latency work without a checkpoint.")
+@click.option("--labels", type=click.Path(path_type=Path), help="Text file, one label a line.")
+@click.option("--calibration", type=click.Path(path_type=Path), help="Folder of training images, for INT8.")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    help="cpu, rtx20 to rtx50 (joined, rtx30+rtx40, for one engine), jetson-orin, jetson-thor, here. Repeatable. [cpu]",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    metavar="NAME",
+    help="fp32, fp16, int8. Repeatable. [all as ONNX files; engines in what pays]",
+)
+@click.option("--preprocess", metavar="NAME|FILE", help="Preprocessing of the weights; `models` lists the names.")
+@quantisation_options
+@engine_options
+@json_option
+def build(model: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
+    """Build a bundle: MODEL and its weights as ONNX in every precision, checked and measured.
+
+    Or add engines to a BUNDLE, for the GPU of this machine: edgeresnext build BUNDLE --target here
+    """
+    from edgeresnext.model.catalogue import CATALOGUE
+
+    given = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
+    named = model in CATALOGUE and bool(given.keys() & {"weights", "random_weights"})
+    from_bundle = Path(model).is_dir() and not named
+    if from_bundle:
+        _check_for_bundle(given)
+    given["engine_options"] = take_engine_options(given)
+    gate = take_gate(given)
+    if gate is not None:
+        given["gate"] = gate
+    if "preprocess" in given:
+        given["preprocess"] = parse_preprocess(given["preprocess"])
+    with console.progress() as progress:
+        if from_bundle:
+            bundle = edgeresnext.build_engines(model, progress=progress, **given)
+        else:
+            if model not in CATALOGUE and (os.sep in model or "output" not in given):
+                raise InputError(
+                    f"'{model}' is neither a network nor the directory of a bundle",
+                    "`edgeresnext models` lists the networks; check the path of the bundle.",
+                )
+            if "output" not in given:
+                raise RequestError("no output directory", "Add --output DIR, where the bundle will be.")
+            bundle = edgeresnext.build(model, progress=progress, **given)
+    if as_json:
+        from edgeresnext.runtime.inspect import inspect as inspect_path
+
+        console.print_json(inspect_path(bundle.path))
+        return
+    console.print_bundle(bundle)
+    name = bundle.path
+    gate = bundle.manifest.gate
+    validation = gate.validation if gate else "VALIDATION_FOLDER"
+    on_jetson = any(target.startswith("jetson-") for target in bundle.manifest.targets)
+    there = [f"edgeresnext build {name} --target here     (on the Jetson, after copying it there)"] if on_jetson else []
+    console.hint(
+        "Next:",
+        *there,
+        f"edgeresnext bench {name} --data {validation}",
+        f"edgeresnext predict {name} IMAGE",
+        f"edgeresnext verify {name}          (there, after copying it to a device)",
+    )
+
+
+@click.command()
+@click.argument("model")
+@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder with one folder a class.")
+@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help=".safetensors file to write.")
+@click.option("--validation", type=click.Path(path_type=Path), help="Labelled folder to report top-1 on.")
+@click.option("--epochs", type=int, default=30, show_default=True, help="Passes over the data.")
+@click.option("--batch", type=int, default=64, show_default=True, help="Images a step.")
+@click.option("--learning-rate", type=float, default=0.1, show_default=True, help="Its maximum.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, order and augmentation.")
+@json_option
+def train(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
+    """Train a small network on an image folder; for large ones bring your own weights."""
+    with console.progress() as progress:
+        top1 = edgeresnext.train(progress=progress, **options)
+    if as_json:
+        console.print_json({"output": str(options["output"]), "top1": top1})
+        return
+    click.echo(f"wrote {options['output']}" + ("" if top1 is None else f": top-1 {top1:.2%}"))
+
+
+@click.command()
+@json_option
+def models(as_json: bool) -> None:  # noqa: FBT001
+    """List the networks that `build` knows, and the names of preprocessings."""
+    from edgeresnext.model.catalogue import CATALOGUE, PREPROCESS
+
+    if as_json:
+        console.print_json({"models": CATALOGUE, "preprocess": PREPROCESS})
+        return
+    rows = [
+        (name, f"{entry.parameters:,}", f"{entry.gmacs:.2f}", str(entry.spec.preprocess.crop_px), entry.about)
+        for name, entry in CATALOGUE.items()
+    ]
+    console.print_table(("model", "parameters", "GMACs", "px", ""), rows, left=(0, 4))
+    sizes = [(name, str(p.resize_px), str(p.crop_px), p.interpolation) for name, p in PREPROCESS.items()]
+    console.print_table(("--preprocess", "resize px", "crop px", "filter"), sizes, left=(0, 3))
+
+
+def _check_for_bundle(given: dict[str, Any]) -> None:
+    """Refuse options that belong to a checkpoint where a bundle is given: they would change nothing."""
+    known = ("targets", "precisions", "output", *ENGINE_OPTION_NAMES)
+    other = [f"--{_SINGULAR.get(name, name).replace('_', '-')}" for name in given if name not in known]
+    if other:
+        raise RequestError(
+            f"{', '.join(other)} would change nothing: a bundle is given, not a model",
+            "Leave it out, or build the bundle again from its checkpoint.",
+        )

@@ -1,0 +1,74 @@
+"""The command line: parse, call, print. Nothing is decided here.
+
+Progress and messages go to stderr; results to stdout, as JSON alone with `--json`.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+import edgeresnext
+from edgeresnext.cli import building, console, measuring, running, starting
+from edgeresnext.errors import EdgeResNeXtError, RequestError, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class _Root(click.Group):
+    """A group that suggests the nearest command for a mistyped one."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            error = unknown_name("command", args[0], self.list_commands(ctx))
+            raise click.UsageError(str(error), ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(edgeresnext.__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Export, quantise, run and benchmark ResNeXt image classifiers on edge devices.
+
+    \b
+    A first look:      edgeresnext demo
+    Your own network:  edgeresnext build resnext50_32x4d --weights w.safetensors --labels labels.txt
+                           --calibration photos/ --output build/mine
+                       edgeresnext bench build/mine --data val/
+    """  # noqa: D301 - click wants the character, not the two
+
+
+_COMMANDS = (
+    *(building.build, building.train, building.models),
+    *(measuring.bench, measuring.report, measuring.sensitivity),
+    *(running.predict, running.verify, running.inspect),
+    *(starting.doctor, starting.demo),
+)
+
+for _command in _COMMANDS:
+    cli.add_command(_command)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code; no error of ours becomes a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        cli.main(args=None if arguments is None else list(arguments), prog_name="edgeresnext", standalone_mode=False)
+    except EdgeResNeXtError as error:
+        console.fail(str(error), error.exit_code)
+    except click.UsageError as error:
+        usage = f"\n  {error.ctx.command_path} --help shows the options" if error.ctx else ""
+        console.fail(error.format_message() + usage, RequestError.exit_code)
+    except click.ClickException as error:
+        console.fail(error.format_message(), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        console.fail("interrupted; nothing was left half-written", console.INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)

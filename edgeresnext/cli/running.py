@@ -1,0 +1,84 @@
+"""Commands that run or look into a bundle: predict, verify, inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import edgeresnext
+from edgeresnext.cli import console
+from edgeresnext.cli.options import (
+    backend_option,
+    bundle_argument,
+    json_option,
+    precision_option,
+    threads_option,
+)
+from edgeresnext.errors import EdgeResNeXtError
+
+
+@click.command()
+@bundle_argument
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@backend_option
+@precision_option
+@threads_option
+@click.option("--top", type=int, default=5, show_default=True, help="Classes to print for each image.")
+@json_option
+def predict(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
+    """Classify IMAGES (files or folders) with the fastest artefact of BUNDLE."""
+    from edgeresnext.data.folder import scan
+
+    paths = [path for given in images for path in (scan(given).images if given.is_dir() else [given])]
+    with edgeresnext.load(bundle, **options) as classifier:
+        click.echo(f"{classifier.artifact.name} ({classifier.artifact.file}): {classifier.reason}", err=True)
+        results: dict[str, Any] = {}
+        for path in paths:
+            predictions = classifier.predict(path, top)
+            results[str(path)] = predictions
+            if not as_json:
+                click.echo(path if len(paths) > 1 else "", nl=len(paths) > 1)
+                for prediction in results[str(path)]:
+                    click.echo(f"{prediction.probability:8.2%}  {prediction.label}")
+    if as_json:
+        console.print_json({"artifact": classifier.artifact.name, "reason": classifier.reason, "images": results})
+
+
+@click.command()
+@bundle_argument
+@json_option
+def verify(bundle: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Check every file of BUNDLE, then replay the golden images on every artefact that runs here."""
+    checks = edgeresnext.verify(bundle)
+    if as_json:
+        console.print_json(checks)
+    else:
+        console.print_checks(checks)
+    failed = [check.artifact for check in checks if check.status == "failed"]
+    if failed:
+        raise EdgeResNeXtError(f"{', '.join(failed)} failed", "Rebuild the bundle, or use another backend.")
+    if all(check.status == "skipped" for check in checks):
+        raise EdgeResNeXtError("nothing of this bundle runs here", "pip install 'edgeresnext[cpu]'")
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--layers", is_flag=True, help="Print every layer: its precision, or what an engine made of it.")
+@json_option
+def inspect(path: Path, layers: bool, as_json: bool) -> None:  # noqa: FBT001
+    """Show what a bundle, an ONNX file or an engine holds: shapes, precision by layer, sizes, fused layers."""
+    from edgeresnext.runtime.inspect import inspect as inspect_path
+
+    found = inspect_path(path)
+    if as_json:
+        console.print_json(found)
+    elif found["kind"] == "onnx":
+        console.print_onnx(found, layers=layers)
+    elif found["kind"] == "engine":
+        console.print_engine(found, layers=layers)
+    else:
+        from edgeresnext.bundle import read
+
+        console.print_bundle(read(path), layers=layers)

@@ -1,0 +1,53 @@
+"""Commands for a machine that is new: doctor, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgeresnext.cli import console
+from edgeresnext.cli.options import (
+    json_option,
+)
+
+
+@click.command()
+@json_option
+def doctor(as_json: bool) -> None:  # noqa: FBT001
+    """Show what this machine has, what is missing for which job, and the command that installs it."""
+    from edgeresnext.cli.doctor import examine
+
+    findings, jobs = examine()
+    if as_json:
+        console.print_json({"findings": findings, "jobs": jobs})
+    else:
+        console.print_doctor(findings, jobs)
+
+
+@click.command()
+@click.option("--output", "-o", default="edgeresnext-demo", show_default=True, type=click.Path(path_type=Path))
+@json_option
+def demo(output: Path, as_json: bool) -> None:  # noqa: FBT001
+    """Build, verify and benchmark a small ResNeXt on real handwritten digits."""
+    from edgeresnext.cli.demo import demo as run
+    from edgeresnext.data.digits import prepare
+    from edgeresnext.files import to_json
+    from edgeresnext.report.terminal import render
+
+    with console.progress() as progress:
+        checks, report = run(output, progress)
+    if as_json:
+        click.echo(to_json(report), nl=False)
+        return
+    console.print_checks(checks)
+    click.echo()
+    console.wide_console().print(render(report))
+    image = min(prepare(output / "digits")["validation"].glob("7/*.png"))
+    console.hint(
+        "Try next:",
+        f"edgeresnext predict {output / 'bundle'} {image}",
+        f"edgeresnext inspect {output / 'bundle'} --layers",
+        f"edgeresnext bench {output / 'bundle'} --data {output / 'digits' / 'validation'} --batch 8 --save report.json",
+        "edgeresnext build resnext50_32x4d --random-weights --output build/speed",
+    )

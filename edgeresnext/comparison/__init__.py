@@ -1,0 +1,1 @@
+"""Two reports against each other: what became slower or faster, more or less accurate."""

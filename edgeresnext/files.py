@@ -1,0 +1,176 @@
+"""Files and directories that appear whole or not at all, and the digests by which they are known again."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import glob
+import hashlib
+import os
+import secrets
+import shutil
+import tempfile
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from edgeresnext.errors import EdgeResNeXtError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file, read in pieces, in hexadecimal."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            found.update(piece)
+    return found.hexdigest()
+
+
+def to_json(value: msgspec.Struct) -> bytes:
+    """Return a value as indented JSON with a final newline."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2) + b"\n"
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write beside, sync, rename: whoever reads sees the old file or the new one, also after a power cut.
+
+    A link is followed.
+
+    Raises:
+        OSError: The file cannot be written; what was there is as it was.
+    """
+    path = Path(os.path.realpath(path))
+    # Opened by us rather than by tempfile, whose files only their owner may read.
+    staging = path.with_name(f".{secrets.token_hex(6)}.partial")
+    try:
+        with staging.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        staging.replace(path)
+    finally:
+        with suppress(OSError):
+            staging.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(output: Path, waiting: Callable[[str], None]) -> Iterator[Path]:
+    """Yield an empty directory that takes the place of `output` when the block ends, or vanishes when it fails.
+
+    Builds of one output take turns.
+
+    Args:
+        output: Where the bundle will be.
+        waiting: Called with a message if another build holds the output.
+
+    Raises:
+        InputError: The disk is full or not writable.
+        EdgeResNeXtError: The file system fails.
+    """
+    from filelock import FileLock, Timeout
+
+    output = output.absolute()
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(output.parent / f".{output.name}.lock")
+        Path(lock.lock_file).touch()  # where no file can be made, say so instead of waiting for the lock
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting(f"another build is writing '{output}'; waiting for it to end (Ctrl-C to give up)")
+            lock.acquire()
+        try:
+            _recover(output)
+            staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+            try:
+                yield staging
+                staging.chmod(0o777 & ~_umask())
+                _sync(staging)
+                _exchange(staging, output)
+                _sync_path(output.parent)  # makes the new name itself durable
+            finally:
+                _remove(staging)
+        finally:
+            lock.release()  # the empty lock file stays: removing it would race with a build that waits on it
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(output.parent).free
+            raise InputError(
+                f"the disk is full: '{output}' could not be written ({free / 1e6:,.0f} MB are free)",
+                "Free some space; what was there before is untouched.",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise InputError(f"cannot write '{output}': {error.strerror}", "Choose another directory.") from error
+        raise EdgeResNeXtError(f"cannot write '{output}': {error}") from error
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory that is ours, even if what was exchanged into it was write-protected."""
+    for root, _, _ in os.walk(directory):
+        Path(root).chmod(0o700)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _umask() -> int:
+    """Return the process's file mode mask, which can be read only by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync(directory: Path) -> None:
+    """Flush every file and directory below `directory` to the disk."""
+    for path in [*directory.rglob("*"), directory]:
+        _sync_path(path)
+
+
+def _sync_path(path: Path) -> None:
+    """Flush one file or directory to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _previous(output: Path) -> Path:
+    """Return where a replaced bundle waits while the new one takes its place, without renameat2."""
+    return output.with_name(f".{output.name}.previous")
+
+
+def _recover(output: Path) -> None:
+    """Undo what a build that was killed left: a half-written directory, or a bundle moved aside."""
+    for abandoned in output.parent.glob(f".{glob.escape(output.name)}.partial-*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    if _previous(output).exists():
+        if output.exists():
+            shutil.rmtree(_previous(output))
+        else:
+            _previous(output).rename(output)
+
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def _exchange(staging: Path, output: Path) -> None:
+    """Put `staging` in the place of `output`; what was there, if anything, ends up in `staging`.
+
+    One system call on Linux (renameat2). Elsewhere two renames: between them the bundle is missing, never half, and a
+    build that is killed there leaves the old one aside, from where the next build puts it back.
+    """
+    if not output.exists():
+        staging.rename(output)
+        return
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is not None:
+        names = os.fsencode(staging), os.fsencode(output)
+        if renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
+            return
+    output.rename(_previous(output))
+    staging.rename(output)
+    shutil.rmtree(_previous(output))
