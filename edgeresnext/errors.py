@@ -11,7 +11,8 @@ EdgeResNeXtError            1  failed
 │   └── ReportError            a saved benchmark that is damaged, foreign or of another schema
 └── BackendError            1  a runtime refused an artefact, or failed while running it
 
-Every error says what happened and to which file or value; `hint` says what to do next.
+Every error says what happened and to which file or value; `hint` says what to do next. Neither speaks of flags: the
+command line adds how the `values` that an error is about are typed.
 """
 
 from __future__ import annotations
@@ -29,14 +30,16 @@ class EdgeResNeXtError(Exception):
     Args:
         what: What happened, naming the file or value.
         hint: What to do next, as a sentence or a command to type.
+        values: Names of the arguments and fields that it is about, such as "max_drop".
     """
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, what: str, hint: str = "") -> None:
+    def __init__(self, what: str, hint: str = "", *, values: tuple[str, ...] = ()) -> None:
         super().__init__(what)
         self.what = what
         self.hint = hint
+        self.values = values
 
     def __str__(self) -> str:
         """Return the message, then the hint on a line of its own."""
