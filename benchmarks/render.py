@@ -73,7 +73,9 @@ def suite(*models: str) -> str:
     reasons = set()
     for row in rows:
         if row["batch"] != 1 or row["status"] != "ok":
-            reasons |= {f"{name_of(row)}: {row['reason']}"} if row["batch"] == 1 else set()
+            # Results from before schema 3 of reports have one string a row.
+            given = row["reasons"] if "reasons" in row else [row["reason"]]
+            reasons |= {f"{name_of(row)}: {reason}" for reason in given} if row["batch"] == 1 else set()
             continue
         eight = eights.get((row["model"], name_of(row)), {})
         scopes = {name: scope["latency_s"]["p50"] for name, scope in row["scopes"].items()}

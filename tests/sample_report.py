@@ -193,7 +193,7 @@ def _single_stream(generator, rounds):
         2,
         Row(
             backend="torch", precision="fp32", mode="compile", device="cpu", batch=1, scenario="single-stream",
-            status="skipped", reason="torch.compile needs a C++ compiler, and there is no g++ on PATH",
+            status="skipped", reasons=("torch.compile needs a C++ compiler, and there is no g++ on PATH",),
         ),
     )  # fmt: skip
     return rows
@@ -210,7 +210,7 @@ def _offline(generator):
                     backend=backend, precision=precision, device="cpu", batch=batch, scenario="offline",
                     latency_s=latency(samples), latency_n=len(samples), samples_s=samples,
                     images_per_s=batch / float(np.mean(samples)), speedup=61 / median_ms, speedup_error=0.02,
-                    reason="32 samples: p90 needs 64, p99 needs 662",
+                    reasons=("32 samples: p90 needs 64, p99 needs 662",),
                 )
             )  # fmt: skip
     return rows

@@ -27,7 +27,7 @@ class AccuracyComparison(Value, frozen=True):
     """One variant's top-1 in both runs.
 
     Where both runs classified the same images, `lost` and `gained` count those that the old run alone and the new one
-    alone got right, and `p_value` is McNemar's. Otherwise the verdict is "not paired", and `reason` says why.
+    alone got right, and `p_value` is McNemar's. Otherwise the verdict is "not paired", and `reasons` say why.
     """
 
     variant: str
@@ -38,7 +38,7 @@ class AccuracyComparison(Value, frozen=True):
     lost: int | None = None
     gained: int | None = None
     p_value: float | None = None
-    reason: str = ""
+    reasons: tuple[str, ...] = ()
 
 
 def compare_accuracy(old: Report, new: Report) -> tuple[AccuracyComparison, ...]:
@@ -61,7 +61,7 @@ def _compare(old: Row, new: Row, *, same: bool) -> AccuracyComparison:
             new_top1=new.top1,
             images=min(old.images, new.images),
             verdict="not paired",
-            reason=reason,
+            reasons=(reason,),
         )
     lost, gained = int(np.sum(before & ~after)), int(np.sum(after & ~before))
     p_value = mcnemar(lost, gained)

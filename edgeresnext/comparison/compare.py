@@ -35,7 +35,7 @@ class RowComparison(Value, frozen=True):
     """One variant in one scenario, batch and scope, in both runs.
 
     `old_s` and `new_s` are median latencies, `old_images_per_s` and `new_images_per_s` throughputs. `change` is None
-    where the verdict is "not comparable", and `reason` says why. `baseline` is how the baseline changed in the same
+    where the verdict is "not comparable", and `reasons` say why. `baseline` is how the baseline changed in the same
     place, and `against_baseline` how the variant changed in units of the baseline: the old speed-up over the new one,
     from which what the machine did to both is gone. Both are None for the baseline itself.
     """
@@ -53,7 +53,7 @@ class RowComparison(Value, frozen=True):
     change: Change | None = None
     baseline: Change | None = None
     against_baseline: Change | None = None
-    reason: str = ""
+    reasons: tuple[str, ...] = ()
 
 
 class Comparison(Value, frozen=True):
@@ -194,17 +194,18 @@ def _compare_place(
 ) -> RowComparison:
     """Compare one row in one scope."""
     old, new = before[place], after[place]
-    reason = _obstacle(old, "old") or _obstacle(new, "new")
-    sought = old.row.rate != new.row.rate and not reason
-    found = None if reason or sought else _change(old, new, threshold)
+    reasons = _obstacles(old, "old") or _obstacles(new, "new")
+    sought = old.row.rate != new.row.rate and not reasons
+    found = None if reasons or sought else _change(old, new, threshold)
     verdict: SpeedVerdict | Literal["not comparable"] = found.verdict if found else "not comparable"
     if sought:
-        verdict, reason = _by_rate(old.row, new.row, threshold)
+        verdict, rates = _by_rate(old.row, new.row, threshold)
+        reasons = (rates,)
     against = reference = None
     there = place.of(baseline)
     if found and place != there and there in before and there in after:
         old_base, new_base = before[there], after[there]
-        if not (_obstacle(old_base, "old") or _obstacle(new_base, "new")):
+        if not (_obstacles(old_base, "old") or _obstacles(new_base, "new")):
             reference = _change(old_base, new_base, threshold)
             against = change(_relative(old, old_base), _relative(new, new_base), threshold)
     throughputs = (old.row.images_per_s, new.row.images_per_s) if old.main and new.main else (None, None)
@@ -222,7 +223,7 @@ def _compare_place(
         change=found,
         baseline=reference,
         against_baseline=against,
-        reason=reason,
+        reasons=reasons,
     )
 
 
@@ -236,16 +237,16 @@ def _by_rate(old: Row, new: Row, threshold: float) -> tuple[SpeedVerdict, str]:
     return verdict, f"{old.rate:.4g} queries/s before, {new.rate:.4g} now, sought in steps of {STEP:.0%}"
 
 
-def _obstacle(measured: _Measured, run: str) -> str:
-    """Return why nothing can be said of what a run measured, or nothing."""
+def _obstacles(measured: _Measured, run: str) -> tuple[str, ...]:
+    """Return why nothing can be said of what a run measured; empty where something can."""
     row = measured.row
     if row.status != "ok":
-        return f"{row.status} in the {run} run: {row.reason}"
+        return tuple(f"{row.status} in the {run} run: {reason}" for reason in row.reasons or ("no reason given",))
     if len(measured.samples_s) < MIN_SAMPLES:
-        return f"too few samples: {len(measured.samples_s)} in the {run} run, {MIN_SAMPLES} are needed"
+        return (f"too few samples: {len(measured.samples_s)} in the {run} run, {MIN_SAMPLES} are needed",)
     if min(measured.samples_s) <= 0:
-        return f"the {run} run has a latency that is not positive"
-    return ""
+        return (f"the {run} run has a latency that is not positive",)
+    return ()
 
 
 def _change(old: _Measured, new: _Measured, threshold: float) -> Change:

@@ -21,11 +21,12 @@ from edgeresnext.machine.watch import MachineWatch
 from edgeresnext.measure import scenarios, variants
 from edgeresnext.measure import sensitivity as analysis
 from edgeresnext.measure.accuracy import Changes, Classified, best_classes, classify
+from edgeresnext.measure.findings import Findings
 from edgeresnext.measure.latency import Record, Turns, batch_of, settle
 from edgeresnext.measure.layers import profile
 from edgeresnext.measure.memory import peak_memory
 from edgeresnext.measure.options import Request, check, choose_scenarios
-from edgeresnext.measure.rows import Findings, report_of
+from edgeresnext.measure.rows import report_of
 from edgeresnext.measure.scopes import time_scopes
 from edgeresnext.measure.variants import RECORDED, REFERENCE, Variant
 from edgeresnext.progress import silent

@@ -35,13 +35,13 @@ class Record:
     Args:
         samples: Seconds a run by session, every sample kept.
         failures: Error message of each session that failed.
-        notes: What is to be known of a session's figures.
+        notes: What is to be known of a session's figures, a sentence each.
         details: What a session chose for itself, by session.
     """
 
     samples: dict[str, list[float]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     details: dict[str, str] = field(default_factory=dict)
 
 
@@ -116,7 +116,7 @@ def interleave(
     def start(name: str, session: Session) -> None:
         session.prepare(first)
         notes = (warm_up(session, first, clock) if warm else "", _pieces(session, batch))
-        record.notes[name] = "; ".join(filter(None, notes))
+        record.notes[name] = tuple(filter(None, notes))
         record.samples[name] = []
         record.details[name] = session.detail
 

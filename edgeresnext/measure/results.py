@@ -1,6 +1,6 @@
 """What a benchmark found, and its JSON form: frozen values, seconds and bytes, every sample kept.
 
-What was not measured is None, and the row's `reason` says why.
+What was not measured is None, and the row's `reasons` say why.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import msgspec
 
 from edgeresnext.spec import CPU, Precision, Sensitivity, Value, variant_name
 
-REPORT_SCHEMA = 2
+REPORT_SCHEMA = 3
 
 Scenario = Literal["single-stream", "multi-stream", "offline", "server"]
 """How queries arrive (MLPerf Inference): one image after the other; several at a time; everything at once, in batches;
@@ -84,7 +84,7 @@ class Row(Value, frozen=True):
     that PyTorch alone and this one alone classify right, and `p_value` is McNemar's: how likely flips so uneven are if
     both were equally good. `right` has a bit an image, first image highest bit first, for comparing with other runs.
     `energy_j_per_image` comes from the counter named in `energy_source`, over a loop of its own at
-    `energy_images_per_s`.
+    `energy_images_per_s`. `reasons` say why something is missing and what is to be known of the rest, each by itself.
     """
 
     backend: str
@@ -123,7 +123,7 @@ class Row(Value, frozen=True):
     energy_images_per_s: float | None = None
     layers: tuple[LayerTime, ...] = ()
     status: Literal["ok", "skipped", "failed"] = "ok"
-    reason: str = ""
+    reasons: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -1,16 +1,13 @@
-"""What the stages of a benchmark found, put together as rows and a report; whatever is missing gets its reason."""
+"""What a benchmark found as rows and a report; whatever is missing gets its reason."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
 from edgeresnext import bundle as bundles
-from edgeresnext.backends import base
-from edgeresnext.errors import BundleError
 from edgeresnext.machine import gpu
 from edgeresnext.machine.environment import environment, package_versions
 from edgeresnext.measure.options import STAGES
@@ -20,69 +17,18 @@ from edgeresnext.measure.variants import RECORDED, REFERENCE
 from edgeresnext.spec import CPU, variant_name
 
 if TYPE_CHECKING:
-    from edgeresnext.bundle import Bundle
     from edgeresnext.machine.watch import MachineWatch
     from edgeresnext.measure.accuracy import Classified
-    from edgeresnext.measure.latency import Record
-    from edgeresnext.measure.options import Request
-    from edgeresnext.measure.results import ChangedImage, LayerTime, Scope
+    from edgeresnext.measure.findings import Findings
+    from edgeresnext.measure.results import Scope
     from edgeresnext.measure.scenarios import Measured
     from edgeresnext.measure.variants import Variant
-    from edgeresnext.spec import Sensitivity
 
 _MOST_VARIATION = 0.025
 """Coefficient of variation above which trtexec warns."""
 
 _MOST_DRIFT = 0.05
 _PACKAGES = ("torch", "openvino", "onnxruntime", "tensorrt", "tensorrt-rtx", "cuda-python", "pycuda", "numpy")
-
-
-@dataclass(kw_only=True)
-class Findings:
-    """Everything that was measured so far.
-
-    Args:
-        request: What was asked for.
-        bundle: The bundle.
-        variants: What is under test.
-        baseline: Name of what speed is compared with.
-        data: Which images, in words.
-        measured: Latencies, one entry a scenario and batch.
-        classified: Classes found on the images of the benchmark.
-        against: The same, or that of the golden images where PyTorch did not run: what agreement is taken from.
-        changed: The images whose probabilities changed most.
-        scopes: Latencies in other scopes, at the batch of the first entry of `measured`, as are those that follow.
-        layers: Profiles, by variant.
-        energy: Joules an image, images a second, and the meter, by variant.
-        memory: Peak bytes, by variant.
-        lacking: Why something was not measured, by variant.
-        notes: Warnings of the run as a whole.
-        unfinished: The stage that is running; after an interruption, the one that was.
-        sensitivity: What each layer's quantisation costs, where that was asked for.
-    """
-
-    request: Request
-    bundle: Bundle
-    variants: list[Variant]
-    baseline: str
-    data: str = ""
-    measured: list[Measured] = field(default_factory=list)
-    classified: Classified | None = None
-    against: Classified | None = None
-    changed: tuple[ChangedImage, ...] = ()
-    scopes: dict[Scope, Record] = field(default_factory=dict)
-    layers: dict[str, tuple[LayerTime, ...]] = field(default_factory=dict)
-    energy: dict[str, tuple[float, float, str]] = field(default_factory=dict)
-    memory: dict[str, int] = field(default_factory=dict)
-    lacking: dict[str, list[str]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    unfinished: str = ""
-    sensitivity: Sensitivity | None = None
-
-    @property
-    def has_samples(self) -> bool:
-        """Whether any latency was measured."""
-        return any(any(measured.record.samples.values()) for measured in self.measured)
 
 
 def report_of(found: Findings, watch: MachineWatch, *, partial: bool = False) -> Report:
@@ -106,49 +52,19 @@ def report_of(found: Findings, watch: MachineWatch, *, partial: bool = False) ->
         environment=environment() | watch.facts() | package_versions(*_PACKAGES) | threads,
         mode=found.request.mode,
         command=found.request.command(),
-        baseline=_baseline(found),
-        baseline_variant=found.baseline if _ran(found, found.baseline) else "",
+        baseline=found.baseline_in_words(),
+        baseline_variant=found.baseline if found.timed(found.baseline) else "",
         reference=REFERENCE if classified and REFERENCE in classified.best else RECORDED,
         data=data,
         rows=rows,
         partial=partial,
         warnings=(*found.notes, *watch.warnings(), *_unsteady(rows), *_slow_int8(rows)),
         images_sha256=classified.images_sha256() if classified else "",
-        overlap=_overlap(found),
+        overlap=found.overlap(),
         classes=classified.classes(bundle.labels()) if classified and bundle.manifest.trained else (),
         changed=found.changed,
         sensitivity=found.sensitivity,
     )
-
-
-def _overlap(found: Findings) -> int | None:
-    """Return how many images the bundle was calibrated on, by their pixels; None where that is not known."""
-    try:
-        ranges = found.bundle.ranges()
-    except BundleError:  # of an earlier release; `verify` is what proves files
-        return None
-    if ranges is None or found.classified is None or not found.classified.digests:
-        return None
-    calibrated = frozenset(ranges.image_digests)
-    return sum(digest in calibrated for digest in found.classified.digests)
-
-
-def _ran(found: Findings, name: str) -> bool:
-    return any(measured.record.samples.get(name) for measured in found.measured)
-
-
-def _baseline(found: Findings) -> str:
-    """Say what speed is compared with."""
-    variant = next(one for one in found.variants if one.name == found.baseline)
-    if not _ran(found, found.baseline):
-        unable = next((one.unable[variant.name] for one in found.measured if variant.name in one.unable), "")
-        why = "; ".join(variant.reasons) or unable or "interrupted"
-        return f"none: {variant.name} has no figure ({why})"
-    eager = variant.artifact.backend == base.BASELINE and not variant.artifact.mode
-    detail = next(
-        (one.record.details[variant.name] for one in found.measured if variant.name in one.record.details), ""
-    )
-    return ", ".join(filter(None, (variant.name, "eager" if eager else "", detail)))
 
 
 def _unsteady(rows: tuple[Row, ...]) -> tuple[str, ...]:
@@ -205,7 +121,7 @@ def _row(found: Findings, measured: Measured, variant: Variant) -> Row:
     )
     if not measured.record.samples.get(variant.name):
         return _without_figures(row, measured, variant)
-    reasons = [measured.record.notes.get(variant.name, ""), measured.record.failures.get(variant.name, "")]
+    reasons = [*measured.record.notes.get(variant.name, ()), measured.record.failures.get(variant.name, "")]
     row = _with_speed(row, found, measured, reasons)
     row = _with_accuracy(row, found, reasons)
     if measured is found.measured[0]:
@@ -215,18 +131,18 @@ def _row(found: Findings, measured: Measured, variant: Variant) -> Row:
         reasons.append(f"layers, energy, memory, other scopes: with {first.scenario} at batch {first.batch}")
     if request.skip:
         reasons.append(f"left out: {', '.join(sorted(request.skip))}")
-    return msgspec.structs.replace(row, reason="; ".join(dict.fromkeys(filter(None, reasons))))
+    return msgspec.structs.replace(row, reasons=tuple(dict.fromkeys(filter(None, reasons))))
 
 
 def _without_figures(row: Row, measured: Measured, variant: Variant) -> Row:
     """Return the row of a variant that was not timed here, with the reason."""
     if variant.name in measured.record.failures:
-        return msgspec.structs.replace(row, status="failed", reason=measured.record.failures[variant.name])
+        return msgspec.structs.replace(row, status="failed", reasons=(measured.record.failures[variant.name],))
     if variant.name in measured.unable:
-        return msgspec.structs.replace(row, status="skipped", reason=measured.unable[variant.name])
+        return msgspec.structs.replace(row, status="skipped", reasons=(measured.unable[variant.name],))
     if variant.status != "ok":
-        return msgspec.structs.replace(row, status=variant.status, reason="; ".join(variant.reasons))
-    return msgspec.structs.replace(row, status="skipped", reason="interrupted")
+        return msgspec.structs.replace(row, status=variant.status, reasons=variant.reasons)
+    return msgspec.structs.replace(row, status="skipped", reasons=("interrupted",))
 
 
 def _with_speed(row: Row, found: Findings, measured: Measured, reasons: list[str]) -> Row:

@@ -128,7 +128,7 @@ class _Server:
 
         def learn(name: str, session: Session) -> None:
             session.prepare(first)
-            measured.record.notes[name] = warm_up(session, first)
+            measured.record.notes[name] = tuple(filter(None, (warm_up(session, first),)))
             measured.record.details[name] = session.detail
             self._services[name] = [timed(session, first) for _ in range(_SERVICES)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgeresnext.backends import base
@@ -37,7 +37,7 @@ class Variant:
     artifact: Artifact
     session: Session | None = None
     status: str = "ok"
-    reasons: list[str] = field(default_factory=list)
+    reasons: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -52,7 +52,7 @@ class Variant:
     def fail(self, reason: str) -> None:
         """Take note that this variant broke; the others go on."""
         self.status = "failed"
-        self.reasons = [reason]
+        self.reasons = (reason,)
 
     def close(self) -> None:
         """Free the session."""
@@ -106,11 +106,11 @@ def open_all(bundle: Bundle, variants: list[Variant], request: Request, baseline
         stage = "compile" if artifact.mode == COMPILE else "pytorch"
         if extra and request.skips(stage):
             why = "compiling takes half a minute" if request.mode == "quick" else f"--skip {stage}"
-            variant.status, variant.reasons = "skipped", [f"left out: {why}"]
+            variant.status, variant.reasons = "skipped", (f"left out: {why}",)
             continue
         reason = base.unavailable(artifact)
         if reason is not None:
-            variant.status, variant.reasons = "skipped", [reason]
+            variant.status, variant.reasons = "skipped", (reason,)
             continue
         try:
             variant.session = open_artifact(bundle, artifact, request.threads)

@@ -95,11 +95,12 @@ def _beneath(comparison: Comparison) -> list[str]:
     if any(row.p_value is not None for row in comparison.accuracy):
         found.append("flips: images that the old run alone (-) and the new one alone (+) got right; p: McNemar's test")
     reasons: dict[str, dict[str, None]] = {}
-    given = [(row.reason, row.variant) for row in comparison.rows]
-    given += [(row.reason, row.variant) for row in comparison.accuracy]
-    for reason, variant in given:
-        reasons.setdefault(reason, {})[variant] = None
-    found += [f"{', '.join(variants)}: {reason}" for reason, variants in reasons.items() if reason]
+    given = [(row.variant, row.reasons) for row in comparison.rows]
+    given += [(row.variant, row.reasons) for row in comparison.accuracy]
+    for variant, its in given:
+        for reason in its:
+            reasons.setdefault(reason, {})[variant] = None
+    found += [f"{', '.join(variants)}: {reason}" for reason, variants in reasons.items()]
     for name, (old, new) in {**comparison.bundle, **comparison.environment}.items():
         found.append(f"{name}: {old or 'none'} -> {new or 'none'}")
     found += [f"in the old run only: {name}" for name in comparison.only_old]

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import msgspec
 
-from edgeresnext import files
+from edgeresnext import __version__, files
 from edgeresnext.errors import EdgeResNeXtError, ReportError, RequestError
 from edgeresnext.extras import require
 from edgeresnext.measure.results import REPORT_SCHEMA, Report
 
 SUFFIXES = (".json", ".html", ".md", ".csv")
 HTML_NEEDS = ("jinja2", "matplotlib")
+_READABLE = (2, REPORT_SCHEMA)
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_UPDATE = "Update edgeresnext to that release or a newer one: pip install --upgrade edgeresnext"
 _MEASURE = "Measure again with this release: edgeresnext bench BUNDLE --save report.json"
 _WRITTEN_BY = "A report is the .json file that `edgeresnext bench BUNDLE --save report.json` wrote."
 
@@ -67,7 +70,7 @@ def read_report(path: str | Path) -> Report:
     """Read a report that `save_report` wrote as JSON.
 
     Raises:
-        ReportError: The file is missing, is no report, is damaged, or is of another schema.
+        ReportError: The file is missing, is no report, is damaged, or is of a schema that this release does not read.
     """
     path = Path(path)
     try:
@@ -77,16 +80,19 @@ def read_report(path: str | Path) -> Report:
     except OSError as error:
         raise ReportError(f"cannot read '{path}': {error.strerror}", _WRITTEN_BY) from None
     try:
-        schema = msgspec.json.decode(raw, type=_Outline).schema
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        outline = msgspec.json.decode(raw, type=_Outline)
+    except _UNREADABLE as error:
         raise ReportError(f"'{path}' is no report: {error}", _WRITTEN_BY) from None
-    if schema != REPORT_SCHEMA:
+    if outline.schema not in _READABLE:
+        writer = outline.environment.get("edgeresnext", "of an unknown release")
         raise ReportError(
-            f"'{path}' is a report of schema {schema}; this release reads schema {REPORT_SCHEMA}", _MEASURE
+            f"'{path}' is a report of schema {outline.schema}, written by edgeresnext {writer}; edgeresnext "
+            f"{__version__} reads schemas {_READABLE[0]} to {REPORT_SCHEMA}",
+            _UPDATE if outline.schema > REPORT_SCHEMA else _MEASURE,
         )
     try:
-        return msgspec.json.decode(raw, type=Report)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        return msgspec.json.decode(raw, type=Report) if outline.schema == REPORT_SCHEMA else _upgraded(raw)
+    except _UNREADABLE as error:
         raise ReportError(f"'{path}' is a damaged report: {error}", _MEASURE) from None
 
 
@@ -96,6 +102,18 @@ class _Outline(msgspec.Struct):
     schema: int
     baseline: str
     rows: msgspec.Raw
+    environment: dict[str, object] = {}
+
+
+def _upgraded(raw: bytes) -> Report:
+    """Return a report of schema 2, in which all reasons of a row were one string and layers had their sensitivity."""
+    content = msgspec.json.decode(raw, type=dict[str, object])
+    rows = msgspec.convert(content["rows"], list[dict[str, object]])
+    for row in rows:
+        reason = row.pop("reason", "")
+        row["reasons"] = [reason] if reason else []
+    content.pop("sensitivity", None)
+    return msgspec.convert(content | {"rows": rows, "schema": REPORT_SCHEMA}, Report)
 
 
 def _content(report: Report, suffix: str) -> bytes:

@@ -49,6 +49,8 @@ def _line(report: Report, row: Row) -> dict[str, object]:
         elif name == "top1_interval":
             low, high = row.top1_interval or (None, None)
             found |= {"top1_low": low, "top1_high": high}
+        elif name == "reasons":
+            found[name] = "; ".join(row.reasons)
         elif name not in _NESTED:
             found[name] = getattr(row, name)
     return found | {

@@ -75,10 +75,10 @@ def reasons(report: Report) -> dict[str, str]:
 
 
 def by_reason(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Return the rows that each reason applies to; those of a row that was measured are told apart by semicolons."""
+    """Return the rows that each reason applies to."""
     found: dict[str, list[Row]] = {}
     for row in rows:
-        for reason in filter(None, row.reason.split("; ") if row.status == "ok" else [row.reason]):
+        for reason in row.reasons:
             found.setdefault(reason, []).append(row)
     return found
 

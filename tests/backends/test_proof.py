@@ -131,7 +131,7 @@ def test_verify_and_bench_show_it_as_failed(wrong):
     )
     rows = {row.name: row for row in report.rows}
     assert rows["openvino-int8"].status == "failed"
-    assert "says" in rows["openvino-int8"].reason
+    assert "says" in rows["openvino-int8"].reasons[0]
     assert rows["torch-fp32"].status == "ok"
 
 

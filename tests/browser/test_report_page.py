@@ -225,7 +225,7 @@ def test_the_button_changes_the_scheme(browser, html):
 
 
 def test_a_report_s_text_is_never_markup(browser, report):
-    rows = [msgspec.structs.replace(row, detail=EVIL, reason=EVIL) for row in report.rows]
+    rows = [msgspec.structs.replace(row, detail=EVIL, reasons=(EVIL,)) for row in report.rows]
     rows[4] = msgspec.structs.replace(
         rows[4],
         target=EVIL,

@@ -80,7 +80,7 @@ def test_a_report_of_another_schema_is_refused(run, saved, tmp_path):
     (tmp_path / "old.json").write_text(json.dumps(report))
     code, _, err = run("report", tmp_path / "old.json", saved)
     assert code == 5
-    assert "is a report of schema 1; this release reads schema 2" in err
+    assert "is a report of schema 1, written by edgeresnext" in err
     assert "edgeresnext bench BUNDLE --save report.json" in err
 
 

@@ -103,7 +103,7 @@ def test_verify_and_bench_accept_it(bundle, precision):
         bundle.path, rounds=20, backend=engine(bundle, precision).backend, precision=precision, skip=["memory"]
     )
     (row,) = [row for row in report.rows if row.name == engine(bundle, precision).name]
-    assert row.status == "ok", row.reason
+    assert row.status == "ok", row.reasons
     assert row.device == gpu.detect().name
 
 

@@ -165,7 +165,7 @@ def test_new_over_old_so_that_above_1_is_slower(noisy):
     [
         ({"samples_s": (0.1,) * 7}, "too few samples: 7 in the new run"),
         ({"samples_s": ()}, "too few samples: 0 in the new run"),
-        ({"status": "failed", "reason": "out of memory"}, "failed in the new run: out of memory"),
+        ({"status": "failed", "reasons": ("out of memory",)}, "failed in the new run: out of memory"),
         ({"samples_s": (0.1,) * 20 + (0.0,)}, "not positive"),
     ],
 )
@@ -173,7 +173,7 @@ def test_what_cannot_be_compared_says_why(noisy, changes, reason):
     old = a_row(noisy(), images_per_s=10.0)
     found = compare(a_report(old), a_report(replace(old, **changes))).rows[0]
     assert (found.verdict, found.change) == ("not comparable", None)
-    assert reason in found.reason
+    assert reason in found.reasons[0]
     assert found.old_images_per_s == 10.0
     assert not compare(a_report(old), a_report(replace(old, **changes))).regressed
 
@@ -248,7 +248,7 @@ def test_other_images_are_not_paired():
     right = np.ones(16, dtype=bool)
     found = accuracies(right, ~right, same=False)
     assert (found.verdict, found.p_value) == ("not paired", None)
-    assert "not paired" in found.reason
+    assert "not paired" in found.reasons[0]
     assert (found.old_top1, found.new_top1) == (1.0, 0.0)
 
 
@@ -379,5 +379,5 @@ def test_highest_rates_within_a_bound_are_compared():
     verdicts = [compare(found(100.0), found(rate)).rows[0].verdict for rate in (100.0, 95.0, 50.0, 150.0)]
     assert verdicts == ["no difference", "no difference", "slower", "faster"]
     halved = compare(found(100.0), found(50.0))
-    assert halved.rows[0].reason == "100 queries/s before, 50 now, sought in steps of 7%"
+    assert halved.rows[0].reasons == ("100 queries/s before, 50 now, sought in steps of 7%",)
     assert halved.regressed

@@ -65,7 +65,7 @@ def test_a_session_that_never_settles_is_said_so_and_still_timed():
     samples, _ = interleave(
         {"a": session}, IMAGES, 1, min_rounds=5, max_rounds=5, budget_s=0, clock=clock, record=record
     )
-    assert record.notes["a"] == "never settled: its last three windows of warm-up differ by 100%"
+    assert record.notes["a"] == ("never settled: its last three windows of warm-up differ by 100%",)
     assert len(samples["a"]) == 5
 
 
@@ -91,7 +91,8 @@ def test_turns_of_timed_runs_until_each_session_was_timed_for_the_budget():
 
 
 @pytest.mark.parametrize(
-    ("batch", "note"), [(1, "the batch of 1 is filled up to 2"), (4, ""), (32, "the batch of 32 is run in pieces of 8")]
+    ("batch", "note"),
+    [(1, ("the batch of 1 is filled up to 2",)), (4, ()), (32, ("the batch of 32 is run in pieces of 8",))],
 )
 def test_a_batch_that_a_runtime_does_not_take_as_it_is_is_said_so(batch, note):
     clock, record = Clock(), Record()

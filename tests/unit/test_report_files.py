@@ -2,6 +2,7 @@ import importlib.util
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 from sample_report import sample_report
@@ -119,7 +120,8 @@ def damaged(change):
         (b"[]", "is no report"),
         (b'{"schema": 2, "model": {}}', "is no report"),
         (b'{"schema": "2", "baseline": "", "rows": []}', "is no report"),
-        (b'{"schema": 1, "baseline": "", "rows": []}', "is a report of schema 1; this release reads schema 2"),
+        (b'{"schema": 1, "baseline": "", "rows": []}', "schema 1, written by edgeresnext of an unknown release"),
+        (b'{"schema": 2, "baseline": "", "rows": [{"reason": 1}]}', r"damaged report: .*rows\[0\]"),
         (damaged(lambda r: r["rows"][3]["latency_s"].update(p50="fast")), r"\$\.rows\[3\]\.latency_s\.p50"),
         (damaged(lambda r: r["rows"][0].update(extra=1)), r"unknown field `extra` - at `\$\.rows\[0\]`"),
         (damaged(lambda r: r["rows"][0].update(right="%%")), r"\$\.rows\[0\]\.right"),
@@ -134,6 +136,26 @@ def test_what_is_no_report_is_said_to_be_none_with_a_hint(tmp_path, content, mes
     assert str(path) in caught.value.what
     assert "edgeresnext bench" in caught.value.hint
     assert "--save" in caught.value.hint
+
+
+def test_a_report_of_schema_2_still_loads_with_the_string_of_each_row_as_one_reason(tmp_path):
+    path = Path(__file__).parent.parent / "reports" / "schema-2.json"
+    report = files.read_report(path)
+    assert report.schema == 3
+    for row, old in zip(report.rows, json.loads(path.read_bytes())["rows"], strict=True):
+        assert row.reasons == (old["reason"],)
+        assert row.samples_s == tuple(old["samples_s"])
+    files.save_report(report, tmp_path / "r.json")
+    assert files.read_report(tmp_path / "r.json") == report
+
+
+@pytest.mark.parametrize(("schema", "hint"), [(1, "Measure again"), (4, "Update edgeresnext")])
+def test_a_report_of_another_schema_is_refused_with_the_release_that_wrote_it(tmp_path, schema, hint):
+    (tmp_path / "r.json").write_bytes(damaged(lambda r: r.update(schema=schema)))
+    message = rf"schema {schema}, written by edgeresnext 0\.4\.0; edgeresnext .* reads schemas 2 to 3"
+    with pytest.raises(ReportError, match=message) as caught:
+        files.read_report(tmp_path / "r.json")
+    assert caught.value.hint.startswith(hint)
 
 
 def test_a_report_that_is_not_there_or_is_a_folder_is_an_input_error(tmp_path):

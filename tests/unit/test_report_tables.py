@@ -145,9 +145,9 @@ def test_reasons_are_said_once_for_all_they_apply_to(report, word):
 
 
 def test_a_reason_of_some_rows_names_them():
-    rows = (a_row(reason="noisy"), a_row(backend="openvino"), a_row(scenario="offline", images_per_s=1.0))
+    rows = (a_row(reasons=("noisy",)), a_row(backend="openvino"), a_row(scenario="offline", images_per_s=1.0))
     assert "torch-fp32 (single-stream): noisy" in shown(sample_report(rows=rows))
-    everywhere = tuple(replace(row, reason="noisy") for row in rows)
+    everywhere = tuple(replace(row, reasons=("noisy",)) for row in rows)
     assert "all: noisy" in shown(sample_report(rows=everywhere))
 
 
@@ -169,8 +169,8 @@ def test_a_run_interrupted_at_once_has_a_form(form):
 @pytest.mark.parametrize("form", [shown, to_markdown])
 def test_where_nothing_ran_the_table_still_says_what_became_of_each(form):
     rows = (
-        a_row(status="skipped", reason="torch is not installed"),
-        a_row(backend="openvino", status="failed", reason="x"),
+        a_row(status="skipped", reasons=("torch is not installed",)),
+        a_row(backend="openvino", status="failed", reasons=("x",)),
     )
     text = form(sample_report(rows=rows))
     assert re.search(r"torch-fp32[ |]+skipped", text)
@@ -259,8 +259,8 @@ def test_csv_s_columns_do_not_depend_on_what_was_measured(report):
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", " ="])
 def test_no_spreadsheet_takes_text_of_a_report_for_a_formula(start):
-    row = a_row(reason=f'{start}HYPERLINK("x")\n2', top1_drop=-0.25)
+    row = a_row(reasons=(f'{start}HYPERLINK("x")\n2',), top1_drop=-0.25)
     line = next(csv.DictReader(io.StringIO(to_csv(sample_report(rows=(row,))))))
-    assert line["reason"].startswith("'")
-    assert "\n" not in line["reason"]
+    assert line["reasons"].startswith("'")
+    assert "\n" not in line["reasons"]
     assert line["top1_drop"] == "-0.25"
