@@ -153,8 +153,9 @@ class _Server:
             name, services = self._fastest()
             raise RequestError(
                 f"nothing here answers {rate:g} queries/s; {name}, the fastest, answers {_rounded(capacity(services))}",
-                f"Give --rate {_rounded(0.8 * capacity(services))}, or --latency-bound for the highest rate that "
-                "keeps it.",
+                f"Ask for {_rounded(0.8 * capacity(services))} queries/s, or for the highest rate that keeps a latency "
+                "bound.",
+                values=("rate", "latency_bound_s"),
             )
 
     def _refuse_bound(self, bound_s: float) -> None:
@@ -175,8 +176,9 @@ class _Server:
             raise RequestError(
                 f"nothing here keeps {self._percentile} within {bound_s * 1e3:g} ms at any rate: a query alone takes "
                 f"{_rounded(alone_s * 1e3)} ms with {name}, the fastest",
-                f"Give --latency-bound {_rounded(possible_s * 1e3)}, at which about {_rounded(rate or 0)} queries/s "
-                "are possible.",
+                f"Give a bound of {_rounded(possible_s * 1e3)} ms, at which about {_rounded(rate or 0)} queries/s are "
+                "possible.",
+                values=("latency_bound_s",),
             )
 
     def _queries(self, rate: float) -> int:

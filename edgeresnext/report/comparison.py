@@ -2,90 +2,107 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Group
 from rich.text import Text
 
-from edgeresnext.report.figures import NOT_MEASURED, milliseconds, percent, probability, rate
-from edgeresnext.report.terminal import new_table
+from edgeresnext.report import tables
+from edgeresnext.report.columns import Column, differ, milliseconds, number, percent, probability, rate, shown
+from edgeresnext.report.terminal import draw
 from edgeresnext.report.words import plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from rich.console import RenderableType
 
     from edgeresnext.comparison.accuracy import AccuracyComparison
     from edgeresnext.comparison.compare import Comparison, RowComparison
     from edgeresnext.comparison.latency import Change
+    from edgeresnext.measure.results import Scenario
 
-_STYLES = {"slower": "bold red", "worse": "bold red", "faster": "green", "better": "green", "not comparable": "dim"}
+T = TypeVar("T", "RowComparison", "AccuracyComparison")
+
+_TONES: dict[str, tables.Tone] = {
+    "slower": "bad", "worse": "bad", "faster": "good", "better": "good", "not comparable": "dim",
+}  # fmt: skip
+
+
+def _offline(rows: Sequence[RowComparison]) -> bool:
+    """Whether throughput is what counts."""
+    return any(row.scenario == "offline" for row in rows)
+
+
+def _timed(rows: Sequence[RowComparison]) -> bool:
+    """Whether latency is what counts."""
+    return not _offline(rows)
+
+
+def _moved(rows: Sequence[RowComparison]) -> bool:
+    """Whether the baseline itself became slower or faster."""
+    intervals = [row.baseline.interval for row in rows if row.baseline]
+    return any(not low <= 1 <= high for low, high in intervals)
+
+
+def _ratio(found: Change) -> str:
+    """Return a ratio of times."""
+    return f"{found.ratio:.3f}"
+
+
+def _interval(found: Change) -> str:
+    """Return the interval of a ratio."""
+    return f"{found.interval[0]:.3f}-{found.interval[1]:.3f}"
+
+
+_LATENCY: tuple[Column[RowComparison], ...] = (
+    Column("variant", "variant", numeric=False),
+    Column("scope", "scope", fits=differ("scope")),
+    Column("batch", "batch", fits=differ("batch")),
+    Column("rate", "queries/s", form=rate, fits=differ("rate")),
+    Column("old_images_per_s", "old", "images/s", form=rate, fits=_offline),
+    Column("new_images_per_s", "new", "images/s", form=rate, fits=_offline),
+    Column("old_s", "old", "ms", form=milliseconds, fits=_timed),
+    Column("new_s", "new", "ms", form=milliseconds, fits=_timed),
+    Column("change", "time", form=_ratio),
+    Column("change", "99 %", form=_interval),
+    Column("change", "sees %", form=lambda change: f"{100 * (change.resolution - 1):.1f}"),
+    Column("baseline", "baseline", form=_ratio, fits=_moved),
+    Column("against_baseline", "against", "baseline", form=_ratio, fits=_moved),
+    Column("against_baseline", "99 %", form=_interval, fits=_moved),
+    Column("verdict", "verdict"),
+)
+
+_ACCURACY: tuple[Column[AccuracyComparison], ...] = (
+    Column("variant", "variant", numeric=False),
+    Column("old_top1", "old %", form=percent),
+    Column("new_top1", "new %", form=percent),
+    Column("", "points", take=lambda row: row.new_top1 - row.old_top1, form=number(100, 2, "+")),
+    Column("lost", "flips", words=lambda row: f"-{row.lost} +{row.gained}"),
+    Column("p_value", "p", form=probability),
+    Column("images", "images"),
+    Column("verdict", "verdict"),
+)
 
 
 def render_comparison(comparison: Comparison) -> RenderableType:
     """Return a comparison as a table a scenario, one of accuracy, and what else differs beneath."""
     dates = f"{comparison.old_date or 'the old run'} -> {comparison.new_date or 'the new run'}"
     parts: list[RenderableType] = [Text(plain(dates), style="bold")]
-    parts += [_scenario(comparison, scenario) for scenario in dict.fromkeys(row.scenario for row in comparison.rows)]
+    by_scenario: dict[Scenario, list[RowComparison]] = {}
+    for row in comparison.rows:
+        by_scenario.setdefault(row.scenario, []).append(row)
+    parts += [draw(_table(scenario, _LATENCY, rows)) for scenario, rows in by_scenario.items()]
     if comparison.accuracy:
-        parts.append(_accuracy(comparison.accuracy))
+        parts.append(draw(_table("top-1", _ACCURACY, comparison.accuracy)))
     parts += [Text(plain(f"note: {note}"), style="bold") for note in comparison.notes]
     parts += [Text(plain(line), style="dim") for line in _beneath(comparison)]
     return Group(*parts)
 
 
-def _scenario(comparison: Comparison, scenario: str) -> RenderableType:
-    """Return the table of one scenario."""
-    rows = [row for row in comparison.rows if row.scenario == scenario]
-    found = _columns(rows, scenario)
-    table = new_table(scenario, ["variant", *(name for name, _ in found), "verdict"])
-    for row in rows:
-        texts = [Text(text(row)) for _, text in found]
-        table.add_row(Text(plain(row.variant)), *texts, Text(row.verdict, style=_STYLES.get(row.verdict, "")))
-    return table
-
-
-def _columns(rows: Sequence[RowComparison], scenario: str) -> list[tuple[str, Callable[[RowComparison], str]]]:
-    """Return the columns of a scenario; those that say the same of every row are left out."""
-    found: list[tuple[str, Callable[[RowComparison], str]]] = []
-    if len({row.scope for row in rows}) > 1:
-        found.append(("scope", lambda row: row.scope))
-    if len({row.batch for row in rows}) > 1:
-        found.append(("batch", lambda row: str(row.batch)))
-    if len({row.rate for row in rows}) > 1:
-        found.append(("queries/s", lambda row: rate(row.rate)))
-    if scenario == "offline":
-        found.append(("old\nimages/s", lambda row: rate(row.old_images_per_s)))
-        found.append(("new\nimages/s", lambda row: rate(row.new_images_per_s)))
-    else:
-        found.append(("old ms", lambda row: milliseconds(row.old_s)))
-        found.append(("new ms", lambda row: milliseconds(row.new_s)))
-    found.append(("time", lambda row: _ratio(row.change)))
-    found.append(("99 %", lambda row: _interval(row.change)))
-    found.append(("sees %", lambda row: f"{100 * (row.change.resolution - 1):.1f}" if row.change else NOT_MEASURED))
-    if any(row.baseline and not row.baseline.interval[0] <= 1 <= row.baseline.interval[1] for row in rows):
-        found.append(("baseline", lambda row: _ratio(row.baseline)))
-        found.append(("against\nbaseline", lambda row: _ratio(row.against_baseline)))
-        found.append(("99 %", lambda row: _interval(row.against_baseline)))
-    return found
-
-
-def _accuracy(found: Sequence[AccuracyComparison]) -> RenderableType:
-    """Return the table of accuracies."""
-    table = new_table("top-1", ["variant", "old %", "new %", "points", "flips", "p", "images", "verdict"])
-    for row in found:
-        texts = [
-            percent(row.old_top1),
-            percent(row.new_top1),
-            f"{100 * (row.new_top1 - row.old_top1):+.2f}",
-            NOT_MEASURED if row.lost is None else f"-{row.lost} +{row.gained}",
-            probability(row.p_value),
-            str(row.images),
-        ]
-        verdict = Text(row.verdict, style=_STYLES.get(row.verdict, ""))
-        table.add_row(Text(plain(row.variant)), *map(Text, texts), verdict)
-    return table
+def _table(title: str, columns: Iterable[Column[T]], rows: Sequence[T]) -> tables.Table:
+    """Return rows beneath the columns that say something of them, with their verdicts coloured."""
+    return tables.make(title, shown(columns, rows), rows, lambda row: _TONES.get(row.verdict, ""))
 
 
 def _beneath(comparison: Comparison) -> list[str]:
@@ -106,13 +123,3 @@ def _beneath(comparison: Comparison) -> list[str]:
     found += [f"in the old run only: {name}" for name in comparison.only_old]
     found += [f"in the new run only: {name}" for name in comparison.only_new]
     return found
-
-
-def _ratio(found: Change | None) -> str:
-    """Return a ratio of times."""
-    return NOT_MEASURED if found is None else f"{found.ratio:.3f}"
-
-
-def _interval(found: Change | None) -> str:
-    """Return the interval of a ratio."""
-    return NOT_MEASURED if found is None else f"{found.interval[0]:.3f}-{found.interval[1]:.3f}"

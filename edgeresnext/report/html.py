@@ -8,17 +8,18 @@ from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgeresnext.extras import require
-from edgeresnext.report.figures import milliseconds, percent, probability, speedup
-from edgeresnext.report.html_table import Table, class_table, reasons, scenario_table
+from edgeresnext.report import tables
+from edgeresnext.report.columns import milliseconds, percent, probability, speedup
 from edgeresnext.report.sensitivity import decibel
-from edgeresnext.report.words import SCOPES
+from edgeresnext.report.words import SCOPES, reasons
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgeresnext.measure.results import ChangedImage, Report, Row, Scenario
-    from edgeresnext.report.pareto import Comparison
+    from edgeresnext.report.pareto import TradeOff
     from edgeresnext.report.svg import Plot, Style
+    from edgeresnext.report.tables import Table
 
 _THUMBNAIL_BUDGET_BYTES = 1_500_000
 _SHOWN = 12
@@ -89,7 +90,7 @@ def to_html(report: Report) -> str:
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     look = styles(row.name for row in report.rows if row.status == "ok")
-    comparison = _comparison(report)
+    found = _trade_off(report)
     with theme():
         page = environment.from_string(_asset("report.html.j2")).render(
             report=report,
@@ -97,12 +98,12 @@ def to_html(report: Report) -> str:
             script=Markup(script),  # noqa: S704
             script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             summary=summary(report),
-            pareto=comparison if isinstance(comparison, str) else _pareto(comparison, look),
-            entries=[] if isinstance(comparison, str) else _entries(comparison, look),
+            pareto=found if isinstance(found, str) else _pareto(found, look),
+            entries=[] if isinstance(found, str) else _entries(found, look),
             sections=_sections(report, look),
             layers=_layers(report, look),
             sensitivity=_sensitivity(report),
-            classes=class_table(report) if report.classes else None,
+            classes=tables.classes(report) if report.classes else None,
             thumbnails=thumbnails,
             thumbnails_left_out=len(report.changed) - len(thumbnails),
         )
@@ -171,15 +172,15 @@ def compared(report: Report) -> list[Row]:
     return list(found.values())
 
 
-def _comparison(report: Report) -> Comparison | str:
+def _trade_off(report: Report) -> TradeOff | str:
     """Return the variants by speed and accuracy, or why they cannot be compared."""
-    from edgeresnext.report.pareto import compare
+    from edgeresnext.report.pareto import trade_off
 
     rows = compared(report)
-    return compare(rows) if rows else "No variant was measured."
+    return trade_off(rows) if rows else "No variant was measured."
 
 
-def _pareto(found: Comparison, look: dict[str, Style]) -> _Drawing:
+def _pareto(found: TradeOff, look: dict[str, Style]) -> _Drawing:
     """Return the plot of accuracy against speed."""
     from edgeresnext.report.pareto import draw
 
@@ -189,7 +190,7 @@ def _pareto(found: Comparison, look: dict[str, Style]) -> _Drawing:
     return _inline(draw(found, look), "pareto", f"{found.accuracy[0].upper()}{found.accuracy[1:]} and speed", text)
 
 
-def _entries(found: Comparison, look: dict[str, Style]) -> list[_Entry]:
+def _entries(found: TradeOff, look: dict[str, Style]) -> list[_Entry]:
     """Return the legend of the plot, fastest first."""
     best = {mark.name for mark in found.frontier()}
     marks = sorted(found.marks, key=lambda mark: -mark.x if found.offline else mark.x)
@@ -208,8 +209,7 @@ def _entries(found: Comparison, look: dict[str, Style]) -> list[_Entry]:
 def _sections(report: Report, look: dict[str, Style]) -> list[_Section]:
     """Return the scenarios in the order of their rows."""
     found = []
-    for scenario in dict.fromkeys(row.scenario for row in report.rows):
-        rows = [row for row in report.rows if row.scenario == scenario]
+    for scenario, rows in tables.by_scenario(report).items():
         measured = [row for row in rows if row.status == "ok"]
         title, text = _SCENARIOS[scenario]
         if measured:
@@ -222,7 +222,7 @@ def _sections(report: Report, look: dict[str, Style]) -> list[_Section]:
         if energy:
             text += f" Energy: {', '.join(energy)}."
         drawings = _drawings(scenario, measured, look)
-        found.append(_Section(title, text, scenario_table(title, rows), drawings, reasons(rows)))
+        found.append(_Section(title, text, tables.details(title, rows), drawings, reasons(rows)))
     return found
 
 

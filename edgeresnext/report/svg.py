@@ -49,7 +49,7 @@ _THEME: dict[Any, object] = {
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlecolor": INK,
-    "figure.dpi": 72,  # a pixel is a point, so that labels are placed in the SVG's own unit
+    "figure.dpi": 72,  # a pixel is a point, as in SVG
     "figure.facecolor": "none",
     "font.size": 9.8,
     "grid.color": GRID,
@@ -149,7 +149,6 @@ def _adapt(element: ET.Element, name: str, titles: Mapping[str, str]) -> None:
         title = ET.Element("title")
         title.text = _CONTROL.sub(" ", titles[gid])
         element.insert(0, title)
-    if gid in titles or gid.startswith("label-"):
         element.set("class", gid.partition("-")[0])
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeresnext.report.figures import accuracy_columns, scenarios, speed_columns
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from edgeresnext.measure.results import Report, Row, Scenario
+    from edgeresnext.report.tables import Table
 
 SCOPES = {
     "compute": "input and output where the runtime has them",
@@ -17,8 +16,6 @@ SCOPES = {
     "end-to-end": "encoded image files in memory to classes",
 }
 """What each scope of a latency spans."""
-
-ACCURACY_TITLE = "accuracy and size"
 
 
 def plain(text: str) -> str:
@@ -37,20 +34,13 @@ def cautions(report: Report) -> list[str]:
     return [*found, "partial: interrupted"] if report.partial else found
 
 
-def scenario_title(rows: Sequence[Row]) -> str:
-    """Name a scenario, with the batch where all its rows have the same."""
-    batches = {row.batch for row in rows}
-    batch = f", batch {rows[0].batch}" if len(batches) == 1 else ""
-    return f"{rows[0].scenario}{batch}"
-
-
-def notes(report: Report) -> list[str]:
+def notes(report: Report, tables: Iterable[Table]) -> list[str]:
     """Return what explains the tables: baseline, machine, scope, headings, and why figures are missing."""
     if not report.rows:
         return ["nothing had been measured yet"]
     found = [f"baseline: {report.baseline}; {_machine(report)}", *_scopes(report), f"mode: {report.mode}"]
-    found += _legend(report)
-    found += [f"{names}: {reason}" for reason, names in reasons(report).items()]
+    found += _legend(tables)
+    found += [f"{names}: {reason}" for reason, names in reasons(report.rows).items()]
     return [plain(note) for note in found]
 
 
@@ -62,41 +52,29 @@ def warnings(report: Report) -> list[str]:
     return [plain(warning) for warning in found]
 
 
-def reasons(report: Report) -> dict[str, str]:
+def reasons(rows: Sequence[Row]) -> dict[str, str]:
     """Return, in words, the rows that each reason applies to."""
-    measured = sum(row.status == "ok" for row in report.rows)
-    found = {}
-    for reason, rows in by_reason(report.rows).items():
-        by_name: dict[str, list[Row]] = {}
-        for row in rows:
-            by_name.setdefault(row.name, []).append(row)
-        found[reason] = _whose(report, by_name, measured)
-    return found
-
-
-def by_reason(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Return the rows that each reason applies to."""
     found: dict[str, list[Row]] = {}
     for row in rows:
         for reason in row.reasons:
             found.setdefault(reason, []).append(row)
-    return found
+    return {reason: _whose(its, rows) for reason, its in found.items()}
 
 
-def _whose(report: Report, by_name: dict[str, list[Row]], measured: int) -> str:
-    """Name what a reason applies to: `all` where it is every row that was measured, variants, or whole scenarios."""
-    rows = [row for own in by_name.values() for row in own]
-    if len(rows) == measured and all(row.status == "ok" for row in rows):
+def _whose(its: Sequence[Row], rows: Sequence[Row]) -> str:
+    """Name some of the rows: `all` where it is every row that was measured, variants, or whole scenarios."""
+    if all(row.status == "ok" for row in its) and len(its) == sum(row.status == "ok" for row in rows):
         return "all"
-    if all(len(own) == sum(row.name == name for row in report.rows) for name, own in by_name.items()):
-        return ", ".join(by_name)
-    return ", ".join(_in_scenario(report, scenario, rows) for scenario in dict.fromkeys(row.scenario for row in rows))
+    names = dict.fromkeys(row.name for row in its)
+    if len(its) == sum(row.name in names for row in rows):
+        return ", ".join(names)
+    return ", ".join(_in_scenario(scenario, its, rows) for scenario in dict.fromkeys(row.scenario for row in its))
 
 
-def _in_scenario(report: Report, scenario: Scenario, rows: list[Row]) -> str:
-    """Name the variants of a scenario that a reason applies to, or the scenario where it is all of them."""
-    there = [row for row in rows if row.scenario == scenario]
-    if len(there) == sum(row.scenario == scenario and row.status == "ok" for row in report.rows):
+def _in_scenario(scenario: Scenario, its: Sequence[Row], rows: Sequence[Row]) -> str:
+    """Name some rows of a scenario, or the scenario where it is all of them."""
+    there = [row for row in its if row.scenario == scenario]
+    if len(there) == sum(row.scenario == scenario and row.status == "ok" for row in rows):
         return scenario
     return f"{', '.join(dict.fromkeys(row.name for row in there))} ({scenario})"
 
@@ -118,23 +96,11 @@ def _scopes(report: Report) -> list[str]:
     return ["; ".join([*said, *(f"{scope}: {SCOPES[scope]}" for scope in other)])] if said or other else []
 
 
-def _legend(report: Report) -> list[str]:
+def _legend(tables: Iterable[Table]) -> list[str]:
     """Explain those headings that are shown and do not explain themselves."""
-    speed = {column.heading for rows in scenarios(report).values() for column in speed_columns(rows)}
-    accuracy = {column.heading for column in accuracy_columns(report.rows)}
-    found = []
-    if speed & {"p90 ≤", "p99 ≤"}:
-        found.append("≤: the percentile lies below with 99 % confidence")
-    if "95 %" in accuracy:
-        found.append("95 %: Wilson's interval of top-1")
-    if "flips" in accuracy:
-        found.append("flips: images that PyTorch alone (-) and the variant alone (+) classify right")
-    if "p" in accuracy:
-        found.append("p: McNemar's test of these")
-    return ["; ".join(found)] if found else []
-
-
-def offline_legend(report: Report, *, speedups: bool) -> str:
-    """Explain the matrix of `offline`."""
-    against = f"; speed-up: over the best of {report.baseline_variant}" if speedups else ""
-    return plain(f"*: the variant's best{against}")
+    found: dict[str, dict[str, None]] = {}
+    for table in tables:
+        for column in table.columns:
+            if column.legend:
+                found.setdefault(column.hint, {})[column.heading] = None
+    return ["; ".join(f"{', '.join(headings)}: {hint}" for hint, headings in found.items())] if found else []

@@ -97,7 +97,7 @@ def test_the_marks_lie_where_the_figures_say(browser, report, html):
 
 
 @pytest.mark.parametrize("width", [375, 1280])
-def test_no_text_of_a_plot_is_cut_and_no_labels_overlap(browser, html, width):
+def test_no_text_of_a_plot_is_cut(browser, html, width):
     browser.resize(width)
     browser.open(html)
     assert (
@@ -115,13 +115,20 @@ def test_no_text_of_a_plot_is_cut_and_no_labels_overlap(browser, html, width):
         )
         == []
     )
-    assert browser.run(
-        """const found = [...document.querySelectorAll("svg .label text")];
-        const boxes = found.map((text) => text.getBoundingClientRect());
-        return boxes.flatMap((one, i) => boxes.slice(i + 1)
-          .filter((two) => one.left < two.right - 1 && two.left < one.right - 1 && one.top < two.bottom - 3 && two.top < one.bottom - 3)
-          .map(() => found[i].textContent));"""
-    ) == []  # fmt: skip
+
+
+def test_every_mark_is_named_by_a_legend_with_its_colour(browser, html):
+    browser.open(html)
+    marks = browser.run(
+        """return Object.fromEntries([...document.querySelectorAll("svg .mark")].map((mark) =>
+          [mark.id.replace("pareto-mark-", ""), getComputedStyle(mark.querySelector("use")).fill]));"""
+    )
+    key = browser.run(
+        """return Object.fromEntries([...document.querySelectorAll(".key li")].map((entry) =>
+          [entry.querySelector("b").textContent, getComputedStyle(entry.querySelector("span")).color]));"""
+    )
+    assert len(marks) == 6
+    assert key == marks
 
 
 def test_ids_are_unique_and_every_reference_resolves(browser, html):
@@ -244,8 +251,9 @@ def test_a_report_s_text_is_never_markup(browser, report):
     assert browser.run("return document.querySelectorAll('[onerror]').length") == 0
     assert browser.run("return document.querySelector('h1').textContent") == EVIL
     assert browser.run("return document.querySelector('pre').textContent") == EVIL
-    labels = browser.run("return [...document.querySelectorAll('svg .label text')].map((text) => text.textContent)")
-    assert any(label.startswith("<script>") for label in labels)
+    for selector in ("svg .mark title", ".key b", "svg text"):
+        found = browser.run(f"return [...document.querySelectorAll('{selector}')].map((one) => one.textContent)")
+        assert any("<script>" in text for text in found)
     assert all("Content Security" not in message for message in browser.console())
 
 

@@ -28,31 +28,31 @@ def changed(rows, **changes):
 
 
 def test_the_frontier_leaves_out_what_is_slower_and_no_better():
-    found = pareto.compare(STREAM)
+    found = pareto.trade_off(STREAM)
     assert [mark.name for mark in found.frontier()] == ["openvino-int8", "openvino-bf16", "openvino-fp32"]
     assert found.unit == "ms"
 
 
 def test_offline_the_frontier_runs_from_the_most_images_a_second():
     rows = [Row(backend=name, precision="fp32", device="cpu", batch=1, scenario="offline", images_per_s=speed, top1=top1) for name, speed, top1 in (("a", 10, 0.8), ("b", 30, 0.7), ("c", 20, 0.6))]  # fmt: skip
-    found = pareto.compare(rows)
+    found = pareto.trade_off(rows)
     assert [mark.name for mark in found.frontier()] == ["b-fp32", "a-fp32"]
     assert found.unit == "images/s"
 
 
 def test_all_marks_use_the_median_where_one_variant_has_no_p90():
     few = msgspec.structs.replace(STREAM[0], latency_s=latency(STREAM[0].samples_s[:40]))
-    found = pareto.compare([few, *STREAM[1:]])
+    found = pareto.trade_off([few, *STREAM[1:]])
     assert found.speed == "median latency"
     assert [mark.x for mark in found.marks[1:]] == pytest.approx([1e3 * row.latency_s.p50 for row in STREAM[1:]])
 
 
 def test_agreement_stands_in_for_top1_and_without_either_a_sentence_says_why():
-    agreement = pareto.compare(changed(STREAM, top1=None, top1_interval=None))
+    agreement = pareto.trade_off(changed(STREAM, top1=None, top1_interval=None))
     assert agreement.accuracy == "agreement with PyTorch"
     assert {mark.name for mark in agreement.marks} == {row.name for row in STREAM}
-    assert "was measured" in pareto.compare(changed(STREAM, top1=None, agreement=None))
-    assert "Too few samples" in pareto.compare(changed(STREAM, latency_s=latency(STREAM[0].samples_s[:5])))
+    assert "was measured" in pareto.trade_off(changed(STREAM, top1=None, agreement=None))
+    assert "Too few samples" in pareto.trade_off(changed(STREAM, latency_s=latency(STREAM[0].samples_s[:5])))
 
 
 def test_the_same_report_gives_the_same_page():
@@ -144,11 +144,11 @@ def test_sensitivity_is_drawn_as_the_command_draws_it():
 
 def test_colours_of_the_page_replace_those_drawn_but_not_text_that_looks_like_one():
     rows = changed(STREAM, target=svg.INK)
-    page = drawn(pareto.draw, pareto.compare(rows[:1]), svg.styles(row.name for row in rows))
+    page = drawn(pareto.draw, pareto.trade_off(rows[:1]), svg.styles(row.name for row in rows))
     assert set(re.findall(r"#[0-9a-f]{6}", re.sub(r">[^<]*<", "><", page)) + re.findall(r"#0102\w\w", page)) == {
         svg.INK
     }
-    assert f"{svg.INK}-fp32</text>" in page
+    assert f"{rows[0].name}: top-1" in page
     assert "var(--series-0)" in page
     assert "var(--ink)" in page or "var(--muted)" in page
 

@@ -8,7 +8,8 @@ from rich.console import Console
 from sample_report import sample_report
 
 from edgeresnext.measure.results import Latency, Row
-from edgeresnext.report import figures
+from edgeresnext.report import columns, tables
+from edgeresnext.report.html import to_html
 from edgeresnext.report.markdown import escape, to_markdown
 from edgeresnext.report.table_csv import to_csv
 from edgeresnext.report.terminal import render
@@ -36,11 +37,23 @@ def a_latency(**changes):
 
 
 def headings(rows):
-    return [column.heading for column in figures.columns(rows)]
+    return [column.title for column in columns.columns(rows, "speed", "accuracy")]
 
 
 def texts(row):
-    return {column.heading: column.text(row) for column in figures.columns([row])}
+    return {column.title: column.text(row) for column in columns.columns([row], "speed", "accuracy")}
+
+
+def overview(*rows):
+    """The tables of rows by title: headings, then the texts of each line."""
+    found = tables.overview(sample_report(rounds=8, rows=rows))
+    return {
+        table.title: [
+            [column.title for column in table.columns],
+            *([cell.text for cell in line] for line in table.lines),
+        ]
+        for table in found
+    }
 
 
 def test_figures_are_in_the_units_of_their_headings():
@@ -57,16 +70,26 @@ def test_figures_are_in_the_units_of_their_headings():
 
 
 def test_a_column_without_a_figure_is_left_out_and_a_missing_figure_is_not_zero():
-    rows = [a_row(latency_s=a_latency()), a_row(latency_s=a_latency(p90=0.02), top1=0.0)]
-    assert headings(rows) == ["p50 ms", "p90 ms", "top-1 %"]
-    assert figures.cells(rows[0], figures.columns(rows)) == ["10.00", "n/a", "n/a"]
-    assert figures.cells(rows[1], figures.columns(rows)) == ["10.00", "20.00", "0.00"]
+    found = overview(a_row(latency_s=a_latency()), a_row(backend="openvino", latency_s=a_latency(p90=0.02), top1=0.0))
+    assert found["single-stream, batch 1"] == [
+        ["variant", "p50 ms", "p90 ms"], ["torch-fp32", "10.00", "n/a"], ["openvino-fp32", "10.00", "20.00"],
+    ]  # fmt: skip
+    assert found["accuracy and size"] == [["variant", "top-1 %"], ["openvino-fp32", "0.00"]]
 
 
 def test_a_failed_row_neither_makes_a_column_nor_shows_figures():
     failed = a_row(status="failed", size_bytes=1 << 20, latency_s=a_latency(p99=1.0))
-    assert headings([failed]) == []
-    assert figures.cells(failed, figures.columns([a_row(latency_s=a_latency(), size_bytes=1)])) == ["failed", ""]
+    measured = a_row(backend="openvino", latency_s=a_latency(p90=0.02))
+    assert overview(failed, measured) == {
+        "single-stream, batch 1": [
+            ["variant", "p50 ms", "p90 ms"], ["torch-fp32", "failed", ""], ["openvino-fp32", "10.00", "20.00"],
+        ]
+    }  # fmt: skip
+    assert overview(failed) == {"single-stream, batch 1": [["variant", ""], ["torch-fp32", "failed"]]}
+
+
+def test_a_drop_that_rounds_to_nothing_has_no_minus():
+    assert texts(a_row(top1_drop=-1e-6)) == {"drop": "+0.00"}
 
 
 @pytest.mark.parametrize(("scenario", "has"), [("single-stream", False), ("multi-stream", True), ("server", True)])
@@ -89,23 +112,25 @@ def test_the_batch_is_a_column_only_where_it_varies():
 def test_a_row_s_own_scope_is_its_latency(report):
     row = report.rows[0]
     assert texts(row)["compute ms"] == f"{1e3 * row.scopes['compute'].latency_s.p50:.2f}"
-    own = a_row(scope="compute", latency_s=a_latency())
-    assert texts(own)["compute ms"] == texts(own)["p50 ms"]
+    assert row.scope == "copies"
+    (copies,) = (column for column in columns.COLUMNS if column.name == "copies_p50_s")
+    assert copies.raw(row) == row.latency_s.p50
+    assert "copies ms" not in texts(row)
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(0.0, "<0.001"), (0.00099, "<0.001"), (0.0034, "0.003"), (0.25, "0.25"), (1.0, "1.00")]
 )
 def test_a_probability_is_never_rounded_to_nothing(value, text):
-    assert figures.probability(value) == text
+    assert columns.probability(value) == text
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(1234.5, "1234"), (12.345, "12.3"), (1.2345, "1.23"), (0.00012345, "0.000123"), (0.0, "0"), (None, "n/a")],
+    [(1234.5, "1234"), (12.345, "12.3"), (1.2345, "1.23"), (0.00012345, "0.000123"), (0.0, "0")],
 )
 def test_energies_have_three_digits(value, text):
-    assert figures.joules(value) == text
+    assert columns.joules(value) == text
 
 
 def test_offline_is_variants_by_batches_with_the_best_of_each_and_speed_ups_of_bests():
@@ -119,13 +144,17 @@ def test_offline_is_variants_by_batches_with_the_best_of_each_and_speed_ups_of_b
         )
     ]
     rows.append(a_row(scenario="offline", batch=1, backend="onnxruntime", status="failed"))
-    found = figures.matrix(rows, "torch-fp32")
-    assert found.batches == (1, 8)
-    assert found.variants == ("torch-fp32", "openvino-fp32", "onnxruntime-fp32")
-    assert found.cells == (("10.0", "20.0"), ("50.0", "40.0"), ("failed", ""))
-    assert found.best == (1, 0, None)
-    assert found.speedups == ("1.00", "2.50", "n/a")
-    assert figures.matrix(rows, "torch-bf16").speedups == ("n/a",) * 3
+    report = sample_report(rounds=8, rows=rows)
+    (found,) = tables.overview(report)
+    assert [column.title for column in found.columns] == ["variant", "batch 1", "batch 8", "speed-up"]
+    assert [[cell.text for cell in line] for line in found.lines] == [
+        ["torch-fp32", "10.0", "20.0", "1.00"],
+        ["openvino-fp32", "50.0", "40.0", "2.50"],
+        ["onnxruntime-fp32", "failed", "", "n/a"],
+    ]
+    assert [[cell.text for cell in line if cell.tone == "best"] for line in found.lines] == [["20.0"], ["50.0"], []]
+    (bare,) = tables.overview(replace(report, baseline_variant="torch-bf16"))
+    assert [column.title for column in bare.columns] == ["variant", "batch 1", "batch 8"]
 
 
 def test_the_terminal_shows_a_table_a_scenario_and_every_variant_s_accuracy_once(report):
@@ -149,6 +178,15 @@ def test_a_reason_of_some_rows_names_them():
     assert "torch-fp32 (single-stream): noisy" in shown(sample_report(rows=rows))
     everywhere = tuple(replace(row, reasons=("noisy",)) for row in rows)
     assert "all: noisy" in shown(sample_report(rows=everywhere))
+
+
+@pytest.mark.parametrize("form", [shown, to_markdown, to_csv, to_html])
+def test_a_reason_that_holds_a_semicolon_stays_whole(form):
+    rows = (a_row(reasons=("noisy; see [dmesg]", "hot")), a_row(backend="openvino", status="failed", reasons=("a; b",)))
+    text = form(sample_report(rounds=8, rows=rows)).replace("\\", "").replace("**", "").replace("</b>", "")
+    assert "noisy; see [dmesg]" in text
+    assert "a; b" in text
+    assert form is to_csv or ": hot" in text
 
 
 @pytest.mark.parametrize("form", [shown, to_markdown])
@@ -190,7 +228,7 @@ def test_a_terminal_obeys_nothing_that_a_report_says():
     assert text.count("[bold]brackets[/bold] next") == 3
 
 
-def tables(markdown):
+def markdown_tables(markdown):
     """The tables of a Markdown text: lists of rows, each a list of cells."""
     found = []
     for block in markdown.split("\n\n"):
@@ -204,7 +242,7 @@ def test_every_line_of_a_markdown_table_has_as_many_cells_as_its_heading():
     evil = "a|b\nc `d` <img src=x> \\| [l](u)"
     report = sample_report(rounds=64, warnings=(evil,), data=evil, environment={"cpu": evil, evil: "x"})
     text = to_markdown(report)
-    found = tables(text)
+    found = markdown_tables(text)
     assert len(found) == 6
     for table in found:
         assert len({len(line) for line in table}) == 1
@@ -243,6 +281,29 @@ def test_csv_has_raw_values_a_line_a_row(report):
     assert float(lines[0]["end_to_end_p50_s"]) == first.scopes["end-to-end"].latency_s.p50
     assert lines[0]["copies_p50_s"] == lines[0]["latency_p50_s"]
     assert lines[0]["report_mode"] == "default"
+
+
+def test_a_page_shows_and_sorts_by_what_csv_holds(report):
+    rows = [row for row in report.rows if row.scenario == "single-stream"]
+    found = tables.details("x", rows)
+    lines = list(csv.DictReader(io.StringIO(to_csv(replace(report, rows=tuple(rows))))))
+    named = [index for index, column in enumerate(found.columns) if column.name and column.numeric]
+    assert len(named) > 15
+    for cells, line in zip(found.lines, lines, strict=True):
+        for index in named:
+            assert line[found.columns[index].name] == ("" if cells[index].key is None else str(cells[index].key))
+            assert (cells[index].text == "n/a") == (cells[index].key is None)
+    assert found.lines[2][0].text == "torch-fp32-compile (skipped)"
+
+
+def test_classes_that_lose_most_come_first(report):
+    found = tables.classes(report)
+    losses = [line[2].key for line in found.lines]
+    assert losses == sorted(losses, reverse=True)
+    one = next(one for one in report.classes if one.label == found.lines[0][0].text)
+    worst = min(share for name, share in one.top1.items() if name != "torch-fp32")
+    assert found.lines[0][2].text == f"{100 * (one.top1['torch-fp32'] - worst):+.1f}"
+    assert [column.title for column in found.columns[3:]] == list(one.top1)
 
 
 def test_csv_s_columns_do_not_depend_on_what_was_measured(report):
