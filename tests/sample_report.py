@@ -3,6 +3,7 @@
 import io
 import math
 
+import msgspec
 import numpy as np
 from PIL import Image
 
@@ -39,6 +40,19 @@ ENVIRONMENT = {
     "onnxruntime": "1.32.0",
     "date": "2026-11-25T09:14:02+00:00",
 }
+
+
+def a_row(samples=(), **changes):
+    """A row of PyTorch with these seconds, about which nothing more is known than `changes` say."""
+    fields = {"backend": "torch", "precision": "fp32", "device": "cpu", "batch": 1, "scenario": "single-stream"}
+    return Row(**(fields | {"samples_s": tuple(map(float, samples))} | changes))
+
+
+def small_report(**changes) -> Report:
+    """A report of the first two variants without layers, quickly drawn, for what does not depend on the content."""
+    report = sample_report(rounds=16)
+    rows = tuple(msgspec.structs.replace(row, layers=()) for row in report.rows[:2])
+    return msgspec.structs.replace(report, **({"rows": rows, "changed": (), "sensitivity": None} | changes))
 
 
 def latency(samples):

@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from sample_report import sample_report
+from sample_report import sample_report, small_report
 
 from edgeresnext.errors import EdgeResNeXtError, InputError, NotInstalledError, ReportError, RequestError
 from edgeresnext.files import to_json
@@ -17,7 +17,7 @@ def names(folder):
 
 
 def test_what_is_saved_as_json_is_read_back_whole(tmp_path):
-    report = sample_report(rounds=16)
+    report = small_report()
     files.save_report(report, tmp_path / "r.json")
     assert files.read_report(tmp_path / "r.json") == report
     assert (tmp_path / "r.json").read_bytes().endswith(b"}\n")
@@ -26,7 +26,7 @@ def test_what_is_saved_as_json_is_read_back_whole(tmp_path):
 @pytest.mark.parametrize("suffix", [".md", ".csv", ".json", ".html"])
 def test_the_suffix_chooses_the_format_and_nothing_else_is_left(tmp_path, suffix):
     path = tmp_path / f"r{suffix}"
-    files.save_report(sample_report(rounds=16), path)
+    files.save_report(small_report(), path)
     start = {".md": "# resnext50_32x4d", ".csv": "variant,backend,", ".json": "{\n", ".html": "<!DOCTYPE html>"}[suffix]
     assert path.read_text(encoding="utf-8").startswith(start)
     assert names(tmp_path) == [path.name]
@@ -35,7 +35,7 @@ def test_the_suffix_chooses_the_format_and_nothing_else_is_left(tmp_path, suffix
 def test_a_saved_report_may_be_read_by_whom_the_umask_lets(tmp_path):
     before = os.umask(0o022)
     try:
-        files.save_report(sample_report(rounds=8), tmp_path / "r.csv")
+        files.save_report(small_report(), tmp_path / "r.csv")
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "r.csv").stat().st_mode) == 0o644
@@ -44,7 +44,7 @@ def test_a_saved_report_may_be_read_by_whom_the_umask_lets(tmp_path):
 def test_a_link_stays_one(tmp_path):
     (tmp_path / "real.csv").write_text("old")
     (tmp_path / "link.csv").symlink_to("real.csv")
-    files.save_report(sample_report(rounds=8), tmp_path / "link.csv")
+    files.save_report(small_report(), tmp_path / "link.csv")
     assert (tmp_path / "link.csv").is_symlink()
     assert (tmp_path / "real.csv").read_text().startswith("variant,")
 
@@ -58,7 +58,7 @@ def test_a_disk_that_fills_leaves_the_old_file_and_no_litter(tmp_path, monkeypat
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(EdgeResNeXtError, match="No space left on device") as caught:
-        files.save_report(sample_report(rounds=8), path)
+        files.save_report(small_report(), path)
     assert caught.value.hint
     assert path.read_text() == "old"
     assert names(tmp_path) == ["r.json"]
@@ -70,7 +70,7 @@ def test_an_interrupt_leaves_no_litter(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        files.save_report(sample_report(rounds=8), tmp_path / "r.json")
+        files.save_report(small_report(), tmp_path / "r.json")
     assert names(tmp_path) == []
 
 

@@ -242,20 +242,21 @@ def test_an_old_driver_is_asked_by_the_older_name(machine, card):
 
 
 def test_own_time_counts_this_process_and_its_children_living_and_ended():
-    spin = "import time\ne = time.process_time() + 0.3\nwhile time.process_time() < e: pass\n"
+    spin = "import time\ne = time.process_time() + 0.15\nwhile time.process_time() < e: pass\n"
     before = watch.read_cpu_times()
     subprocess.run([sys.executable, "-c", spin], check=True)
     ended = watch.read_cpu_times()
-    assert ended.own - before.own >= 0.28
+    assert ended.own - before.own >= 0.13
     with subprocess.Popen([sys.executable, "-c", spin + "print(flush=True)\ninput()"], stdin=-1, stdout=-1) as child:
         child.stdout.readline()
         living = watch.read_cpu_times()
         child.communicate(b"\n")
-    assert living.own - ended.own >= 0.28
-    assert watch.read_cpu_times().own - living.own < 0.2  # reaped: not counted a second time
+    assert living.own - ended.own >= 0.13
+    assert watch.read_cpu_times().own - living.own < 0.1  # reaped: not counted a second time
     assert living.total > before.total
 
 
+@pytest.mark.slow
 def test_a_busy_program_is_noticed_and_the_benchmark_itself_is_not(monkeypatch):
     """Real times, in one stretch: a child counts as our own until it is taken for another program's."""
     spin = "import time\ne = time.time() + 30\nwhile time.time() < e: pass\n"
