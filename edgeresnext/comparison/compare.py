@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -109,10 +109,6 @@ class _Place:
         where = (self.variant, self.scenario, f"batch {self.batch}", self.scope, self.asked)
         return ", ".join(filter(None, where))
 
-    def of(self, variant: str) -> _Place:
-        """Return the same place for another variant."""
-        return _Place(variant, self.scenario, self.batch, self.scope, self.asked)
-
 
 @dataclass(frozen=True)
 class _Measured:
@@ -126,8 +122,8 @@ class _Measured:
 def compare(old: Report, new: Report, *, threshold: float = DEFAULT_THRESHOLD) -> Comparison:
     """Compare two benchmarks, row by row.
 
-    Latencies are compared as `change.change` says, by medians of contiguous blocks. Accuracy is compared image by image
-    where both runs classified the same ones.
+    Latencies are compared as `latency.change` says, by medians of contiguous blocks, and accuracy image by image where
+    both runs classified the same ones.
 
     Args:
         old: The run before.
@@ -140,7 +136,9 @@ def compare(old: Report, new: Report, *, threshold: float = DEFAULT_THRESHOLD) -
     """
     if not 0 <= threshold < 1:
         raise RequestError(
-            f"threshold is {100 * threshold:g} %", "Give 0 % or more, below 100 %; as a share 0.03 is 3 %."
+            f"threshold is {100 * threshold:g} %",
+            "Give 0 % or more, below 100 %; as a share 0.03 is 3 %.",
+            values=("threshold",),
         )
     before, after = _places(old), _places(new)
     both = [place for place in before if place in after]
@@ -202,7 +200,7 @@ def _compare_place(
         verdict, rates = _by_rate(old.row, new.row, threshold)
         reasons = (rates,)
     against = reference = None
-    there = place.of(baseline)
+    there = replace(place, variant=baseline)
     if found and place != there and there in before and there in after:
         old_base, new_base = before[there], after[there]
         if not (_obstacles(old_base, "old") or _obstacles(new_base, "new")):
@@ -287,7 +285,7 @@ def _notes(old: Report, new: Report, rows: tuple[RowComparison, ...], baseline: 
         found.append(f"the old run's mode was {old.mode}, the new one's {new.mode}")
     if old.data != new.data:
         found.append(f"the images differ: {old.data} before, {new.data} now")
-    moved = [row.change.ratio for row in rows if row.variant == baseline and row.change and not _holds_one(row.change)]
+    moved = [row.change.ratio for row in rows if row.variant == baseline and row.change and row.change.certain]
     if moved:
         times = f"{min(moved):.3f} to {max(moved):.3f}" if len(moved) > 1 else f"{moved[0]:.3f}"
         cause = "where nothing of it changed the machine did, and 'against baseline' counts"
@@ -298,8 +296,3 @@ def _notes(old: Report, new: Report, rows: tuple[RowComparison, ...], baseline: 
             f"the baselines differ: {names[0]} before, {names[1]} now" if names[0] != names[1] else "no baseline"
         )
     return found
-
-
-def _holds_one(found: Change) -> bool:
-    """Whether it may be that nothing changed."""
-    return found.interval[0] <= 1 <= found.interval[1]

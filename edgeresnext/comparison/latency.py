@@ -32,6 +32,11 @@ class Change(Value, frozen=True):
     resolution: float
     verdict: SpeedVerdict
 
+    @property
+    def certain(self) -> bool:
+        """Whether anything changed at all, by however little."""
+        return not self.interval[0] <= 1 <= self.interval[1]
+
 
 def change(old: NDArray[np.float64], new: NDArray[np.float64], threshold: float) -> Change:
     """Compare two runs by the logarithms of their block medians.

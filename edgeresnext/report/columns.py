@@ -134,9 +134,12 @@ def _bound(percentile: str) -> Callable[[Row], float | None]:
 
 
 def _latency(name: str, heading: str = "", unit: str = "", **more: Any) -> Column[Row]:  # noqa: ANN401
-    """Return the column of a field of the latency."""
-    take = lambda row: None if row.latency_s is None else getattr(row.latency_s, name)  # noqa: E731
-    suffix = "_s" if unit == "ms" or not heading else ""
+    """Return the column of a field of the latency; in seconds, unless it is worded without a unit."""
+
+    def take(row: Row) -> float | None:
+        return None if row.latency_s is None else getattr(row.latency_s, name)
+
+    suffix = "_s" if unit or not heading else ""
     return Column(f"latency_{name}{suffix}", heading, unit, take=take, **more)
 
 

@@ -8,10 +8,10 @@ from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgeresnext.extras import require
-from edgeresnext.report import tables
-from edgeresnext.report.columns import milliseconds, percent, probability, speedup
+from edgeresnext.report import tables, words
+from edgeresnext.report.columns import milliseconds
 from edgeresnext.report.sensitivity import decibel
-from edgeresnext.report.words import SCOPES, reasons
+from edgeresnext.report.summary import fastest, one_a_variant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,12 +22,10 @@ if TYPE_CHECKING:
     from edgeresnext.report.tables import Table
 
 _THUMBNAIL_BUDGET_BYTES = 1_500_000
-_SHOWN = 12
-"""Changed images on the page; the report as JSON has those of every variant."""
 """Thumbnails that a page holds, at most: two thirds of a page of 5 MB are left after base64."""
 
-_POINTS, _AGREEMENT = 0.005, 0.99
-"""What counts as PyTorch's accuracy in the summary: a drop of half a point, or the same class for 99 images of 100."""
+_SHOWN = 12
+"""Changed images on the page; the report as JSON has those of every variant."""
 
 _SCENARIOS: dict[Scenario, tuple[str, str]] = {
     "single-stream": ("Single stream", "One image after the other, the next one when the last is done."),
@@ -97,7 +95,8 @@ def to_html(report: Report) -> str:
             css=Markup(_asset("report.css")),  # noqa: S704 - part of this package, not of the report
             script=Markup(script),  # noqa: S704
             script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            summary=summary(report),
+            summary=fastest(report),
+            warnings=words.warnings(report),
             pareto=found if isinstance(found, str) else _pareto(found, look),
             entries=[] if isinstance(found, str) else _entries(found, look),
             sections=_sections(report, look),
@@ -116,67 +115,11 @@ def _asset(name: str) -> str:
     return (resources.files("edgeresnext.report") / "page" / name).read_text(encoding="utf-8")
 
 
-def summary(report: Report) -> str:
-    """Return in one or two sentences which variant is the fastest that keeps PyTorch's accuracy."""
-    rows = [row for row in compared(report) if row.name != report.baseline_variant and row.speedup is not None]
-    if not rows:
-        return "No variant could be compared with the baseline."
-    kept = [row for row in rows if _keeps(row)]
-    if any(row.top1_drop is not None for row in rows):
-        condition = f"within {100 * _POINTS:g} points of the top-1 of {report.reference}"
-    elif any(row.agreement is not None for row in rows):
-        condition = f"that gives the first class of {report.reference} for {100 * _AGREEMENT:g} % of the images"
-    else:
-        kept, condition = rows, "(no accuracy was measured)"
-    best = max(kept, key=lambda row: row.speedup or 0, default=None)
-    if best is None or (best.speedup or 0) <= 1:
-        return f"No variant {condition} is faster than {report.baseline_variant}."
-    return f"{best.name} is the fastest variant {condition}: {_figures(best, report.baseline_variant)}."
-
-
-def _keeps(row: Row) -> bool:
-    """Return whether a variant has PyTorch's accuracy, for all that can be said."""
-    if row.top1_drop is not None:
-        return row.top1_drop <= _POINTS
-    return row.agreement is not None and row.agreement >= _AGREEMENT
-
-
-def _figures(row: Row, baseline: str) -> str:
-    """Return a variant's speed-up and accuracy in words."""
-    found = [f"{speedup(row)} times as fast as {baseline}"]
-    if row.top1 is not None and row.top1_drop is not None:
-        found.append(f"top-1 {percent(row.top1)} %, {abs(100 * row.top1_drop):.2f} points {_direction(row.top1_drop)}")
-        if row.p_value is not None:
-            found.append(f"p = {probability(row.p_value)}".replace("= <", "< "))
-    elif row.agreement is not None:
-        found.append(f"agreement {percent(row.agreement)} %")
-    return ", ".join(found)
-
-
-def _direction(drop: float) -> str:
-    """Return the word for a drop."""
-    return "lower" if drop > 0 else "higher" if drop < 0 else "apart"
-
-
-def compared(report: Report) -> list[Row]:
-    """Return one measured row a variant, of the report's first scenario: the smallest batch, offline the fastest."""
-    scenario = next((row.scenario for row in report.rows if row.status == "ok"), None)
-    found: dict[str, Row] = {}
-    for row in report.rows:
-        if row.status != "ok" or row.scenario != scenario:
-            continue
-        other = found.setdefault(row.name, row)
-        faster = (row.images_per_s or 0) > (other.images_per_s or 0)
-        if faster if scenario == "offline" else row.batch < other.batch:
-            found[row.name] = row
-    return list(found.values())
-
-
 def _trade_off(report: Report) -> TradeOff | str:
     """Return the variants by speed and accuracy, or why they cannot be compared."""
     from edgeresnext.report.pareto import trade_off
 
-    rows = compared(report)
+    rows = one_a_variant(report)
     return trade_off(rows) if rows else "No variant was measured."
 
 
@@ -213,7 +156,7 @@ def _sections(report: Report, look: dict[str, Style]) -> list[_Section]:
         measured = [row for row in rows if row.status == "ok"]
         title, text = _SCENARIOS[scenario]
         if measured:
-            scopes = dict.fromkeys(SCOPES[row.scope] for row in measured)
+            scopes = dict.fromkeys(words.SCOPES[row.scope] for row in measured)
             text += f" Timed: {', '.join(scopes)}."
         batches = {row.batch for row in rows}
         if len(batches) == 1:
@@ -222,7 +165,7 @@ def _sections(report: Report, look: dict[str, Style]) -> list[_Section]:
         if energy:
             text += f" Energy: {', '.join(energy)}."
         drawings = _drawings(scenario, measured, look)
-        found.append(_Section(title, text, tables.details(title, rows), drawings, reasons(rows)))
+        found.append(_Section(title, text, tables.details(title, rows), drawings, words.reasons(rows)))
     return found
 
 

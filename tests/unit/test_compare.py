@@ -224,8 +224,9 @@ def test_nothing_in_common_is_refused(noisy):
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.0, math.nan, math.inf])
 def test_thresholds_that_cannot_be_meant_are_refused(noisy, threshold):
-    with pytest.raises(RequestError, match="threshold"):
+    with pytest.raises(RequestError, match="threshold") as caught:
         compare(a_report(a_row(noisy())), a_report(a_row(noisy())), threshold=threshold)
+    assert caught.value.values == ("threshold",)
 
 
 def test_a_wider_threshold_calls_less(noisy):

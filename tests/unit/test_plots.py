@@ -10,7 +10,7 @@ pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 
 from edgeresnext.errors import NotInstalledError
 from edgeresnext.measure.results import LayerTime, Row
-from edgeresnext.report import html, pareto, plots, svg
+from edgeresnext.report import html, pareto, plots, summary, svg
 
 REPORT = sample_report()
 STREAM = [row for row in REPORT.rows if row.scenario == "single-stream" and row.status == "ok"]
@@ -183,22 +183,22 @@ def test_the_summary_names_the_fastest_variant_that_keeps_the_accuracy(drops, ex
         msgspec.structs.replace(row, top1_drop=drops.get(row.name, min(row.top1_drop or 0, 0.004))) for row in STREAM
     ]
     rows[5] = msgspec.structs.replace(rows[5], top1_drop=0.02)
-    assert html.summary(msgspec.structs.replace(REPORT, rows=tuple(rows))).startswith(expected)
+    assert summary.fastest(msgspec.structs.replace(REPORT, rows=tuple(rows))).startswith(expected)
 
 
 def test_the_summary_says_when_accuracy_is_not_known():
     rows = tuple(changed(STREAM, top1=None, top1_drop=None, agreement=None))
-    assert "(no accuracy was measured)" in html.summary(msgspec.structs.replace(REPORT, rows=rows))
+    assert "(no accuracy was measured)" in summary.fastest(msgspec.structs.replace(REPORT, rows=rows))
     rows = tuple(changed(STREAM, top1=None, top1_drop=None))
-    assert html.summary(msgspec.structs.replace(REPORT, rows=rows)).startswith(
+    assert summary.fastest(msgspec.structs.replace(REPORT, rows=rows)).startswith(
         "openvino-bf16 is the fastest variant that"
     )
-    assert "could be compared" in html.summary(msgspec.structs.replace(REPORT, rows=()))
+    assert "could be compared" in summary.fastest(msgspec.structs.replace(REPORT, rows=()))
 
 
 def test_offline_the_fastest_batch_speaks_for_a_variant():
     report = msgspec.structs.replace(REPORT, rows=tuple(OFFLINE))
-    assert [row.batch for row in html.compared(report)] == [16] * 6
+    assert [row.batch for row in summary.one_a_variant(report)] == [16] * 6
 
 
 @pytest.mark.parametrize("rows", [(), REPORT.rows[2:3], tuple(OFFLINE), tuple(STREAM[:1])])
