@@ -1,5 +1,6 @@
 import io
 import math
+import re
 
 import msgspec
 import numpy as np
@@ -265,6 +266,19 @@ def test_the_terminal_shows_verdicts_reasons_and_what_differs(noisy):
     assert "\x1b" not in text
     assert "…" not in text
     assert "against" not in shown(compare(old, old))
+
+
+def test_the_terminal_shows_what_became_of_the_accuracy(noisy):
+    old = np.ones(203, dtype=bool)
+    new = old.copy()
+    new[:13] = False
+    rows = [a_row(noisy(), top1=float(right.mean()), images=203, right=bits(right)) for right in (old, new)]
+    text = shown(compare(*map(a_report, rows)))
+    assert re.search(r"torch-fp32 +100\.00 +93\.60 +-6\.40 +-13 \+0 +<0\.001 +203 +worse", text)
+    assert "p: McNemar's test" in text
+    other = shown(compare(a_report(rows[0]), a_report(rows[1], images_sha256="t")))
+    assert "flips" not in other
+    assert "torch-fp32: top-1 of other images: not paired" in other
 
 
 def test_highest_rates_within_a_bound_are_compared():

@@ -52,6 +52,8 @@ def test_agreement_stands_in_for_top1_and_without_either_a_sentence_says_why():
     assert agreement.accuracy == "agreement with PyTorch"
     assert {mark.name for mark in agreement.marks} == {row.name for row in STREAM}
     assert "was measured" in pareto.trade_off(changed(STREAM, top1=None, agreement=None))
+    apart = [*changed(STREAM[:1], top1=None), *changed(STREAM[1:2], latency_s=None)]
+    assert pareto.trade_off(apart) == "No variant has both an accuracy and a latency."
     assert "Too few samples" in pareto.trade_off(changed(STREAM, latency_s=latency(STREAM[0].samples_s[:5])))
 
 
