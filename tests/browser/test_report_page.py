@@ -284,15 +284,14 @@ def test_headings_are_in_order(browser, html):
     assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
 
 
-@pytest.mark.parametrize("rounds", [4_200, pytest.param(42_000, marks=pytest.mark.slow)])
-def test_a_large_report_stays_below_5_mb_and_opens(browser, rounds):
+def test_a_large_report_stays_below_5_mb_and_opens(browser):
     picture = sample_report().changed[0]
     large = sample_report(
-        rounds=rounds,  # twice that, with the other scopes, for each of six variants
+        rounds=42_000,  # twice that, with the other scopes, for each of six variants
         class_count=1000,
         changed=tuple(msgspec.structs.replace(picture, thumbnail=picture.thumbnail * 40) for _ in range(64)),
     )
-    assert sum(len(timed.samples_s) for row in large.rows for timed in (row, *row.scopes.values())) > 12 * rounds
+    assert sum(len(timed.samples_s) for row in large.rows for timed in (row, *row.scopes.values())) > 500_000
     page = to_html(large)
     assert len(page.encode()) < 5_000_000
     browser.open(page)
