@@ -32,6 +32,13 @@ def load(name: str) -> dict[str, Any]:
     return found
 
 
+def earlier(name: str) -> dict[str, Any]:
+    """Return the figures of an earlier run, for sections that are not measured again; empty without one."""
+    figures = load(name) if (RESULTS / f"{name}.json").exists() else {}
+    figures.pop("environment", None)
+    return figures
+
+
 @contextmanager
 def scratch() -> Iterator[Path]:
     """Yield a folder that is removed afterwards."""
