@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from common import earlier, save, scratch
+from common import save_section, scratch
 from peer_files import open_model, open_with_onnxruntime, with_nncf
 from tasks import (
     CALIBRATION_IMAGES,
@@ -227,16 +227,15 @@ def main() -> None:
     if given.load:
         print(json.dumps(load_once(*given.load)))
         return
-    figures = earlier("processors")
     with scratch() as root:
         known = tasks(root, given)
         for section in given.only:
             print(section, flush=True)
             if section == "files":
-                figures[section] = [row for task in known.values() for row in files(task, root)]
-            elif section == "load":
-                figures[section] = loads(known, root)
-            save("processors", figures, **package_versions(*PACKAGES))
+                found = [row for task in known.values() for row in files(task, root)]
+            else:
+                found = loads(known, root)
+            save_section("processors", section, found, **package_versions(*PACKAGES))
 
 
 if __name__ == "__main__":

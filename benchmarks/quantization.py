@@ -19,7 +19,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from common import earlier, save, scratch
+from common import save_section, scratch
 from peer_files import open_model, with_nncf, with_onnxruntime
 from tasks import (
     CALIBRATION_IMAGES,
@@ -265,14 +265,14 @@ def main() -> None:
     if given.child:
         child(given.child)
         return
-    figures = earlier("quantization")
     with scratch() as root:
         known = tasks(root, given)
         trained = [task for name, task in known.items() if name != "random"]
         for section in given.only:
             print(section, flush=True)
-            figures[section] = sections[section](known, trained, root)
-            save("quantization", figures, **package_versions(*PACKAGES))
+            save_section(
+                "quantization", section, sections[section](known, trained, root), **package_versions(*PACKAGES)
+            )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from common import earlier, make_photos, save, scratch
+from common import make_photos, save_section, scratch
 from peers import open_all, peers
 
 import edgeresnext
@@ -150,15 +150,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=["models", "peers"], default=["models", "peers"])
     only = parser.parse_args().only
-    figures = earlier("suite")
     with scratch() as root, MachineWatch() as watch:
         make_photos(root / "photos", CALIBRATION_IMAGES)
+        found: dict[str, Any] = {}
         if "models" in only:
-            figures["models"] = measure_models(root)
+            found["models"] = measure_models(root)
         if "peers" in only:
-            figures["peers"] = [row for task in tasks(root) for row in measure_peers(task, root)]
-    figures |= {"rounds": ROUNDS, "calibration_images": CALIBRATION_IMAGES, "warnings": watch.warnings()}
-    save("suite", figures, **watch.facts(), **package_versions(*PACKAGES))
+            found["peers"] = [row for task in tasks(root) for row in measure_peers(task, root)]
+    found |= {"rounds": ROUNDS, "calibration_images": CALIBRATION_IMAGES, "warnings": watch.warnings()}
+    for section, figures in found.items():
+        save_section("suite", section, figures, **watch.facts(), **package_versions(*PACKAGES))
 
 
 if __name__ == "__main__":

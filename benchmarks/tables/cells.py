@@ -19,9 +19,9 @@ def table(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
 
 
-def machine(figures: dict[str, Any]) -> str:
-    """Name the machine, the packages and the day of a result file."""
-    environment = figures["environment"]
+def machine(figures: dict[str, Any], section: str = "") -> str:
+    """Name the machine, the packages and the day of a result file, or of the section of it that was measured later."""
+    environment = figures.get("measured", {}).get(section, figures["environment"])
     versions = ", ".join(f"{name} {environment[name]}" for name in _PACKAGES if name in environment)
     isa = f" ({environment['isa'].replace(' ', ', ')})" if environment.get("isa") else ""
     return f"{environment['cpu']}, {environment['cores']} cores{isa}; {versions + '; ' if versions else ''}{environment['date'][:10]}"

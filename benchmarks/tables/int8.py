@@ -62,7 +62,7 @@ def repairs() -> str:
         "Each alone and all together, method `auto`, 64 calibration images; signal-to-noise ratio of the logits and top-1 on "
         "images that nothing was calibrated on, with the change against FP32 in brackets:\n\n"
         + _both_files(figures["repairs"], "repairs")
-        + f"\n\n{machine(figures)}."
+        + f"\n\n{machine(figures, 'repairs')}."
     )
 
 
@@ -72,7 +72,7 @@ def methods() -> str:
     return (
         "The methods with all repairs, up to 512 calibration images:\n\n"
         + _both_files(figures["methods"], "method")
-        + f"\n\n{machine(figures)}."
+        + f"\n\n{machine(figures, 'methods')}."
     )
 
 
@@ -80,7 +80,7 @@ def rescaled() -> str:
     """Networks with rescaled channels."""
     figures = load("quantization")
     return _both_files(figures["rescaled"], "recipe") + (
-        f"\n\nWithout the gate, all convolutions in INT8. {machine(figures)}."
+        f"\n\nWithout the gate, all convolutions in INT8. {machine(figures, 'rescaled')}."
     )
 
 
@@ -100,7 +100,7 @@ def gate() -> str:
     return (
         "The digits network with rescaled channels in its second stage, `--method max --repair none --validation digits/validation`:\n\n"
         + table(headings, rows)
-        + f"\n\n{machine(figures)}."
+        + f"\n\n{machine(figures, 'gate')}."
     )
 
 
@@ -123,7 +123,7 @@ def quantisers() -> str:
         "top-1 with the change against FP32 in brackets; each quantiser in a process of its own. onnxruntime's entropy calibrator, with "
         "its default 128 bins, finds the maximum, as MinMax does.\n\n"
         + table(headings, rows)
-        + f"\n\n{machine(figures)}."
+        + f"\n\n{machine(figures, 'peers')}."
     )
 
 
@@ -137,7 +137,7 @@ def calibration() -> str:
         f"Entropy calibration of {found['task']}, {found['images']} images: {seconds[0]:.1f} s and {peaks[0]:.0f} MiB, against "
         f"{seconds[1]:.1f} s and {peaks[1]:.0f} MiB for onnxruntime's quantiser with its entropy calibrator, which writes a file too "
         f"({found['ratio']:.2f} of its time; medians of {len(found['ours'])} runs in turn). With {found['many']} images the peak grows by "
-        f"{found['growth_bytes'] / 2**20:.0f} MiB. {machine(figures)}."
+        f"{found['growth_bytes'] / 2**20:.0f} MiB. {machine(figures, 'calibration')}."
     )
 
 
@@ -168,11 +168,11 @@ def processors() -> str:
         "interleaved rounds at batch 1, OpenVINO unless another runtime is named. ONNX Runtime cannot be told: its rows are those of this machine. NNCF "
         "with each setting of its `overflow_fix`, on the same FP32 file and 64 images.\n\n"
         + table(headings, files)
-        + "\n\nA bundle built here, loaded there. Under conditions that are not the build's the first load opens and times every artefact; "
+        + f"\n\n{machine(figures, 'files')}.\n\nA bundle built here, loaded there. Under conditions that are not the build's the first load opens and times every artefact; "
         "`proof` is what the first load took beyond later ones.\n\n"
         + table(
             ("bundle", "processor", "artefact", "top-1 % (PyTorch's)", "proof, s", "first load, s", "later loads, s"),
             loaded,
         )
-        + f"\n\n{machine(figures)}."
+        + f"\n\n{machine(figures, 'load')}."
     )

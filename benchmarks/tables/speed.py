@@ -76,7 +76,7 @@ def suite() -> str:
         + table(headings, rows)
         + "\n\n"
         + "".join(f"Not measured: {reason}. " for reason in sorted(reasons))
-        + f"Compiled networks are not measured {BATCH} at once. Energy is n/a: no counter on this machine. {machine(figures)}."
+        + f"Compiled networks are not measured {BATCH} at once. Energy is n/a: no counter on this machine. {machine(figures, 'models')}."
     )
 
 
@@ -117,7 +117,7 @@ def peers(network: str) -> str:
         + table(headings, cells)
         + "\n\n"
         + "".join(f"Not measured: {reason}. " for reason in failed)
-        + f"{machine(figures)}."
+        + f"{machine(figures, 'peers')}."
     )
 
 
