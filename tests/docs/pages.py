@@ -53,7 +53,7 @@ def blocks(page):
 
 
 def run(block, *, whole):
-    """Run a block as a reader would, on a small network; unless `whole`, only one artefact is benchmarked."""
+    """Run a block as a reader would, on a small network and in quick benchmarks; unless `whole`, of one artefact alone."""
     if block.language == "sh":
         for words in block.lines:
             command(words, whole=whole)
@@ -74,10 +74,11 @@ def command(words, *, whole):
 
     assert words[0] == "edgeresnext", f"{words} cannot be run: say so with `<!-- not run: REASON -->`"
     words = [word.replace(*_SMALL) for word in words[1:]]
+    if words[0] == "bench":
+        words += [] if "--quick" in words else ["--quick"]
     if words[0] == "bench" and not whole:
         words += [word for name, value in _ONE_ARTEFACT.items() for word in (f"--{name}", value)]
         words += ["--seconds", "0.2", "--skip", "pytorch", "--skip", "memory", "--skip", "layers", "--skip", "scopes"]
-        words += [] if "--quick" in words else ["--quick"]
     main(words)  # which ends the process, and so the test, where anything goes wrong
 
 

@@ -1,6 +1,6 @@
 """What users read is true: blocks run as written, commands exist, links lead somewhere, tables are those of the results.
 
-Blocks are run on the digits network in the place of a large one; in the fast run one artefact alone is benchmarked.
+Blocks are run on the digits network in the place of a large one, in quick benchmarks; in the fast run of one artefact alone.
 """
 
 import json
