@@ -1,8 +1,9 @@
 # make demo    a virtual environment, the package, and `edgeresnext demo`
-# make test    the same for the tests: lint, types, import contracts, tests
+# make test    the same for the tests: lint, types, import contracts, tests without those marked slow
+# make test-all  what CI runs: all tests, with coverage
 # make device  the demo, then its bundle in fresh environments without PyTorch (DEVICE_PYTHONS="python3.10 python3.13")
 # make arm64   the demo, then its bundle on an emulated arm64 Linux (root, debootstrap and qemu-user-static)
-# make figures measures everything that the README quotes (about two hours on two cores, half an hour of it training)
+# make figures measures everything that the documents quote (about two hours on two cores, half an hour of it training)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,13 +12,16 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 
 DEVICE_PYTHONS ?= python3.10 python3.13
 
-.PHONY: demo test device arm64 lint figures clean
+.PHONY: demo test test-all device arm64 lint figures clean
 
 demo: $(VENV)/.demo
 	$(BIN)/edgeresnext demo
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov=edgeresnext --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-all: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --cov=edgeresnext --cov-report=term:skip-covered --cov-fail-under=94
 
 device: demo
 	tests/device/check.sh edgeresnext-demo/bundle "$$(ls edgeresnext-demo/digits/validation/7/*.png | head -1)" $(DEVICE_PYTHONS)

@@ -21,8 +21,20 @@ RESULTS = Path(__file__).parent / "results"
 
 def save(name: str, figures: dict[str, Any], **versions: str) -> None:
     """Write figures with where they were measured to `results/NAME.json`."""
+    _write(name, {"environment": environment() | versions, **figures})
+
+
+def save_section(name: str, section: str, found: Any, **versions: str) -> None:  # noqa: ANN401 - any figures
+    """Write one section of `results/NAME.json`, with where it was measured; the others stay, and keep theirs."""
+    here = environment() | versions
+    figures = load(name) if (RESULTS / f"{name}.json").exists() else {"environment": here}
+    measured = figures.get("measured", {}) | {section: here}
+    _write(name, figures | {"measured": measured, section: found})
+
+
+def _write(name: str, figures: dict[str, Any]) -> None:
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"environment": environment() | versions, **figures}, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     print(f"wrote {path}")
 
 

@@ -6,12 +6,12 @@ whose logits hardly depend on the image.
 
 from __future__ import annotations
 
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 from common import make_photos, save, scratch
 
 import edgeresnext
+from edgeresnext.machine.environment import package_versions
 from edgeresnext.model.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
@@ -41,8 +41,8 @@ def main() -> None:
             photos = make_photos(folder / "photos", CALIBRATION_IMAGES)
             bundle = edgeresnext.build(model, random_weights=True, calibration=photos, output=folder / "bundle")
             found += rows(model, bundle)
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "onnx", "onnxruntime")}
-    save("fidelity", {"calibration_images": CALIBRATION_IMAGES, "rows": found}, **versions)
+    figures = {"calibration_images": CALIBRATION_IMAGES, "rows": found}
+    save("fidelity", figures, **package_versions("torch", "onnx", "onnxruntime"))
 
 
 if __name__ == "__main__":

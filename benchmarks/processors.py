@@ -10,7 +10,6 @@ its own. The shapes' weights come from `calibration/shapes/train.py`.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import subprocess
@@ -22,11 +21,25 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from common import RESULTS, load, save, scratch
-from peers import open_model, open_with_onnxruntime, with_nncf
-from quantization import Task, fp32_file, logits_of, quality, tasks, writers
+from common import save_section, scratch
+from peer_files import open_model, open_with_onnxruntime, with_nncf
+from tasks import (
+    CALIBRATION_IMAGES,
+    PACKAGES,
+    Task,
+    add_shapes,
+    fp32_file,
+    interleaved,
+    logits_of,
+    quality,
+    said,
+    tasks,
+    writers,
+)  # fmt: skip
 
 from edgeresnext.machine import cpu
+from edgeresnext.machine.environment import package_versions
+from edgeresnext.measure.statistics import speedup, summarise
 from edgeresnext.spec import ModelSpec, Recipe
 
 if TYPE_CHECKING:
@@ -36,8 +49,6 @@ if TYPE_CHECKING:
 PROCESSORS = {"AVX2": "AVX2", "AVX-512 without VNNI": "AVX512_CORE", "this machine": ""}
 """What oneDNN may use, as ONEDNN_MAX_CPU_ISA; it can only be told to use less than there is."""
 NNCF = ("DISABLE", "FIRST_LAYER", "ENABLE")
-IMAGES = 64
-ROUNDS = 60
 LOADS = 5
 LOADED = "resnet50"
 
@@ -68,7 +79,7 @@ def write_files(task: Task, root: Path) -> dict[str, Path]:
     """Write every file of a network that is compared."""
     drawn = task.images()
     output = root / f"{task.weights.stem}-processors"
-    writer = next(writers(task, drawn, [Recipe(samples=IMAGES)], output))
+    writer = next(writers(task, drawn, [Recipe(samples=CALIBRATION_IMAGES)], output))
     writer.write("int8-cpu")
     files = {"fp32": fp32_file(task, root), "ours": output / "int8-cpu.onnx", "saturating": saturating(writer, output)}
     singles = [image for batch in drawn.batches(None) for image in batch]
@@ -96,9 +107,6 @@ def saturating(writer: Writer, folder: Path) -> Path:
 
 def measure(given: dict[str, Any]) -> list[dict[str, Any]]:
     """Compare files on this processor: how near to FP32, how many right, how fast."""
-    from edgeresnext.measure.latency import interleave
-    from edgeresnext.measure.statistics import speedup, summarise
-
     spec = msgspec.convert(given["spec"], ModelSpec)
     with np.load(given["images"]) as arrays:
         images, exact = arrays["images"], arrays["logits"]
@@ -110,9 +118,7 @@ def measure(given: dict[str, Any]) -> list[dict[str, Any]]:
     sessions: dict[str, Session] = {name: open_model(file, spec) for name, file in files.items()}
     sessions |= {f"onnxruntime {name}": open_with_onnxruntime(files[name], spec) for name in ("fp32", "ours")}
     rows = [{"file": name, **quality(task, logits_of(one, images), exact, targets)} for name, one in sessions.items()]
-    samples, failures = interleave(sessions, images[:16], 1, min_rounds=ROUNDS, max_rounds=ROUNDS, budget_s=0)
-    if failures:
-        raise SystemExit(str(failures))
+    samples = interleaved(sessions, images[:16])
     for row in rows:
         name = row["file"]
         row["snr_db"] = row["snr_db"] if np.isfinite(row["snr_db"]) else None  # FP32 here is what FP32 was taken from
@@ -140,9 +146,8 @@ def files(task: Task, root: Path) -> list[dict[str, Any]]:
     for name, limit in possible().items():
         for row in on(limit, "--measure", json.dumps(given)):
             found.append({"processor": name, "limit": limit, **row})
-            top1 = "" if row["top1"] is None else f", top-1 {row['top1']:.4f} of {row['top1_fp32']:.4f}"
             print(
-                f"  {name}, {row['file']}: {'exact' if row['snr_db'] is None else format(row['snr_db'], '.1f')} dB{top1}, {row['p50_s'] * 1e3:.2f} ms, "
+                f"  {name}, {row['file']}: {said(row)}, {row['p50_s'] * 1e3:.2f} ms, "
                 f"{row['over_saturating'][0]:.3f} x saturating, {row['over_fp32'][0]:.2f} x faster than fp32",
                 flush=True,
             )
@@ -211,11 +216,10 @@ def loads(known: dict[str, Task], root: Path) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure and save; sections that were not run keep their figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", help="weights trained on the drawn shapes")
-    parser.add_argument("--shapes-data", help="folder with the drawn shapes")
-    parser.add_argument("--only", nargs="*", default=["files", "load"])
-    parser.add_argument("--measure")
-    parser.add_argument("--load", nargs=2)
+    add_shapes(parser)
+    parser.add_argument("--only", nargs="*", choices=["files", "load"], default=["files", "load"])
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--load", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.measure:
         print(json.dumps(measure(json.loads(given.measure))))
@@ -223,18 +227,15 @@ def main() -> None:
     if given.load:
         print(json.dumps(load_once(*given.load)))
         return
-    figures = load("processors") if (RESULTS / "processors.json").exists() else {}
-    figures.pop("environment", None)
     with scratch() as root:
         known = tasks(root, given)
         for section in given.only:
             print(section, flush=True)
             if section == "files":
-                figures[section] = [row for task in known.values() for row in files(task, root)]
-            elif section == "load":
-                figures[section] = loads(known, root)
-            packages = ("torch", "onnxruntime", "openvino", "nncf")
-            save("processors", figures, **{name: importlib.metadata.version(name) for name in packages})
+                found = [row for task in known.values() for row in files(task, root)]
+            else:
+                found = loads(known, root)
+            save_section("processors", section, found, **package_versions(*PACKAGES))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from common import RESULTS, load, make_photos, save, scratch
-from peers import Peer, peers
+from common import make_photos, save_section, scratch
+from peers import open_all, peers
 
 import edgeresnext
 from edgeresnext import bundle as bundles
@@ -22,7 +22,6 @@ from edgeresnext.backends import base
 from edgeresnext.cli.demo import weights as digits_weights
 from edgeresnext.data import digits, folder
 from edgeresnext.data.images import batches
-from edgeresnext.errors import EdgeResNeXtError
 from edgeresnext.machine.environment import package_versions
 from edgeresnext.machine.watch import MachineWatch
 from edgeresnext.measure.accuracy import classify
@@ -30,6 +29,7 @@ from edgeresnext.measure.latency import interleave
 from edgeresnext.measure.statistics import speedup, summarise
 from edgeresnext.measure.variants import pytorch_ways
 from edgeresnext.runtime.classifier import open_artifact
+from edgeresnext.spec import Recipe
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,8 +75,8 @@ def tasks(root: Path) -> list[dict[str, Any]]:
     folders = digits.prepare(root / "digits")
     with digits_weights() as path:
         trained = edgeresnext.build(
-            "resnext20_8x4d", weights=path, calibration=folders["calibration"], samples=CALIBRATION_IMAGES,
-            precisions=["fp32", "int8"], output=root / "digits-bundle",
+            "resnext20_8x4d", weights=path, calibration=folders["calibration"], precisions=["fp32", "int8"],
+            recipe=Recipe(samples=CALIBRATION_IMAGES), output=root / "digits-bundle",
         )  # fmt: skip
     large = root / PEERS_OF
     return [
@@ -104,7 +104,8 @@ def measure_peers(task: dict[str, Any], root: Path) -> list[dict[str, Any]]:
     sessions: dict[str, Session] = {
         way.name: open_artifact(bundle, way) for way in ways if base.unavailable(way) is None
     }
-    failures = open_peers(found, sessions)
+    opened, failures = open_all(found.values())
+    sessions |= opened
     samples, broken = interleave(sessions, golden.images, 1, min_rounds=ROUNDS, max_rounds=ROUNDS, budget_s=0)
     failures |= broken
     alive = {name: session for name, session in sessions.items() if name not in failures}
@@ -132,17 +133,6 @@ def measure_peers(task: dict[str, Any], root: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def open_peers(found: dict[str, Peer], sessions: dict[str, Session]) -> dict[str, str]:
-    """Add every peer that opens, and return why the others do not."""
-    failures = {}
-    for name, peer in found.items():
-        try:
-            sessions[name] = peer.build()
-        except EdgeResNeXtError as error:
-            failures[name] = error.what
-    return failures
-
-
 def accuracy(task: dict[str, Any], sessions: dict[str, Session]) -> dict[str, float | None]:
     """Return top-1 of every session, where there are labelled images and trained weights."""
     if task["validation"] is None:
@@ -160,16 +150,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=["models", "peers"], default=["models", "peers"])
     only = parser.parse_args().only
-    figures = load("suite") if (RESULTS / "suite.json").exists() else {}
-    figures.pop("environment", None)
     with scratch() as root, MachineWatch() as watch:
         make_photos(root / "photos", CALIBRATION_IMAGES)
+        found: dict[str, Any] = {}
         if "models" in only:
-            figures["models"] = measure_models(root)
+            found["models"] = measure_models(root)
         if "peers" in only:
-            figures["peers"] = [row for task in tasks(root) for row in measure_peers(task, root)]
-    figures |= {"rounds": ROUNDS, "calibration_images": CALIBRATION_IMAGES, "warnings": watch.warnings()}
-    save("suite", figures, **watch.facts(), **package_versions(*PACKAGES))
+            found["peers"] = [row for task in tasks(root) for row in measure_peers(task, root)]
+    found |= {"rounds": ROUNDS, "calibration_images": CALIBRATION_IMAGES, "warnings": watch.warnings()}
+    for section, figures in found.items():
+        save_section("suite", section, figures, **watch.facts(), **package_versions(*PACKAGES))
 
 
 if __name__ == "__main__":

@@ -23,12 +23,12 @@ def draw(source: str | Path, output: str | Path, *, samples: int, seed: int, str
         DataError: The source cannot be used, holds too few images, or the output is not empty.
     """
     if samples < 1:
-        raise DataError(f"{samples} images were asked for", "Ask for one or more: --samples N.")
+        raise DataError(f"{samples} images were asked for", "Ask for one or more.")
     photos = folder.scan(source)
     if len(photos.images) < samples:
         raise DataError(
             f"'{photos.root}' holds {len(photos.images)} images; {samples} were asked for",
-            "Ask for fewer: --samples N.",
+            "Ask for fewer.",
         )
     drawn = photos.sample(samples, seed, stratified=stratified)
     names = sorted(path.relative_to(photos.root).as_posix() for path in drawn.images)

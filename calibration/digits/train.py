@@ -1,37 +1,15 @@
-"""Train the demo's weights on the prepared digits: python calibration/digits/train.py DIR [OUTPUT.safetensors]."""
+"""Train the demo's weights on the digits: python calibration/digits/train.py FOLDER [OUTPUT.safetensors]."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-import edgeresnext
-from edgeresnext import EdgeResNeXtError
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what the folders beside this one share
+
+import scripts
+
 from edgeresnext.data.digits import prepare
 
-EPOCHS, SEED = 30, 0
-
-
-def main() -> None:
-    """Do it, and say what was done."""
-    if len(sys.argv) not in (2, 3):
-        sys.exit(__doc__)
-    folders = prepare(sys.argv[1])
-    output = Path(sys.argv[2] if len(sys.argv) > 2 else Path(sys.argv[1]) / "digits.safetensors")  # noqa: PLR2004
-    top1 = edgeresnext.train(
-        "resnext20_8x4d",
-        data=folders["train"],
-        validation=folders["validation"],
-        output=output,
-        epochs=EPOCHS,
-        seed=SEED,
-        progress=lambda _stage, done, total: print(f"epoch {done} of {total}", flush=True),
-    )
-    print(f"{output}: top-1 {top1:.2%} on {folders['validation']}")
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except EdgeResNeXtError as error:
-        sys.exit(f"error: {error}")
+    scripts.train(__doc__, prepare, "digits.safetensors", epochs=30, seed=0)

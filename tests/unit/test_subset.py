@@ -73,4 +73,4 @@ def test_imagenet_is_drawn_from_512_of_its_classes(request, digit_folders, tmp_p
         (tmp_path / "train" / f"n{index:08}").mkdir(parents=True)
         (tmp_path / "train" / f"n{index:08}" / f"n{index:08}_1.JPEG").write_bytes(image.read_bytes())
     done = script(request, "imagenet", tmp_path / "train", tmp_path / "set")
-    assert done.stdout == f"512 images of 512 classes in {tmp_path / 'set'}\n"
+    assert done.stdout == f"512 images of 512 classes in {tmp_path / 'set'}, and their manifest\n"

@@ -1,0 +1,1 @@
+"""The tables of the documents, each a function from `results/` to Markdown."""
