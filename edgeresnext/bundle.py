@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from edgeresnext import files
+from edgeresnext import __version__, files
 from edgeresnext.data.folder import read_labels
 from edgeresnext.errors import BundleError, RequestError, shortened, unknown_name
-from edgeresnext.spec import MANIFEST_SCHEMA, READABLE_SCHEMAS, Artifact, Fidelity, FileEntry, Manifest, Ranges
+from edgeresnext.spec import RANGES_SCHEMA, READABLE_SCHEMAS, Artifact, Fidelity, FileEntry, Manifest, Ranges
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,6 +46,7 @@ on a few images. Saturating products cost 15 to 25 dB."""
 _UNTIMED: tuple[Precision, ...] = ("fp16", "int8", "bf16", "fp32")
 _READABLE = "Check the permissions of the bundle's directory."
 _REBUILD = "Copy the bundle again, or rebuild it with `edgeresnext build`."
+_OTHER_RELEASE = "Rebuild the bundle with this release, or install the one that wrote it."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,15 +133,9 @@ class Bundle:
         """Return what calibration found; None where the bundle has no INT8.
 
         Raises:
-            BundleError: The file is missing or altered, or an earlier release wrote it.
+            BundleError: The file is missing or altered, or holds no ranges of this release.
         """
-        if RANGES not in self.manifest.files:
-            return None
-        path = self.file(RANGES)
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=Ranges)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise BundleError(f"file '{path}' holds no ranges of this release: {error}", _REBUILD) from None
+        return read_ranges(self.file(RANGES)) if RANGES in self.manifest.files else None
 
     def golden(self) -> Golden:
         """Return the golden images and PyTorch's logits for them.
@@ -232,15 +227,23 @@ def read(path: str | Path) -> Bundle:
     except OSError as error:
         raise BundleError(f"cannot read '{manifest_path}': {error.strerror}", _READABLE) from None
     try:
-        schema = msgspec.json.decode(raw, type=_Schema).schema
-        if schema not in READABLE_SCHEMAS:
-            raise BundleError(
-                f"'{manifest_path}' has schema {schema}; this release reads {READABLE_SCHEMAS[0]} to {MANIFEST_SCHEMA}",
-                "Rebuild the bundle, or install the release that wrote it.",
-            )
-        manifest = msgspec.json.decode(raw, type=Manifest)
+        header = msgspec.json.decode(raw, type=_Header)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise BundleError(f"'{manifest_path}' is damaged: {error}", _REBUILD) from None
+    if header.schema not in READABLE_SCHEMAS:
+        raise BundleError(
+            f"'{manifest_path}' has schema {header.schema}, which {header.writer} wrote; this release "
+            f"({__version__}) reads {READABLE_SCHEMAS[0]} to {READABLE_SCHEMAS[-1]}",
+            _OTHER_RELEASE,
+        )
+    try:
+        manifest = msgspec.json.decode(raw, type=Manifest)
+    except msgspec.MsgspecError as error:
+        raise BundleError(
+            f"'{manifest_path}', which {header.writer} wrote, is damaged or does not fit this release "
+            f"({__version__}): {error}",
+            _OTHER_RELEASE,
+        ) from None
     unsafe = [name for name in manifest.files if not _is_plain(name)]
     if unsafe:
         raise BundleError(
@@ -254,10 +257,46 @@ def read(path: str | Path) -> Bundle:
     return Bundle(path=path, manifest=manifest, digest=hashlib.sha256(raw).hexdigest())
 
 
-class _Schema(msgspec.Struct):
-    """The one field by which manifests of all releases are told apart."""
+class _Header(msgspec.Struct):
+    """What manifests of all releases have: the schema, and who wrote it."""
 
     schema: int
+    created_with: dict[str, str] = {}
+
+    @property
+    def writer(self) -> str:
+        """The release that wrote the manifest, in words."""
+        release = self.created_with.get("edgeresnext")
+        return f"edgeresnext {release}" if release else "an unnamed release"
+
+
+def read_ranges(path: Path) -> Ranges:
+    """Return the ranges of a `ranges.json`.
+
+    Raises:
+        BundleError: It cannot be read, or holds no ranges of this release; the release that wrote it is named where a
+            manifest beside it tells.
+    """
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=Ranges)
+        reason = "" if found.schema == RANGES_SCHEMA else f"schema {found.schema} instead of {RANGES_SCHEMA}"
+    except OSError as error:
+        raise BundleError(
+            f"cannot read ranges from '{path}': {error.strerror}", "Give a ranges.json or a bundle."
+        ) from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        reason = str(error)
+    if not reason:
+        return found
+    try:
+        header = msgspec.json.decode(path.with_name(MANIFEST).read_bytes(), type=_Header)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        header = _Header(schema=0)
+    raise BundleError(
+        f"'{path}', which {header.writer} wrote, holds no ranges of this release ({__version__}): {reason}",
+        "Calibrate anew: give calibration images, and no ranges.",
+        values=("ranges", "calibration"),
+    )
 
 
 def _is_plain(name: str) -> bool:

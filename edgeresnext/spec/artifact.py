@@ -10,8 +10,8 @@ CPU = "cpu"
 """The target that every machine is."""
 
 
-class EngineOptions(Value, frozen=True):
-    """How an engine is built; what is None is left to TensorRT.
+class EngineOptions(Value, frozen=True, forbid_unknown_fields=False):
+    """How an engine is built; what is None is left to TensorRT. Options that an earlier release had are passed over.
 
     `batch` is the smallest, the most frequent and the largest number of images a run. `dla_core` builds for that deep
     learning accelerator of a Jetson. `int8_grouped` says whether grouped convolutions are INT8 in INT8 engines: "auto"
