@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from edgeresnext.compiler.graph import Graph, Layer
 
 _IMAGE_DIMENSIONS = 4
-
-
 _PIXELS_AT_ONCE = 4 * 224 * 224
 """Of the images that run together: layers then find their input in the cache. Of ResNeXt-50 at 224 px, 4 images at once
 take 26 ms an image and 8 or more 34 to 43 (two cores, 32 MiB of cache)."""
@@ -41,11 +39,6 @@ def in_cache(images: Tensor) -> list[Tensor]:
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
-def fastest_device() -> torch.device:
-    """Return PyTorch's GPU where it has one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 class Executor:
     """The layers of a graph as PyTorch calls, in float32.
 
@@ -59,7 +52,7 @@ class Executor:
 
     def __init__(self, graph: Graph, device: torch.device | None = None) -> None:
         self.graph = graph
-        self.device = device or fastest_device()
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.parameters = {
             layer.name: (self.tensor(layer.weight), None if layer.bias is None else self.tensor(layer.bias))
             for layer in graph.layers

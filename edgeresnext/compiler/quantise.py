@@ -38,12 +38,6 @@ class QuantisedWeight:
     values: NDArray[np.int8]
     scale: NDArray[np.floating]
 
-    @property
-    def dequantised(self) -> NDArray[np.float32]:
-        """The weights that INT8 stands for, float32."""
-        scale = self.scale.astype(np.float32).reshape(-1, *[1] * (self.values.ndim - 1))
-        return self.values.astype(np.float32) * scale
-
 
 @dataclass(frozen=True, kw_only=True)
 class Quantised:

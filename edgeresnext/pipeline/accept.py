@@ -43,13 +43,14 @@ def accept(name: str, precision: Precision, reason: str) -> None:
         return
     hints = {
         "fp32": "This is a bug; report it with the checkpoint.",
-        "fp16": "The network does not fit float16: leave it out with --precision fp32 --precision int8.",
-        "int8": "Use --method auto and every repair (the defaults), let sensitive layers go back to floating point "
-        "(--validation DIR), or leave INT8 out: --precision fp32 --precision fp16.",
+        "fp16": "The network does not fit float16: build fp32 and int8 alone.",
+        "int8": "Use the method auto and every repair (the defaults), let sensitive layers go back to floating point "
+        "(with validation images), or build fp32 and fp16 alone.",
     }
     raise AccuracyError(
         f"{name} is too far from PyTorch on the golden images: {reason}. Nothing was published.",
-        hints.get(precision, ""),
+        hints[precision],
+        values={"fp16": ("precisions",), "int8": ("method", "repairs", "validation", "precisions")}.get(precision, ()),
     )
 
 

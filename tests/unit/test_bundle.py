@@ -154,9 +154,7 @@ def test_a_manifest_of_another_release_is_refused_by_the_name_of_that_release(bu
 
 
 def test_ranges_of_another_release_are_refused_by_its_name(tmp_path):
-    with pytest.raises(
-        BundleError, match=r"which edgeresnext 0\.1\.0 wrote, holds no ranges of this release"
-    ):
+    with pytest.raises(BundleError, match=r"which edgeresnext 0\.1\.0 wrote, holds no ranges of this release"):
         bundles.read_ranges(OLD / "ranges.json")
     (tmp_path / "ranges.json").write_bytes((OLD / "ranges.json").read_bytes())
     with pytest.raises(BundleError, match="which an unnamed release wrote"):  # no manifest beside it
