@@ -91,7 +91,7 @@ def parse_keep(graph: Graph, patterns: Iterable[str]) -> dict[str, Keep]:
             near = get_close_matches(pattern, [*names, *_prefixes(names)], n=3, cutoff=0.5)
             suggestion = f"Did you mean {' or '.join(near)}? " if near else ""
             raise RequestError(
-                f"'{text}' matches no layer to keep",
+                f"'{text}' matches no layer",
                 f"{suggestion}Layers are named {shortened(names, 4)}; `edgeresnext inspect BUNDLE --layers` lists all.",
                 values=("keep",),
             )

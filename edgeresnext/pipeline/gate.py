@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgeresnext.data.folder import ImageFolder
     from edgeresnext.pipeline.onnx_files import Writer
     from edgeresnext.progress import Progress
-    from edgeresnext.spec import Gate, OnnxFile, Plan
+    from edgeresnext.spec import Gate, OnnxFile, Plan, Verdict
 
 DEFAULT_MAX_DROP = 0.5
 _RANKING_IMAGES, _RANKING_BATCH = 16, 8
@@ -155,35 +155,16 @@ class Jury:
             AccuracyError: A file cannot pass with enough convolutions in INT8.
         """
         found = self.measure(files)
-        self._warn(found)
+        first = next(file.verdict for file in found.values())
+        assert first is not None
+        for doubt in doubts(first, self.validation.gate, self.writer.spec.classes):
+            _log.warning("%s", doubt)
         for name, file in found.items():
             reason = shortfall(self.validation.gate, file)
             if reason:
                 _log.warning("%s: %s; sensitive layers go back to floating point", file.file, reason)
                 found[name] = self._repaired(name, file, keep)
         return found
-
-    def _warn(self, files: Mapping[str, OnnxFile]) -> None:
-        """Say where the verdicts mean less than they seem to."""
-        found = next(file.verdict for file in files.values())
-        assert found is not None
-        if found.overlap:
-            _log.warning(
-                "%d of the %d validation images were calibrated on: INT8 may look better than it is",
-                found.overlap,
-                found.images,
-            )
-        classes = self.writer.spec.classes
-        if found.top1_fp32 is not None and found.top1_fp32 <= _CHANCES / classes:
-            _log.warning(
-                "PyTorch itself classifies only %.2f %% of the validation images right (chance is %.2f %%): are the "
-                "folders named after the labels?",
-                _POINTS * found.top1_fp32,
-                _POINTS / classes,
-            )
-        limit = self.validation.gate.max_drop
-        if limit and found.images * limit < _POINTS:
-            _log.warning("one of %d validation images is more than %g points: use more", found.images, limit)
 
     def _repaired(self, name: str, file: OnnxFile, keep: Mapping[str, Keep]) -> OnnxFile:
         """Return a file that passes with as few layers as possible in floating point.
@@ -274,6 +255,30 @@ class Jury:
     def _int8_share(self, name: str, floating: Collection[str]) -> float:
         """Return the share of the convolutions that are not `floating`; of grouped ones only where a file has them."""
         return int8_share(self.writer.graph, floating, grouped=name not in GROUPED_FLOAT_FILES)
+
+
+def doubts(found: Verdict, gate: Gate, classes: int) -> tuple[str, ...]:
+    """Return where a verdict means less than it seems to.
+
+    Args:
+        found: Of any file: what is doubtful is so of the images.
+        gate: What was asked.
+        classes: How many the network tells apart.
+    """
+    reasons = []
+    if found.overlap:
+        reasons.append(
+            f"{found.overlap} of the {found.images} validation images were calibrated on: INT8 may look better than it "
+            "is"
+        )
+    if found.top1_fp32 is not None and found.top1_fp32 <= _CHANCES / classes:
+        reasons.append(
+            f"PyTorch itself classifies only {found.top1_fp32:.2%} of the validation images right (chance is "
+            f"{1 / classes:.2%}): are the folders named after the labels?"
+        )
+    if gate.max_drop and found.images * gate.max_drop < _POINTS:
+        reasons.append(f"one of {found.images} validation images is more than {gate.max_drop:g} points: use more")
+    return tuple(reasons)
 
 
 def shortfall(gate: Gate, file: OnnxFile) -> str:

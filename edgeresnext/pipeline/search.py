@@ -12,13 +12,13 @@ def fewest(ranking: Sequence[str], most: int, passes: Callable[[tuple[str, ...]]
     """Return as few layers as possible of which `passes` holds, or None where it does not hold of the first `most`.
 
     The shortest prefix of the ranking that passes is found by doubling until one does and halving between the last two;
-    then each of its layers is left out once, the last first, and stays out where the rest passes without it.
+    then each of its layers but the last, which it needs, is left out once and stays out where the rest passes.
 
     Args:
         ranking: Layers, those that are most likely needed first.
         most: How many of them may be taken at most.
-        passes: Whether a file with these layers in floating point passes. Called last with what is returned only by
-            chance: the last attempt may be another one.
+        passes: Whether a file with these layers in floating point passes; never asked twice. What is returned was
+            asked, but not always last.
     """
     failed, count = 0, min(1, most)
     while count > failed and not passes(tuple(ranking[:count])):
@@ -29,8 +29,8 @@ def fewest(ranking: Sequence[str], most: int, passes: Callable[[tuple[str, ...]]
         middle = (failed + count) // 2
         failed, count = (failed, middle) if passes(tuple(ranking[:middle])) else (middle, count)
     needed = tuple(ranking[:count])
-    for layer in needed[::-1]:
+    for layer in needed[-2::-1]:
         rest = tuple(name for name in needed if name != layer)
-        if rest and passes(rest):
+        if passes(rest):
             needed = rest
     return needed
