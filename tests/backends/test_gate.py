@@ -23,17 +23,6 @@ def broken(digit_weights, tmp_path_factory):
     return rescale(digit_weights, tmp_path_factory.mktemp("rescaled") / "layer2.safetensors", only="layer2")
 
 
-@pytest.fixture(scope="module")
-def validation(digit_folders, tmp_path_factory):
-    """Twenty images of each class. Read only."""
-    root = tmp_path_factory.mktemp("validation")
-    for folder_of_class in sorted(digit_folders["validation"].iterdir()):
-        (root / folder_of_class.name).mkdir()
-        for image in sorted(folder_of_class.iterdir())[:20]:
-            shutil.copy(image, root / folder_of_class.name)
-    return root
-
-
 def build_with(weights, folders, validation, output, **changes):
     options = {
         "weights": weights, "calibration": folders["calibration"], "output": output,
@@ -46,19 +35,19 @@ def build_with(weights, folders, validation, output, **changes):
 
 
 @pytest.fixture
-def build(broken, digit_folders, validation, tmp_path):
+def build(broken, digit_folders, few_digits, tmp_path):
     def call(weights=broken, **changes):
-        return build_with(weights, digit_folders, validation, tmp_path / "out", **changes)
+        return build_with(weights, digit_folders, few_digits, tmp_path / "out", **changes)
 
     return call
 
 
 @pytest.fixture(scope="module")
-def gated(broken, digit_folders, validation, tmp_path_factory):
+def gated(broken, digit_folders, few_digits, tmp_path_factory):
     """The broken network by naive calibration with `fc` kept by hand, past the gate. Read only."""
     output = tmp_path_factory.mktemp("gated") / "out"
     return build_with(
-        broken, digit_folders, validation, output, precisions=["fp32", "int8"], keep=("fp32:fc",), **NAIVE
+        broken, digit_folders, few_digits, output, precisions=["fp32", "int8"], keep=("fp32:fc",), **NAIVE
     )
 
 
@@ -97,12 +86,12 @@ def test_repairs_leave_the_gate_nothing_to_do(build):
         assert floating == ({"fc"} if "int8-cpu" in file.file else set())
 
 
-def test_the_figures_are_what_runtimes_make_of_the_files(gated, validation):
+def test_the_figures_are_what_runtimes_make_of_the_files(gated, few_digits):
     verdict = verdicts(gated)["int8-cpu"].verdict
     wanted = {"torch-fp32", "openvino-int8", "onnxruntime-int8"}
     known = {one.name: one for one in gated.manifest.artifacts if one.name in wanted and base.unavailable(one) is None}
     sessions = {name: open_artifact(gated, artifact) for name, artifact in known.items()}
-    photos = folder.scan(validation)
+    photos = folder.scan(few_digits)
     found = classify(sessions, photos.images, photos.targets, gated.manifest.model.preprocess, lambda *_: None)
     assert (verdict.images, verdict.runtime) == (200, "exact")
     assert verdict.top1_fp32 == found.top("torch-fp32", 1)
@@ -116,10 +105,10 @@ def test_the_figures_are_what_runtimes_make_of_the_files(gated, validation):
 @pytest.mark.parametrize(
     "gate", [{"min_int8": 0.95}, pytest.param({"min_agreement": 1.0, "min_int8": 0.9}, marks=pytest.mark.slow)]
 )
-def test_what_cannot_pass_is_not_published_and_the_old_bundle_stays(build, built, validation, tmp_path, gate):
+def test_what_cannot_pass_is_not_published_and_the_old_bundle_stays(build, built, few_digits, tmp_path, gate):
     old = read(shutil.copytree(built.path, tmp_path / "out"))
     with pytest.raises(AccuracyError, match=r"cannot pass the gate.*of the convolutions in INT8") as caught:
-        build(**NAIVE, gate=Gate(validation=str(validation), **gate))
+        build(**NAIVE, gate=Gate(validation=str(few_digits), **gate))
     assert caught.value.exit_code == 3
     assert "min_int8" in caught.value.values
     assert read(old.path).digest == old.digest

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import msgspec
@@ -280,19 +279,24 @@ def test_a_bundle_that_a_killed_build_moved_aside_comes_back(tmp_path):
 
 def test_builds_of_one_output_take_turns(tmp_path):
     output, order, messages = tmp_path / "out", [], []
-    entered = threading.Event()
+    entered, asked = threading.Event(), threading.Event()
 
     def first():
         with bundles.replacing(output, messages.append) as staging:
             entered.set()
-            time.sleep(0.3)
+            assert asked.wait(60)
             write_one(staging, "first")
             order.append("first")
 
     thread = threading.Thread(target=first)
     thread.start()
     entered.wait()
-    with bundles.replacing(output, messages.append) as staging:
+
+    def wait(message):
+        messages.append(message)
+        asked.set()
+
+    with bundles.replacing(output, wait) as staging:
         order.append("second")
         write_one(staging, "second")
     thread.join()

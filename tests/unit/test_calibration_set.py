@@ -77,3 +77,13 @@ def test_batches_begin_anew_at_each_call_and_golden_images_are_the_first(tmp_pat
     assert whole.shape == (64, 32, 32, 3)
     assert np.array_equal(np.concatenate(list(found.batches(20))), whole[:20])
     assert np.array_equal(found.golden, whole[:16])
+
+
+def test_what_cannot_be_read_is_skipped_by_name_and_counted(tmp_path, noise, caplog):
+    root = images(tmp_path / "noise", noise)
+    (root / "broken.png").write_bytes(b"x")
+    seen = []
+    found = from_folder(folder.scan(root), PREPROCESS, 999, 0, lambda done, total: seen.append((done, total)))
+    assert (found.count, found.about) == (120, "120 images of 'noise', seed 0")
+    assert seen[-1] == (121, 121)
+    assert "broken.png" in caplog.text
