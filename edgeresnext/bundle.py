@@ -66,7 +66,7 @@ class Golden:
         return Golden(images=self.images[:count], logits=self.logits[:count])
 
     def compare(self, logits: NDArray[np.float32]) -> Fidelity:
-        """Return how far an artefact's logits for the golden images are from PyTorch's."""
+        """Return how far an artefact's logits for the golden images, float32 `(N, classes)`, are from PyTorch's."""
         noise = logits.astype(np.float64) - self.logits
         signal = self.logits.astype(np.float64)
         if not np.isfinite(logits).all():

@@ -108,7 +108,7 @@ class Executor:
         return logits
 
     def resume(self, values: Mapping[str, Tensor], layers: Sequence[Layer]) -> Tensor:
-        """Run the last layers of the graph on tensors computed before, and return the logits."""
+        """Run the last layers of the graph on tensors computed before, by name; return the logits `(N, classes)`."""
         found = dict(values)
         with self._guard():
             for layer in layers:
@@ -116,7 +116,7 @@ class Executor:
         return found[layers[-1].name]
 
     def run_layer(self, layer: Layer, values: Mapping[str, Tensor]) -> Tensor:
-        """Return the output of one layer."""
+        """Return the output of one layer, float32 `(N, *layer.shape)`, from the tensors before it by name."""
         inputs = [values[name] for name in layer.inputs]
         return self.compute(layer, inputs, *self.parameters.get(layer.name, (None, None)))
 
@@ -124,7 +124,11 @@ class Executor:
     def compute(  # noqa: PLR0911 - a table
         layer: Layer, inputs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
-        """Return what the layer's operator makes of `inputs`."""
+        """Return what the layer's operator makes of `inputs`, float32 `(N, *layer.shape)`.
+
+        Raises:
+            NotImplementedError: `graph.trace` makes a layer that is not listed here.
+        """
         attributes = layer.attributes
         match layer.op:
             case "Conv":

@@ -78,7 +78,11 @@ class RaplMeter(Meter):
         self._sum_uj = 0.0
 
     def read_j(self) -> float:
-        """Return joules since this meter was made; a counter that began again at 0 is taken to have been full once."""
+        """Return joules since this meter was made; a counter that began again at 0 is taken to have been full once.
+
+        Raises:
+            MeterError: A counter cannot be read, or fell and does not say how far it counts.
+        """
         for index, zone in enumerate(self._zones):
             now, last = _microjoules(zone), self._last[index]
             risen = now - last
@@ -106,7 +110,11 @@ class NvmlMeter(Meter):
         self._board = board
 
     def read_j(self) -> float:
-        """Return joules since the driver was loaded."""
+        """Return joules since the driver was loaded.
+
+        Raises:
+            MeterError: This GPU's energy is not counted.
+        """
         millijoules = self._board.ask("nvmlDeviceGetTotalEnergyConsumption")
         if millijoules is None:
             raise MeterError("NVML does not count this GPU's energy: Volta and newer do")
@@ -147,7 +155,11 @@ class Ina3221Meter(Meter):
         self._thread = None
 
     def read_j(self) -> float:
-        """Return the joules counted so far, up to this moment."""
+        """Return the joules counted so far, up to this moment.
+
+        Raises:
+            MeterError: A rail cannot be read, or could not be in between.
+        """
         if self._error:  # a gap that the trapezoid rule would bridge with a straight line
             raise self._error
         with self._lock:
