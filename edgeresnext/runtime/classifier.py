@@ -99,15 +99,13 @@ class Classifier:
         results = []
         for start in range(0, len(sources), _BATCH):
             batch = [load_image(source, self.preprocess) for source in sources[start : start + _BATCH]]
-            results += [self._ranked(row, top) for row in self.logits(np.stack(batch))]
+            logits = self.logits(np.stack(batch))
+            best = np.argsort(-logits, axis=1, kind="stable")[:, :top].tolist()
+            results += [
+                [Prediction(self.labels[i], i, float(probabilities[i])) for i in indices]
+                for indices, probabilities in zip(best, softmax(logits), strict=True)
+            ]
         return results if several else results[0]
-
-    def _ranked(self, logits: NDArray[np.float32], top: int) -> list[Prediction]:
-        """Return the best classes of one image by softmax."""
-        exponentials = np.exp(logits.astype(np.float64) - logits.max())
-        probabilities = exponentials / exponentials.sum()
-        best = np.argsort(-logits, kind="stable")[:top]
-        return [Prediction(self.labels[i], int(i), float(probabilities[i])) for i in best]
 
     def close(self) -> None:
         """Free the runtime; further calls raise."""
@@ -125,6 +123,13 @@ class Classifier:
 
     def __repr__(self) -> str:
         return f"<Classifier {self.artifact.name}, {len(self.labels)} classes, {self.artifact.file}>"
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the probabilities of each row of logits `(N, classes)`, float64."""
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    found: NDArray[np.float64] = exponentials / exponentials.sum(1, keepdims=True)
+    return found
 
 
 def open_artifact(bundle: Bundle, artifact: Artifact, threads: int | None = None, *, profiled: bool = False) -> Session:
