@@ -11,9 +11,25 @@ import msgspec
 from edgeresnext import files
 from edgeresnext.data import folder
 from edgeresnext.errors import DataError, shortened
-from edgeresnext.spec import Subset, SubsetImage
+from edgeresnext.spec import Value
 
 MANIFEST = "manifest.json"
+
+
+class SubsetImage(Value, frozen=True):
+    """One image of a drawn set: its path below the folder, and its SHA-256."""
+
+    file: str
+    sha256: str
+
+
+class Subset(Value, frozen=True):
+    """Images drawn from a folder, such that the same can be drawn again."""
+
+    source: str
+    seed: int
+    stratified: bool
+    images: tuple[SubsetImage, ...]
 
 
 def draw(source: str | Path, output: str | Path, *, samples: int, seed: int, stratified: bool = True) -> Subset:

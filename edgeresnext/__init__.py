@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgeresnext.report.files import save_report as save_report
     from edgeresnext.runtime.classifier import Classifier as Classifier
     from edgeresnext.runtime.classifier import Prediction as Prediction
-    from edgeresnext.runtime.classifier import load as load
+    from edgeresnext.runtime.load import load as load
     from edgeresnext.runtime.verify import verify as verify
     from edgeresnext.spec import EngineOptions as EngineOptions
     from edgeresnext.spec import Gate as Gate
@@ -47,7 +47,7 @@ _HOME = {
     "build": "edgeresnext.pipeline.build",
     "build_engines": "edgeresnext.pipeline.on_device",
     "compare": "edgeresnext.comparison.compare",
-    "load": "edgeresnext.runtime.classifier",
+    "load": "edgeresnext.runtime.load",
     "read_report": "edgeresnext.report.files",
     "save_report": "edgeresnext.report.files",
     "sensitivity": "edgeresnext.measure.sensitivity",

@@ -32,6 +32,17 @@ def digit_folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def few_digits(digit_folders, tmp_path_factory):
+    """Twenty validation digits of each class. Read only."""
+    root = tmp_path_factory.mktemp("few")
+    for folder in sorted(digit_folders["validation"].iterdir()):
+        (root / folder.name).mkdir()
+        for image in sorted(folder.iterdir())[:20]:
+            shutil.copy(image, root / folder.name)
+    return root
+
+
+@pytest.fixture(scope="session")
 def digit_weights():
     """The demo's trained weights. Read only."""
     with weights() as path:

@@ -30,7 +30,10 @@ _AT_ONCE = 2**19
 
 
 def round_to_levels(values: Tensor, step: float, low: int, high: int) -> Tensor:
-    """Return the levels of values as ONNX's QuantizeLinear has them: x / step, half to even, clipped to low..high."""
+    """Return the levels of float32 values of any shape: x / step, half to even, clipped to low..high.
+
+    As ONNX's QuantizeLinear has them, counted from the zero point; integers in float32.
+    """
     return values.div(step).round_().clamp_(low, high)
 
 

@@ -148,8 +148,9 @@ class _Emitter:
         if large:
             raise AccuracyError(
                 f"weights of {shortened(dict.fromkeys(large))} exceed float16's {limit:g} once BatchNorm is folded",
-                f"Keep them in FP32: {' '.join(f'--keep fp32:{name}' for name in dict.fromkeys(large))}; "
-                "or leave FP16 out: --precision fp32 --precision int8.",
+                f"Keep them in FP32 ({', '.join(f'fp32:{name}' for name in dict.fromkeys(large))}), "
+                "or build fp32 and int8 alone.",
+                values=("keep", "precisions"),
             )
 
     def _type(self, layer: Layer) -> Precision:

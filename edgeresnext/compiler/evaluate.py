@@ -119,7 +119,7 @@ class Evaluator:
             case "QuantizeLinear":
                 return self._quantise(node)
             case "DequantizeLinear":
-                return _same
+                return lambda levels: levels  # until something reads them that has no integer form
             case "Cast":
                 return lambda values: _plain(values).float()
             case "Transpose":
@@ -187,11 +187,6 @@ def _by_position(values: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return a 1x1 convolution as a matrix product: PyTorch's float64 convolution takes several times as long."""
     found = functional.linear(values.permute(0, 2, 3, 1).double(), weight[:, :, 0, 0], bias)
     return found.float().permute(0, 3, 1, 2)
-
-
-def _same(levels: _Levels) -> _Levels:
-    """Return a tensor that stays as levels until something reads it that has no integer form."""
-    return levels
 
 
 def _in_half(run: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from edgeresnext.compiler.graph import Graph, Layer
 
 _IMAGE_DIMENSIONS = 4
-
-
 _PIXELS_AT_ONCE = 4 * 224 * 224
 """Of the images that run together: layers then find their input in the cache. Of ResNeXt-50 at 224 px, 4 images at once
 take 26 ms an image and 8 or more 34 to 43 (two cores, 32 MiB of cache)."""
@@ -41,11 +39,6 @@ def in_cache(images: Tensor) -> list[Tensor]:
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
-def fastest_device() -> torch.device:
-    """Return PyTorch's GPU where it has one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 class Executor:
     """The layers of a graph as PyTorch calls, in float32.
 
@@ -59,7 +52,7 @@ class Executor:
 
     def __init__(self, graph: Graph, device: torch.device | None = None) -> None:
         self.graph = graph
-        self.device = device or fastest_device()
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.parameters = {
             layer.name: (self.tensor(layer.weight), None if layer.bias is None else self.tensor(layer.bias))
             for layer in graph.layers
@@ -115,7 +108,7 @@ class Executor:
         return logits
 
     def resume(self, values: Mapping[str, Tensor], layers: Sequence[Layer]) -> Tensor:
-        """Run the last layers of the graph on tensors computed before, and return the logits."""
+        """Run the last layers of the graph on tensors computed before, by name; return the logits `(N, classes)`."""
         found = dict(values)
         with self._guard():
             for layer in layers:
@@ -123,7 +116,7 @@ class Executor:
         return found[layers[-1].name]
 
     def run_layer(self, layer: Layer, values: Mapping[str, Tensor]) -> Tensor:
-        """Return the output of one layer."""
+        """Return the output of one layer, float32 `(N, *layer.shape)`, from the tensors before it by name."""
         inputs = [values[name] for name in layer.inputs]
         return self.compute(layer, inputs, *self.parameters.get(layer.name, (None, None)))
 
@@ -131,7 +124,11 @@ class Executor:
     def compute(  # noqa: PLR0911 - a table
         layer: Layer, inputs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
-        """Return what the layer's operator makes of `inputs`."""
+        """Return what the layer's operator makes of `inputs`, float32 `(N, *layer.shape)`.
+
+        Raises:
+            NotImplementedError: `graph.trace` makes a layer that is not listed here.
+        """
         attributes = layer.attributes
         match layer.op:
             case "Conv":

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -20,7 +21,6 @@ from edgeresnext.errors import CheckpointError, shortened
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import numpy as np
     from numpy.typing import NDArray
 
 _CONVOLUTIONS = ("Conv", "Gemm")
@@ -210,6 +210,4 @@ def _operator(name: str, child: nn.Module | None, node: fx.Node) -> tuple[str, d
 
 def _finite(layer: Layer) -> bool:
     """Whether all parameters of a layer are finite numbers."""
-    import numpy as np
-
     return all(array is None or bool(np.isfinite(array).all()) for array in (layer.weight, layer.bias))

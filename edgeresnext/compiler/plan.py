@@ -2,8 +2,7 @@
 
 Placement (the rules of TensorRT and OpenVINO agree): the input of every INT8 convolution, of MaxPool and of
 GlobalAveragePool is quantised, and of a residual Add one input alone, so that the other's convolution, the Add and the
-ReLU fuse. One
-Q/DQ pair serves all readers of a tensor; the graph's output stays floating point.
+ReLU fuse. One Q/DQ pair serves all readers of a tensor; the graph's output stays floating point.
 """
 
 from __future__ import annotations
@@ -77,26 +76,34 @@ def parse_keep(graph: Graph, patterns: Iterable[str]) -> dict[str, Keep]:
     Raises:
         RequestError: A pattern cannot be read, or matches no layer.
     """
+    patterns = tuple(patterns)
     names = [layer.name for layer in graph.layers if layer.op in _QUANTISABLE]
     found: dict[str, Keep] = {}
     for text in patterns:
         kind, _, pattern = text.partition(":")
         precision: Precision = "fp32" if kind == "fp32" else "fp16"
         if kind not in ("fp16", "fp32") or not pattern:
-            raise RequestError(f"cannot read --keep '{text}'", "Write it as fp16:layer1.* or fp32:fc.")
+            raise RequestError(
+                f"cannot read '{text}' as layers to keep", "Write it as fp16:layer1.* or fp32:fc.", values=("keep",)
+            )
         matching = [name for name in names if fnmatchcase(name, pattern)]
         if not matching:
             near = get_close_matches(pattern, [*names, *_prefixes(names)], n=3, cutoff=0.5)
             suggestion = f"Did you mean {' or '.join(near)}? " if near else ""
             raise RequestError(
-                f"--keep '{text}' matches no layer",
+                f"'{text}' matches no layer",
                 f"{suggestion}Layers are named {shortened(names, 4)}; `edgeresnext inspect BUNDLE --layers` lists all.",
+                values=("keep",),
             )
         fallback = " (FP32 where the file has no FP16)" if precision == "fp16" else ""
         reason = f"kept by hand: {text}{fallback}"
         found |= {name: Keep(precision=precision, reason=reason) for name in matching}
     if found and int8_share(graph, found) == 0:
-        raise RequestError("--keep leaves no convolution in INT8", "Keep fewer layers, or leave INT8 out.")
+        raise RequestError(
+            f"keeping {', '.join(patterns)} leaves no convolution in INT8",
+            "Keep fewer layers, or leave INT8 out.",
+            values=("keep", "precisions"),
+        )
     return found
 
 
@@ -125,7 +132,7 @@ def plan_for(
     Args:
         graph: The folded graph.
         name: One of `ONNX_FILES` or `GROUPED_FLOAT_FILES`.
-        thresholds: Calibrated |x| limit of every tensor in `quantisable_tensors`; read for INT8 files only.
+        thresholds: Calibrated |x| limit of every tensor in `calibrated_tensors`; read for INT8 files only.
         keep: Layers that are not to be INT8.
     """
     precisions = (ONNX_FILES | GROUPED_FLOAT_FILES)[name]
@@ -190,19 +197,16 @@ def _candidates(graph: Graph, layer: Layer) -> tuple[str, ...]:
     return others or layer.inputs
 
 
-def quantisable_tensors(graph: Graph) -> list[str]:
-    """Return the names of all tensors that an INT8 plan may quantise, in execution order, each once."""
-    layers = (layer for layer in graph.layers if layer.op in _QUANTISABLE)
-    return list(dict.fromkeys(name for layer in layers for name in _candidates(graph, layer)))
-
-
 def calibrated_tensors(graph: Graph) -> list[str]:
-    """Return the names of all tensors whose range is taken: those, and both inputs of every Add.
+    """Return the names of all tensors whose range is taken, each once: what an INT8 plan may quantise, then all others.
 
-    Plain graphs need the second one too: a DLA stores the result of a convolution before it adds.
+    The others are the second inputs of Adds. Plain graphs need them: a DLA stores the result of a convolution before it
+    adds.
     """
-    added = (name for layer in graph.layers if layer.op == "Add" for name in layer.inputs)
-    return list(dict.fromkeys([*quantisable_tensors(graph), *added]))
+    layers = [layer for layer in graph.layers if layer.op in _QUANTISABLE]
+    quantised = (name for layer in layers for name in _candidates(graph, layer))
+    added = (name for layer in layers if layer.op == "Add" for name in layer.inputs)
+    return list(dict.fromkeys([*quantised, *added]))
 
 
 def threshold_source(graph: Graph, tensor: str) -> str:

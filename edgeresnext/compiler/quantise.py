@@ -38,12 +38,6 @@ class QuantisedWeight:
     values: NDArray[np.int8]
     scale: NDArray[np.floating]
 
-    @property
-    def dequantised(self) -> NDArray[np.float32]:
-        """The weights that INT8 stands for, float32."""
-        scale = self.scale.astype(np.float32).reshape(-1, *[1] * (self.values.ndim - 1))
-        return self.values.astype(np.float32) * scale
-
 
 @dataclass(frozen=True, kw_only=True)
 class Quantised:
@@ -112,7 +106,15 @@ def quantise(
 def quantise_weight(
     layer: Layer, dtype: type[np.floating], limit: NDArray[np.float64] | None = None
 ) -> QuantisedWeight:
-    """Return the weights of a layer in INT8, with one scale an output channel."""
+    """Return the weights of a layer in INT8, with one scale an output channel.
+
+    Symmetric, so that the level of zero is zero: scale = |w| max / 127 (Krishnamoorthi 2018, arXiv:1806.08342).
+
+    Args:
+        layer: A convolution or Gemm.
+        dtype: Of the scales: float16 or float32.
+        limit: |w| at which each output channel is clipped, float64 `(out,)`; None for its largest.
+    """
     assert layer.weight is not None
     scale = _representable((_largest(layer.weight) if limit is None else limit) / INT8_MAX, dtype)
     return QuantisedWeight(values=weight_levels(layer.weight, scale.astype(np.float64)), scale=scale)
@@ -152,7 +154,7 @@ def _by_row(weight: NDArray[np.float32], values: NDArray[np.float64]) -> NDArray
 
 
 def weight_levels(weight: NDArray[np.float32], steps: NDArray[np.float64]) -> NDArray[np.int8]:
-    """Return the level of each weight, with one step an output channel."""
+    """Return the level of each weight, int8 of the weight's shape, with one step `(out,)` an output channel."""
     return np.clip(np.rint(weight / _by_row(weight, steps)), -INT8_MAX, INT8_MAX).astype(np.int8)
 
 

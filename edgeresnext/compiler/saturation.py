@@ -109,7 +109,7 @@ class _RowTrial(Executor):
 
 
 def with_row_steps(graph: Graph, quantised: Quantised, steps: Mapping[str, NDArray[np.float64]]) -> Quantised:
-    """Return a plan's numbers with the weights of some rows rounded to wider steps."""
+    """Return a plan's numbers with the weights of some rows rounded to wider steps: what `row_steps` returned."""
     weights = dict(quantised.weights)
     for layer in graph.layers:
         if layer.name in steps and layer.name in weights:

@@ -43,11 +43,11 @@ class Cost:
 
     @property
     def snr_db(self) -> float:
-        """Signal-to-noise ratio of the logits; infinite where nothing changes."""
+        """Signal-to-noise ratio of the logits, 10 log10(signal / noise); infinite where nothing changes."""
         return 10 * math.log10(self.signal / self.noise) if self.noise and self.signal else math.inf
 
     def add(self, expected: Tensor, found: Tensor, targets: Tensor | None) -> None:
-        """Take note of the logits of a batch."""
+        """Take note of the logits of a batch, float32 `(N, classes)`, and of the right classes `(N,)` or None."""
         self.signal += float(expected.double().square().sum())
         self.noise += float((expected - found).double().square().sum())
         best = found.argmax(1)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from edgeresnext.compiler.graph import Graph, Layer
     from edgeresnext.compiler.quantise import Quantised
 
-
 _VALUES_AT_ONCE = 2**22
 """Of a layer's input that are quantised together: 16 MiB."""
 

@@ -100,7 +100,7 @@ class Histogram:
         self.maximum = 0.0
 
     def add(self, values: Tensor) -> None:
-        """Count the |x| of a tensor of any shape.
+        """Count the |x| of a float32 tensor of any shape.
 
         Raises:
             ValueError: It holds NaN or infinity.
@@ -141,7 +141,10 @@ class Histogram:
 
 
 def least_squares(histogram: Histogram) -> float:
-    """Return the threshold with the smallest squared error between values and their INT8 levels."""
+    """Return the threshold with the smallest squared error between values and their INT8 levels.
+
+    Of `_CANDIDATES`, each value taken for the centre of its bin (Sung et al. 2015, arXiv:1511.06488).
+    """
     counts = histogram.counts.numpy()
     width = histogram.limit / BINS
     centres = (np.arange(BINS) + 0.5) * width

@@ -143,7 +143,7 @@ def crop(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
 
 
 def image_digest(image: NDArray[np.uint8]) -> str:
-    """Return the first 64 bits of the SHA-256 of an image's pixels, by which the same image is known again."""
+    """Return the first 64 bits of the SHA-256 of an image's pixels, uint8 HWC: 16 digits by which it is known again."""
     return hashlib.sha256(image.tobytes()).hexdigest()[:16]
 
 

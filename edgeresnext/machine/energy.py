@@ -128,12 +128,7 @@ def _nvml() -> tuple[Meter | None, str]:
     board, reason = nvml.find_board()
     if board is None:
         return None, reason
-    meter = NvmlMeter(board)
-    try:
-        meter.read_j()
-    except MeterError as error:
-        return None, error.what
-    return meter, ""
+    return _readable(NvmlMeter(board))
 
 
 def _ina3221(sysfs: Path) -> tuple[Meter | None, str]:
@@ -146,7 +141,11 @@ def _ina3221(sysfs: Path) -> tuple[Meter | None, str]:
     if names is None:
         labels = ", ".join(sorted(filter(None, rails))) or "none"
         return None, f"this Jetson does not tell its module's power: rails under {root} are {labels}"
-    meter = Ina3221Meter([(name, *rails[name]) for name in names])
+    return _readable(Ina3221Meter([(name, *rails[name]) for name in names]))
+
+
+def _readable(meter: Meter) -> tuple[Meter | None, str]:
+    """Return a meter that can be read, or None and the reason why it cannot."""
     try:
         meter.read_j()
     except MeterError as error:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import TYPE_CHECKING, Protocol
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 from edgeresnext.errors import EdgeResNeXtError
 from edgeresnext.machine import sensors
@@ -32,21 +33,24 @@ class MeterError(EdgeResNeXtError):
     """A meter that cannot be read any more, or stands still: a figure from it would be wrong."""
 
 
-class Meter(Protocol):
-    """Something that counts joules.
+class Meter(ABC):
+    """Something that counts joules, from `start` to `stop` at least.
 
-    `source` names it and what it covers; `resolution_s` is how often its reading changes.
+    Attributes:
+        source: What it is, and what it covers.
+        resolution_s: How often its reading changes.
     """
 
     source: str
     resolution_s: float
 
-    def start(self) -> None:
+    def start(self) -> None:  # noqa: B027 - most counters always run
         """Begin to count, where that takes anything."""
 
-    def stop(self) -> None:
+    def stop(self) -> None:  # noqa: B027 - the same
         """End what `start` began."""
 
+    @abstractmethod
     def read_j(self) -> float:
         """Return joules since any fixed moment; never less than before, as long as the meter counts.
 
@@ -55,7 +59,7 @@ class Meter(Protocol):
         """
 
 
-class RaplMeter:
+class RaplMeter(Meter):
     """The energy of all processor packages, from the counters of the kernel's powercap.
 
     Args:
@@ -73,14 +77,12 @@ class RaplMeter:
         self._last = [_microjoules(zone) for zone in zones]
         self._sum_uj = 0.0
 
-    def start(self) -> None:
-        """Do nothing: the counters always run."""
-
-    def stop(self) -> None:
-        """Do nothing."""
-
     def read_j(self) -> float:
-        """Return joules since this meter was made; a counter that began again at 0 is taken to have been full once."""
+        """Return joules since this meter was made; a counter that began again at 0 is taken to have been full once.
+
+        Raises:
+            MeterError: A counter cannot be read, or fell and does not say how far it counts.
+        """
         for index, zone in enumerate(self._zones):
             now, last = _microjoules(zone), self._last[index]
             risen = now - last
@@ -94,7 +96,7 @@ class RaplMeter:
         return self._sum_uj / 1e6
 
 
-class NvmlMeter:
+class NvmlMeter(Meter):
     """The energy of a GPU's board, counted by its driver.
 
     Args:
@@ -107,21 +109,19 @@ class NvmlMeter:
     def __init__(self, board: nvml.Board) -> None:
         self._board = board
 
-    def start(self) -> None:
-        """Do nothing: the counter always runs."""
-
-    def stop(self) -> None:
-        """Do nothing."""
-
     def read_j(self) -> float:
-        """Return joules since the driver was loaded."""
+        """Return joules since the driver was loaded.
+
+        Raises:
+            MeterError: This GPU's energy is not counted.
+        """
         millijoules = self._board.ask("nvmlDeviceGetTotalEnergyConsumption")
         if millijoules is None:
             raise MeterError("NVML does not count this GPU's energy: Volta and newer do")
         return float(millijoules) / 1000
 
 
-class Ina3221Meter:
+class Ina3221Meter(Meter):
     """The energy of a Jetson's module: its power, sampled by a thread and summed by the trapezoid rule.
 
     Args:
@@ -155,7 +155,11 @@ class Ina3221Meter:
         self._thread = None
 
     def read_j(self) -> float:
-        """Return the joules counted so far, up to this moment."""
+        """Return the joules counted so far, up to this moment.
+
+        Raises:
+            MeterError: A rail cannot be read, or could not be in between.
+        """
         if self._error:  # a gap that the trapezoid rule would bridge with a straight line
             raise self._error
         with self._lock:

@@ -15,6 +15,7 @@ from PIL import Image
 from edgeresnext.data.images import Skipped, batches, image_digest
 from edgeresnext.errors import EdgeResNeXtError
 from edgeresnext.measure.results import ChangedImage, ClassAccuracy
+from edgeresnext.runtime.classifier import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -247,10 +248,3 @@ def classify(
 def best_classes(logits: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return the indices of the five largest logits of each row, largest first; ties go to the lower index."""
     return np.argsort(-logits, axis=1, kind="stable")[:, :_TOP]
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the probabilities of each row of logits."""
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
-    found: NDArray[np.float64] = exponentials / exponentials.sum(1, keepdims=True)
-    return found

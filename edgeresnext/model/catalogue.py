@@ -7,6 +7,7 @@ networks follow from the architecture. `tests/unit/test_catalogue.py` counts eve
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -14,7 +15,7 @@ from edgeresnext.errors import unknown_name
 from edgeresnext.spec import ModelSpec, Preprocess
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Entry:
     """One catalogue entry: the network, its parameters (BatchNorm included), and GMACs for one image."""
 
@@ -39,81 +40,34 @@ PREPROCESS: dict[str, Preprocess] = {
 """Resize and crop by the source of the weights (timm resizes to floor(crop / crop fraction))."""
 
 
-def _imagenet(name: str, depths: tuple[int, ...], cardinality: int, width: int, preprocess: str) -> ModelSpec:
+def _imagenet(name: str, depths: tuple[int, ...], cardinality: int, width: int, source: str) -> ModelSpec:
     return ModelSpec(
         name=name,
         depths=depths,
         cardinality=cardinality,
         width_per_group=width,
-        preprocess=PREPROCESS[preprocess],
-        source=preprocess,
+        preprocess=PREPROCESS[source],
+        source=source,
     )
 
 
+def _cifar(source: str, **fields: Any) -> ModelSpec:  # noqa: ANN401 - those of ModelSpec
+    return ModelSpec(stem="cifar", classes=10, preprocess=PREPROCESS[source], source=source, **fields)
+
+
 _D50, _D101 = (3, 4, 6, 3), (3, 4, 23, 3)
+_V1, _V2 = "torchvision-v1", "torchvision-v2"
+_X29 = _cifar("cifar", name="resnext29_8x64d", depths=(3, 3, 3), cardinality=8, width_per_group=64)
+_X20 = _cifar("digits", name="resnext20_8x4d", depths=(2, 2, 2), cardinality=8, width_per_group=4, base_channels=16)
 
 _ENTRIES = (
-    Entry(
-        spec=_imagenet("resnet50", _D50, 1, 64, "torchvision-v1"),
-        parameters=25_557_032,
-        gmacs=4.09,
-        about="plain ResNet-50, for comparison",
-    ),
-    Entry(
-        spec=_imagenet("resnext50_32x4d", _D50, 32, 4, "torchvision-v1"),
-        parameters=25_028_904,
-        gmacs=4.23,
-        about="the usual choice for edge devices",
-    ),
-    Entry(
-        spec=_imagenet("resnext101_32x4d", _D101, 32, 4, "torchvision-v1"),
-        parameters=44_177_704,
-        gmacs=7.97,
-        about="twice the depth at the same width",
-    ),
-    Entry(
-        spec=_imagenet("resnext101_64x4d", _D101, 64, 4, "torchvision-v2"),
-        parameters=83_455_272,
-        gmacs=15.46,
-        about="twice the cardinality",
-    ),
-    Entry(
-        spec=_imagenet("resnext101_32x8d", _D101, 32, 8, "torchvision-v1"),
-        parameters=88_791_336,
-        gmacs=16.41,
-        about="twice the width per group",
-    ),
-    Entry(
-        spec=ModelSpec(
-            name="resnext29_8x64d",
-            depths=(3, 3, 3),
-            cardinality=8,
-            width_per_group=64,
-            stem="cifar",
-            classes=10,
-            preprocess=PREPROCESS["cifar"],
-            source="cifar",
-        ),
-        parameters=34_426_698,
-        gmacs=5.39,
-        about="the paper's CIFAR network, 32 px",
-    ),
-    Entry(
-        spec=ModelSpec(
-            name="resnext20_8x4d",
-            depths=(2, 2, 2),
-            cardinality=8,
-            width_per_group=4,
-            stem="cifar",
-            base_channels=16,
-            classes=10,
-            preprocess=PREPROCESS["digits"],
-            source="digits",
-        ),
-        parameters=247_898,
-        gmacs=0.04,
-        about="a small 32 px network; the demo's weights belong to it",
-    ),
+    Entry(_imagenet("resnet50", _D50, 1, 64, _V1), 25_557_032, 4.09, "plain ResNet-50, for comparison"),
+    Entry(_imagenet("resnext50_32x4d", _D50, 32, 4, _V1), 25_028_904, 4.23, "the usual choice for edge devices"),
+    Entry(_imagenet("resnext101_32x4d", _D101, 32, 4, _V1), 44_177_704, 7.97, "twice the depth at the same width"),
+    Entry(_imagenet("resnext101_64x4d", _D101, 64, 4, _V2), 83_455_272, 15.46, "twice the cardinality"),
+    Entry(_imagenet("resnext101_32x8d", _D101, 32, 8, _V1), 88_791_336, 16.41, "twice the width per group"),
+    Entry(_X29, 34_426_698, 5.39, "the paper's CIFAR network, 32 px"),
+    Entry(_X20, 247_898, 0.04, "a small 32 px network; the demo's weights belong to it"),
 )
 
 CATALOGUE: dict[str, Entry] = {entry.spec.name: entry for entry in _ENTRIES}

@@ -50,7 +50,7 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return relu(branch(x) + shortcut(x)), NCHW."""
+        """Return relu(branch(x) + shortcut(x)): `(N, in, H, W)` becomes `(N, out, H / stride, W / stride)`."""
         branch = self.relu1(self.bn1(self.conv1(x)))
         branch = self.relu2(self.bn2(self.conv2(branch)))
         branch = self.bn3(self.conv3(branch))
@@ -93,7 +93,7 @@ class ResNeXt(nn.Module):
         self.fc = nn.Linear(channels, spec.classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of normalised images."""
+        """Return the logits `(N, classes)` of normalised images `(N, 3, H, W)`, float32."""
         x = self.relu(self.bn1(self.conv1(x)))
         if self.maxpool is not None:
             x = self.maxpool(x)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 _DECODE_BATCH = 64
 _MAX_SEED = 2**32
-_SLOWER = "Train with a smaller --learning-rate."
 
 
 def train(
@@ -73,6 +72,7 @@ def train(
         raise RequestError(
             f"cannot train with epochs {epochs}, batch {batch}, learning rate {learning_rate:g}, seed {seed}",
             "Epochs are 1 or more, a batch 2 or more (BatchNorm), the rate positive, the seed 0 or more.",
+            values=("epochs", "batch", "learning_rate", "seed"),
         )
     if not output.absolute().parent.is_dir() or not os.access(output.absolute().parent, os.W_OK):
         raise DataError(f"cannot write in '{output.absolute().parent}'", "Create the folder, or give another file.")
@@ -100,7 +100,11 @@ def train(
         progress("train", epoch + 1, epochs)
     network.eval()
     if not all(torch.isfinite(parameter).all() for parameter in network.parameters()):
-        raise AccuracyError("training diverged: weights are NaN or infinite; nothing was written", _SLOWER)
+        raise AccuracyError(
+            "training diverged: weights are NaN or infinite; nothing was written",
+            f"Train with a learning rate below {learning_rate:g}.",
+            values=("learning_rate",),
+        )
     try:
         save_state(network, output)
         output.with_suffix(".labels.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")

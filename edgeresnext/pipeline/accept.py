@@ -33,24 +33,30 @@ _TIMED_BUDGET_S = 5.0
 _log = logging.getLogger("edgeresnext")
 
 
+_REMEDIES: dict[Precision, tuple[str, tuple[str, ...]]] = {
+    "fp32": ("This is a bug; report it with the checkpoint.", ()),
+    "fp16": ("The network does not fit float16: build fp32 and int8 alone.", ("precisions",)),
+    "int8": (
+        "Use the method auto and every repair, let validation images decide what stays INT8, or leave INT8 out.",
+        ("method", "repairs", "validation", "precisions"),
+    ),
+}
+"""What to do about a file that is too far from PyTorch, and the values that this is about."""
+
+
 def accept(name: str, precision: Precision, reason: str) -> None:
     """Refuse to publish a file that says something too far from PyTorch.
 
     Raises:
         AccuracyError: `reason` is not empty.
     """
-    if not reason:
-        return
-    hints = {
-        "fp32": "This is a bug; report it with the checkpoint.",
-        "fp16": "The network does not fit float16: leave it out with --precision fp32 --precision int8.",
-        "int8": "Use --method auto and every repair (the defaults), let sensitive layers go back to floating point "
-        "(--validation DIR), or leave INT8 out: --precision fp32 --precision fp16.",
-    }
-    raise AccuracyError(
-        f"{name} is too far from PyTorch on the golden images: {reason}. Nothing was published.",
-        hints.get(precision, ""),
-    )
+    if reason:
+        hint, values = _REMEDIES[precision]
+        raise AccuracyError(
+            f"{name} is too far from PyTorch on the golden images: {reason}. Nothing was published.",
+            hint,
+            values=values,
+        )
 
 
 def measured_here(

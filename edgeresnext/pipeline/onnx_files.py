@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from edgeresnext.compiler.correct import channel_means, corrected
 from edgeresnext.compiler.emit import emit, save
 from edgeresnext.compiler.evaluate import Evaluator
 from edgeresnext.compiler.execute import in_cache
-from edgeresnext.compiler.plan import activations_of, plan_for
+from edgeresnext.compiler.plan import INT8_CPU, activations_of, plan_for
 from edgeresnext.compiler.quantise import Quantised, QuantisedWeight, quantise, weight_limits
 from edgeresnext.compiler.saturation import pixel_layers, row_steps, safe_weight, with_pixel_step, with_row_steps
 from edgeresnext.spec import OnnxFile
@@ -54,9 +55,6 @@ class Writer:
     images: Tensor | None
     golden: Golden
     folder: Path
-    _limits: dict[str, NDArray[np.float64]] | None = None
-    _means: dict[str, Tensor] | None = None
-    _safe: tuple[dict[str, NDArray[np.float64]], dict[str, QuantisedWeight]] | None = None
     _biases: dict[tuple[Activations, frozenset[str]], Mapping[str, NDArray[np.float32]]] = field(default_factory=dict)
 
     def write(self, name: str, keep: Mapping[str, Keep] = _NONE) -> OnnxFile:
@@ -75,20 +73,16 @@ class Writer:
         path = self.folder / f"{name}.onnx"
         save(proto, path)
         unsigned = quantised.plan.activations == "unsigned"
+        steps = self._safe[0] if unsigned and self.images is not None else {}
         return OnnxFile(
             file=f"onnx/{path.name}",
             opset=proto.opset_import[0].version,
             plan=quantised.plan,
             fidelity=self._fidelity(proto),
             saturated=self._fidelity(proto, saturating=True) if unsigned else None,
-            wider_rows=self._wider_rows(quantised) if unsigned else {},
+            wider_rows={one: int((by > 1).sum()) for one, by in steps.items() if one in quantised.weights},
             pixel_layers=pixel_layers(quantised),
         )
-
-    def _wider_rows(self, quantised: Quantised) -> dict[str, int]:
-        """Return in how many rows of each layer the weights have a wider step."""
-        steps = {} if self._safe is None else self._safe[0]
-        return {layer: int((found > 1).sum()) for layer, found in steps.items() if layer in quantised.weights}
 
     def _fidelity(self, proto: ModelProto, *, saturating: bool = False) -> Fidelity:
         """Return how far what a file says is from PyTorch, on the golden images."""
@@ -107,8 +101,6 @@ class Writer:
         plan = self.plan(name, keep)
         if not plan.inputs:
             return quantise(self.graph, plan, {})
-        if "weight-clipping" in self.recipe.repairs and self._limits is None:
-            self._limits = weight_limits(self.graph)
         found = self._quantised(plan)
         if self.images is None:
             return found
@@ -120,8 +112,6 @@ class Writer:
         # The steps of a float16 file are those of its float32 twin but for their rounding: one correction serves both.
         key = plan.activations, frozenset(plan.inputs)
         if key not in self._biases:
-            if self._means is None:
-                self._means = channel_means(self.graph, self.images)
             repaired = corrected(self.graph, found, self.images, self._means, saturating=unsigned)
             self._biases[key] = repaired.biases
         return dataclasses.replace(found, biases=self._biases[key])
@@ -129,20 +119,36 @@ class Writer:
     def _quantised(self, plan: Plan) -> Quantised:
         """Return the numbers of a plan before anything is done for them."""
         pixels = self.spec.preprocess.range
-        found = quantise(self.graph, plan, self._thresholds(plan.name), self._limits or {}, pixels)
+        found = quantise(self.graph, plan, self._thresholds(plan.name), self._limits, pixels)
         return found if self.images is None else with_pixel_step(found, self.images)
 
     def _without_saturation(self, found: Quantised) -> Quantised:
         """Return numbers whose products do not saturate on CPUs without VNNI, or next to never."""
-        assert self.images is not None
-        if self._safe is None:
-            # Found with every layer in INT8 that can be, and each layer by itself: they hold for every plan.
-            whole = self._quantised(self.plan(found.plan.name))
-            layers = {layer.name: layer for layer in self.graph.layers}
-            batches = in_cache(self.images)
-            pixels = {one: safe_weight(layers[one], whole, batches) for one in pixel_layers(whole)}
-            self._safe = row_steps(self.graph, whole, self.images), pixels
         steps, pixels = self._safe
         found = with_row_steps(self.graph, found, steps)
         weights = {**found.weights, **{one: weight for one, weight in pixels.items() if one in found.weights}}
         return dataclasses.replace(found, weights=weights)
+
+    @cached_property
+    def _limits(self) -> dict[str, NDArray[np.float64]]:
+        """Where weights are clipped, by layer."""
+        return weight_limits(self.graph) if "weight-clipping" in self.recipe.repairs else {}
+
+    @cached_property
+    def _means(self) -> dict[str, Tensor]:
+        """What the exact network computes of the images."""
+        assert self.images is not None
+        return channel_means(self.graph, self.images)
+
+    @cached_property
+    def _safe(self) -> tuple[dict[str, NDArray[np.float64]], dict[str, QuantisedWeight]]:
+        """By how much the steps of rows are widened, and the weights of layers that read pixels.
+
+        Found with every layer in INT8 that can be, and each layer by itself: they hold for every plan.
+        """
+        assert self.images is not None
+        whole = self._quantised(self.plan(INT8_CPU))
+        layers = {layer.name: layer for layer in self.graph.layers}
+        batches = in_cache(self.images)
+        pixels = {one: safe_weight(layers[one], whole, batches) for one in pixel_layers(whole)}
+        return row_steps(self.graph, whole, self.images), pixels

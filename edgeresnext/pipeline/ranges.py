@@ -23,7 +23,7 @@ from edgeresnext.compiler.plan import calibrated_tensors
 from edgeresnext.compiler.thresholds import STANDARD, Method
 from edgeresnext.errors import BundleError, DataError
 from edgeresnext.model.resnext import normalise
-from edgeresnext.spec import AUTO, RANGES_SCHEMA, Ranges
+from edgeresnext.spec import AUTO, Ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,7 +93,8 @@ def calibrate(
         if given is not None:
             raise DataError(
                 f"the given ranges do not fit: {misfit}",
-                "Leave --ranges out to calibrate anew, or build as that bundle was built.",
+                "Calibrate anew, without ranges, or build as that bundle was built.",
+                values=("ranges",),
             )
         _log.info("the ranges of the earlier build do not fit: %s", misfit)
     return _measured(graph, spec, images, recipe, digests=digests, progress=progress)
@@ -103,20 +104,10 @@ def read(path: str | Path) -> Ranges:
     """Return the ranges of a file, or of a bundle's directory.
 
     Raises:
-        DataError: There are none.
+        BundleError: There are none, or none of this release.
     """
     path = Path(path)
-    file = path / bundles.RANGES if path.is_dir() else path
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=Ranges)
-    except OSError as error:
-        raise DataError(
-            f"cannot read ranges from '{file}': {error.strerror}", "Give a ranges.json or a bundle."
-        ) from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"'{file}' holds no ranges of this release: {error}", "Calibrate anew, with --calibration alone."
-        ) from None
+    return bundles.read_ranges(path / bundles.RANGES if path.is_dir() else path)
 
 
 def _of_bundle(output: Path) -> Ranges | None:
@@ -136,9 +127,7 @@ def _misfit(known: Ranges, graph: Graph, recipe: Recipe, digests: dict[str, str]
         return f"they were taken {'with' if known.equalised else 'without'} equalisation"
     if recipe.method != AUTO and recipe.method not in known.thresholds:
         return f"they have no thresholds of {recipe.method}, only {', '.join(known.thresholds)}"
-    return (
-        "" if known.schema == RANGES_SCHEMA and _is_whole(known, graph) else "they are damaged, or of another release"
-    )
+    return "" if _is_whole(known, graph) else "they are damaged"
 
 
 def _is_whole(known: Ranges, graph: Graph) -> bool:

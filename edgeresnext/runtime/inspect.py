@@ -44,7 +44,7 @@ def inspect_engine(path: Path) -> dict[str, Any]:
     """Return what an engine is, by its header and by the manifest of its bundle; no native code sees it.
 
     Beside the manifest's entry: sums over the layers for one image, and for each known device of its compute
-    capabilities an estimate of the latency (see `backends.devices`).
+    capabilities an estimate of the latency (see `machine.peak_rates`).
 
     Raises:
         InputError: The file is no engine, or altered.

@@ -7,9 +7,7 @@ read or written is proved again.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib.metadata
 import logging
 import os
 import time
@@ -23,6 +21,7 @@ import numpy as np
 from edgeresnext import __version__, files
 from edgeresnext.errors import EdgeResNeXtError
 from edgeresnext.machine import cpu, gpu
+from edgeresnext.machine.environment import package_versions
 from edgeresnext.spec import CPU, Check, Value
 
 if TYPE_CHECKING:
@@ -105,21 +104,25 @@ class Proofs:
 
     def failed_to_start(self, artifact: Artifact) -> bool:
         """Whether an artefact did not start when it was tried last."""
-        known = self.checks.get(artifact.name)
-        return known is not None and known.status == "failed" and known.fidelity is None
+        known = self._failure(artifact)
+        return known is not None and known.fidelity is None
+
+    def wrong(self, artifact: Artifact) -> str:
+        """Return why an artefact is known to give wrong answers here, or nothing."""
+        known = self._failure(artifact)
+        return "" if known is None or known.fidelity is None else known.reason
 
     def failures(self, artifacts: Iterable[Artifact]) -> dict[str, str]:
         """Return why those of the artefacts that are known to fail here do, by name."""
         return {
-            artifact.name: ("it does not start: " if self.failed_to_start(artifact) else "") + known.reason
+            artifact.name: f"{'it does not start: ' if known.fidelity is None else ''}{known.reason}"
             for artifact in artifacts
-            if (known := self.checks.get(artifact.name)) is not None and known.status == "failed"
+            if (known := self._failure(artifact)) is not None
         }
 
-    def wrong(self, artifact: Artifact) -> str:
-        """Return why an artefact is known to give wrong answers here, or nothing."""
+    def _failure(self, artifact: Artifact) -> Check | None:
         known = self.checks.get(artifact.name)
-        return known.reason if known is not None and known.status == "failed" and known.fidelity is not None else ""
+        return known if known is not None and known.status == "failed" else None
 
     def _file(self) -> Path:
         known = msgspec.json.encode([self._bundle.digest, self._conditions])
@@ -170,9 +173,7 @@ def conditions(manifest: Manifest) -> dict[str, str]:
         "cores": str(cpu.cores()),
     }
     backends = {artifact.backend for artifact in manifest.artifacts}
-    for name in (one for backend, names in _PACKAGES.items() if backend in backends for one in names):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
+    found |= package_versions(*(name for backend in _PACKAGES if backend in backends for name in _PACKAGES[backend]))
     # Asking CUDA initialises it, after which a forked process cannot use it: not where nothing is for a GPU.
     device = gpu.detect() if any(artifact.engine is not None for artifact in manifest.artifacts) else None
     return found | ({"gpu": f"{device.name}, {device.driver}"} if device else {})

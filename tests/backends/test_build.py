@@ -29,7 +29,10 @@ def build(digit_folders, digit_weights, tmp_path):
             "model": MODEL, "weights": digit_weights, "calibration": digit_folders["calibration"], "samples": 16,
             "output": tmp_path / "out",
         } | changes  # fmt: skip
-        return edgeresnext.build(options.pop("model"), **options)
+        recipe = edgeresnext.Recipe(
+            **{name: options.pop(name) for name in edgeresnext.Recipe.__struct_fields__ if name in options}
+        )
+        return edgeresnext.build(options.pop("model"), recipe=recipe, **options)
 
     return call
 
@@ -68,9 +71,8 @@ def test_the_selection_names_the_machine_and_covers_what_runs_here(built):
     assert "core" in built.manifest.selection.machine
 
 
-def test_the_same_input_gives_the_same_files(build, tmp_path):
-    one, two = build(), build(output=tmp_path / "two")
-    assert one.manifest.files == two.manifest.files
+def test_the_same_input_gives_the_same_files(build, built):
+    assert build(samples=512).manifest.files == built.manifest.files
 
 
 def test_random_weights_need_no_images_and_mark_the_bundle_untrained(tmp_path):
@@ -78,7 +80,7 @@ def test_random_weights_need_no_images_and_mark_the_bundle_untrained(tmp_path):
     assert not bundle.manifest.trained
     assert bundle.manifest.onnx[0].file == "onnx/fp32.onnx"
     assert "generated" in bundle.manifest.calibration
-    report = edgeresnext.bench(bundle.path, rounds=8, skip=LATENCY_ALONE)
+    report = edgeresnext.bench(bundle.path, backend="onnxruntime", precision="int8", rounds=2, skip=LATENCY_ALONE)
     assert all(
         row.top1 is None and "accuracy: random weights" in row.reasons for row in report.rows if row.status == "ok"
     )
@@ -95,8 +97,9 @@ def test_a_network_that_overflows_float16_can_still_be_int8(build, tmp_path, dig
     state = load_file(digit_weights)
     state["fc.weight"] *= 1e6
     save_file(state, tmp_path / "huge.safetensors")
-    with pytest.raises(AccuracyError, match="float16"):
-        build(weights=tmp_path / "huge.safetensors")
+    with pytest.raises(AccuracyError, match="float16") as caught:
+        build(weights=tmp_path / "huge.safetensors", precisions=["fp32", "fp16"], calibration=None)
+    assert "fp32:fc" in caught.value.hint
     bundle = build(weights=tmp_path / "huge.safetensors", precisions=["int8"])
     assert [file.file for file in bundle.manifest.onnx] == ["onnx/int8.onnx", "onnx/int8-cpu.onnx"]
 
@@ -112,39 +115,32 @@ def test_an_artefact_that_fails_here_is_left_out_here_and_ends_nothing(build, mo
     assert "openvino-bf16 is left out on this machine: signal-to-noise of the logits is" in caplog.text
 
 
-def test_calibration_progress_counts_every_image(build):
-    seen = []
-    build(progress=lambda stage, done, total: seen.append((done, total)) if stage == "calibrate" else None)
-    assert seen == [(8, 16), (16, 16)]
-
-
-def test_the_class_count_is_inferred_from_fc(tmp_path, digit_weights, digit_folders):
+def test_the_class_count_is_inferred_from_fc(build, tmp_path, digit_weights):
     state = load_file(digit_weights)
     state["fc.weight"], state["fc.bias"] = state["fc.weight"][:7].clone(), state["fc.bias"][:7].clone()
     save_file(state, tmp_path / "seven.safetensors")
-    bundle = edgeresnext.build(
-        MODEL, weights=tmp_path / "seven.safetensors", calibration=digit_folders["calibration"], samples=16,
-        output=tmp_path / "out",
-    )  # fmt: skip
+    bundle = build(weights=tmp_path / "seven.safetensors", precisions=["fp32"])
     assert bundle.manifest.model.classes == 7
     assert bundle.labels() == tuple("0123456")
 
 
 def test_other_preprocessing_travels_with_the_bundle(build):
-    bundle = build(preprocess=Preprocess(resize_px=40, crop_px=36, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)))
+    bundle = build(
+        preprocess=Preprocess(resize_px=40, crop_px=36, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)), precisions=["fp32"]
+    )
     assert bundle.golden().images.shape[1:] == (36, 36, 3)
     with edgeresnext.load(bundle.path) as classifier:
         assert classifier.preprocess.crop_px == 36
 
 
-def test_a_failed_build_leaves_the_old_bundle_as_it_was(build, tmp_path, digit_weights):
-    old = build()
+def test_a_failed_build_leaves_the_old_bundle_as_it_was(build, built, tmp_path, digit_weights):
+    old = bundles.read(shutil.copytree(built.path, tmp_path / "out"))
     before = (old.path / "manifest.json").read_bytes()
     state = load_file(digit_weights)
     state["layer1.0.bn1.weight"] = torch.full_like(state["layer1.0.bn1.weight"], 1e6)  # does not fit float16
     save_file(state, tmp_path / "huge.safetensors")
     with pytest.raises(AccuracyError, match="float16"):
-        build(weights=tmp_path / "huge.safetensors")
+        build(weights=tmp_path / "huge.safetensors", precisions=["fp32", "fp16"], calibration=None)
     assert (old.path / "manifest.json").read_bytes() == before
     assert not list(tmp_path.glob(".out.partial-*"))
 
@@ -152,17 +148,22 @@ def test_a_failed_build_leaves_the_old_bundle_as_it_was(build, tmp_path, digit_w
 def test_a_file_too_far_from_pytorch_is_not_published(build, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("edgeresnext.spec", fromlist=["x"]).MIN_SNR_DB, "int8", 99.0)
     with pytest.raises(AccuracyError, match=r"onnx/int8\.onnx is too far .* below 99 dB"):
-        build()
+        build(precisions=["int8"])
     assert not (tmp_path / "out").exists()
 
 
-def test_an_interrupted_build_leaves_nothing(build, tmp_path):
+def test_an_interrupted_build_leaves_nothing_and_progress_counts_every_image_until_then(build, tmp_path):
+    seen = []
+
     def interrupt(stage, done, total):
         if stage == "calibrate":
-            raise KeyboardInterrupt
+            seen.append((done, total))
+            if done == total:
+                raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         build(progress=interrupt)
+    assert seen == [(8, 16), (16, 16)]
     assert [path.name for path in tmp_path.iterdir()] == [".out.lock"]
 
 
@@ -216,15 +217,6 @@ def test_too_few_readable_images_are_refused(build, tmp_path, digit_folders):
         build(calibration=few)
 
 
-def test_bad_calibration_images_are_skipped_by_name(build, tmp_path, digit_folders, caplog):
-    folder = tmp_path / "images"
-    shutil.copytree(digit_folders["calibration"], folder)
-    (folder / "4" / "broken.png").write_bytes(b"x")
-    bundle = build(calibration=folder, samples=999)
-    assert "broken.png" in caplog.text
-    assert bundle.manifest.calibration.endswith("197 images of 'images', seed 0")
-
-
 def test_an_output_that_is_something_else_is_refused(build, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("x")
@@ -237,7 +229,7 @@ def test_building_without_torch_names_the_extra(build, monkeypatch):
 
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch" else find(name, *a))
-    with pytest.raises(NotInstalledError, match="building needs torch") as caught:
+    with pytest.raises(NotInstalledError, match="building needs PyTorch") as caught:
         build()
     assert "edgeresnext[build]" in caught.value.hint
 

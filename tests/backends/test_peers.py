@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +22,15 @@ IMAGES = 32
 
 
 @pytest.fixture(scope="module")
-def found(built, digit_folders, tmp_path_factory):
-    """Every peer by name, calibrated on a few digits."""
-    preprocess = built.manifest.model.preprocess
+def calibrated(built, digit_folders, tmp_path_factory):
+    """Peers one after the other, calibrated on a few digits; each is quantised when it is asked for."""
     paths = folder.scan(digit_folders["calibration"]).images[:IMAGES]
-    images = np.concatenate([images for images, _ in batches(paths, preprocess, IMAGES)])
-    return {peer.name: peer for peer in peers(built, images, tmp_path_factory.mktemp("peers"))}
+    images = np.concatenate([images for images, _ in batches(paths, built.manifest.model.preprocess, IMAGES)])
+    return peers(built, images, tmp_path_factory.mktemp("peers"))
 
 
-QUANTISED = [
-    "NNCF, OpenVINO",
-    "NNCF, OpenVINO, rest as it chooses",
-    "onnxruntime MinMax",
-    "onnxruntime MinMax, OpenVINO",
+FEW = ["NNCF, OpenVINO", "NNCF, OpenVINO, rest as it chooses", "onnxruntime MinMax", "onnxruntime MinMax, OpenVINO"]
+REST = [
     "onnxruntime Entropy",
     "onnxruntime Entropy, OpenVINO",
     "onnxruntime Percentile",
@@ -43,18 +40,31 @@ QUANTISED = [
 ]
 
 
+@pytest.fixture(scope="module")
+def few(calibrated):
+    """The first peers by name."""
+    return {peer.name: peer for peer in islice(calibrated, len(FEW))}
+
+
+@pytest.fixture(scope="module")
+def found(few, calibrated):
+    """All of them."""
+    return few | {peer.name: peer for peer in calibrated}
+
+
 FLOOR_DB = 5 if cpu.saturates() else 15
 """Nobody but us does anything about CPUs without VNNI by default."""
 
 
+@pytest.mark.slow
 def test_no_peer_is_left_out_of_the_tests_unnamed(found):
-    assert set(found) == {*QUANTISED, TORCHAO}
+    assert set(found) == {*FEW, *REST, TORCHAO}
 
 
-@pytest.mark.parametrize("name", QUANTISED)
-def test_a_quantised_peer_is_the_same_network_in_int8(name, found, built):
+@pytest.mark.parametrize("name", [*FEW, *(pytest.param(name, marks=pytest.mark.slow) for name in REST)])
+def test_a_quantised_peer_is_the_same_network_in_int8(name, request, built):
     golden = built.golden()
-    session = found[name].build()
+    session = request.getfixturevalue("few" if name in FEW else "found")[name].build()
     logits = np.concatenate([session.run(image[None]) for image in golden.images])
     assert np.isfinite(logits).all()
     assert FLOOR_DB < golden.compare(logits).snr_db < 60  # above, it would not be INT8
@@ -63,6 +73,7 @@ def test_a_quantised_peer_is_the_same_network_in_int8(name, found, built):
     session.close()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_peer_runs_any_batch(found, built):
     golden = built.golden()
@@ -73,16 +84,17 @@ def test_a_compiled_peer_runs_any_batch(found, built):
     assert np.abs(session.run(golden.images) - logits).max() < 0.02 * np.abs(logits).max()
 
 
-def test_seconds_are_of_quantising(found):
-    assert all(found[name].seconds > 0 for name in (*QUANTISED, TORCHAO))
+def test_seconds_are_of_quantising(few):
+    assert list(few) == FEW
+    assert all(peer.seconds > 0 for peer in few.values())
 
 
-def test_a_peer_that_fails_does_not_end_the_others(found):
+def test_a_peer_that_fails_does_not_end_the_others(few):
     def broken():
         raise BackendError("building failed: RuntimeError: no such operator")
 
     failing = Peer(name="broken", detail="", seconds=None, build=broken)
-    sessions, failures = open_all([failing, found["NNCF, OpenVINO"]])
+    sessions, failures = open_all([failing, few["NNCF, OpenVINO"]])
     assert list(sessions) == ["NNCF, OpenVINO"]
     assert failures == {"broken": "building failed: RuntimeError: no such operator"}
 

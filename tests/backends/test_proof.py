@@ -16,7 +16,7 @@ from edgeresnext import bundle as bundles
 from edgeresnext.backends import base
 from edgeresnext.errors import BackendError, BundleError
 from edgeresnext.files import to_json
-from edgeresnext.runtime import classifier as classifiers
+from edgeresnext.runtime import load as loading
 from edgeresnext.runtime import proof
 from edgeresnext.runtime.proof import CACHE_VARIABLE, cache_directory, conditions
 from edgeresnext.spec import Artifact, Engine, EngineOptions, Fidelity
@@ -26,7 +26,7 @@ from edgeresnext.spec import Artifact, Engine, EngineOptions, Fidelity
 def cache(tmp_path, monkeypatch):
     """An empty cache, and nothing said yet."""
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(classifiers, "_told", set())
+    monkeypatch.setattr(loading, "_told", set())
     return tmp_path / "cache"
 
 
@@ -176,13 +176,13 @@ def test_elsewhere_everything_is_timed_and_the_fastest_taken(bundle_copy, cache,
         "onnxruntime-int8": 0.4,
     }
     opened = []
-    real = classifiers.open_artifact
+    real = loading.open_artifact
 
     def noted(bundle, artifact, threads=None):
         opened.append(artifact.name)
         return real(bundle, artifact, threads)
 
-    monkeypatch.setattr(classifiers, "open_artifact", noted)
+    monkeypatch.setattr(loading, "open_artifact", noted)
     monkeypatch.setattr(proof, "_latency_s", lambda *_: taken[opened[-1]])
     with edgeresnext.load(bundle_copy) as classifier:
         assert classifier.artifact.name == "openvino-fp32"
@@ -207,8 +207,8 @@ def test_a_load_of_one_precision_leaves_the_others_to_be_timed(bundle_copy, monk
         "onnxruntime-int8": 0.4,
     }
     opened = []
-    real = classifiers.open_artifact
-    monkeypatch.setattr(classifiers, "open_artifact", lambda b, a, t=None: (opened.append(a.name), real(b, a, t))[1])
+    real = loading.open_artifact
+    monkeypatch.setattr(loading, "open_artifact", lambda b, a, t=None: (opened.append(a.name), real(b, a, t))[1])
     monkeypatch.setattr(proof, "_latency_s", lambda *_: taken[opened[-1]])
     with edgeresnext.load(bundle_copy, backend="openvino", precision="int8"):
         pass

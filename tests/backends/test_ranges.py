@@ -1,20 +1,27 @@
 """Ranges: taken once, used again where they fit, refused where they do not."""
 
 import shutil
+from types import SimpleNamespace
 
 import msgspec
-import numpy as np
 import pytest
-from PIL import Image
-from rescaled import rescale
 
 import edgeresnext
+from edgeresnext import files
+from edgeresnext.compiler.graph import trace
+from edgeresnext.compiler.plan import parse_keep, plan_for
 from edgeresnext.compiler.thresholds import STANDARD
+from edgeresnext.data import calibration_set, folder
 from edgeresnext.data.digits import prepare
-from edgeresnext.errors import DataError, InputError, RequestError
+from edgeresnext.errors import BundleError, DataError, InputError, RequestError
+from edgeresnext.model.catalogue import specify
+from edgeresnext.model.checkpoints import load_network
 from edgeresnext.pipeline import ranges
 from edgeresnext.pipeline import recipe as recipe_files
 from edgeresnext.spec import Recipe
+
+SAMPLES = 32
+SPEC = specify("resnext20_8x4d")
 
 
 @pytest.fixture
@@ -22,77 +29,118 @@ def build(digit_folders, digit_weights, tmp_path):
     def call(**changes):
         options = {
             "weights": digit_weights, "calibration": digit_folders["calibration"], "output": tmp_path / "out",
-            "samples": 100, "precisions": ["int8"],
+            "samples": SAMPLES, "precisions": ["int8"],
         } | changes  # fmt: skip
         stages = []
+        fields = {name: options.pop(name) for name in Recipe.__struct_fields__ if name in options}
         bundle = edgeresnext.build(
-            options.pop("model", "resnext20_8x4d"), **options, progress=lambda stage, *_: stages.append(stage)
-        )
+            options.pop("model", "resnext20_8x4d"), **({"recipe": Recipe(**fields)} | options),
+            progress=lambda stage, *_: stages.append(stage),
+        )  # fmt: skip
         return bundle, "calibrate" in stages
 
     return call
 
 
-def test_a_second_build_uses_the_ranges_of_the_first_and_writes_the_same_files(build, tmp_path):
-    one, calibrated = build()
-    files = dict(one.manifest.files)
-    two, again = build()
-    assert (calibrated, again) == (True, False)
-    assert files == two.manifest.files
+@pytest.fixture(scope="module")
+def digits(digit_folders, digit_weights, tmp_path_factory):
+    """The digits network, its calibration folder, and a bundle of it in INT8. Read only."""
+    bundle = edgeresnext.build(
+        SPEC.name, weights=digit_weights, calibration=digit_folders["calibration"], precisions=["int8"],
+        recipe=Recipe(samples=SAMPLES), output=tmp_path_factory.mktemp("ranges") / "bundle",
+    )  # fmt: skip
+    graph = trace(load_network(SPEC, digit_weights), SPEC.preprocess.crop_px)
+    return SimpleNamespace(graph=graph, photos=folder.scan(digit_folders["calibration"]), bundle=bundle)
 
 
-def test_another_method_needs_no_new_calibration_and_gives_its_own_thresholds(build, tmp_path):
-    one, _ = build()
-    two, calibrated = build(method="max")
-    fresh, _ = build(method="max", output=tmp_path / "fresh")
+@pytest.fixture
+def calibrate(digits, tmp_path):
+    """Calibrate as a build with changes would; return the ranges, and whether images were looked at."""
+
+    def call(*, given=None, output=tmp_path / "out", preprocess=SPEC.preprocess, digest=None, **recipe):
+        recipe = Recipe(**({"samples": SAMPLES} | recipe))
+        stages = []
+        found = ranges.calibrate(
+            digits.graph,
+            msgspec.structs.replace(SPEC, preprocess=preprocess),
+            calibration_set.from_folder(digits.photos, preprocess, recipe.samples, recipe.seed),
+            recipe,
+            weights_digest=digest or files.digest(digits.bundle.path / "weights.safetensors"),
+            given=given,
+            output=output,
+            progress=lambda stage, *_: stages.append(stage),
+        )
+        return found.ranges, "calibrate" in stages
+
+    return call
+
+
+def test_a_second_build_uses_the_ranges_of_the_first_and_writes_the_same_files(build, digits, tmp_path):
+    shutil.copytree(digits.bundle.path, tmp_path / "out")
+    again, calibrated = build()
     assert not calibrated
-    assert two.manifest.files["onnx/int8.onnx"] == fresh.manifest.files["onnx/int8.onnx"]
-    assert one.manifest.files["onnx/int8.onnx"] != two.manifest.files["onnx/int8.onnx"]
-    three, calibrated = build(method="percentile:99.95")  # of which the ranges know nothing
+    assert again.manifest.files == digits.bundle.manifest.files
+
+
+def test_another_method_needs_no_new_calibration_and_gives_its_own_thresholds(calibrate, digits):
+    known = digits.bundle.ranges()
+    found, calibrated = calibrate(method="max", output=digits.bundle.path)
+    fresh, anew = calibrate(method="max")
+    assert (calibrated, anew) == (False, True)
+    assert found == fresh
+    assert found.limits("signed") == known.thresholds["max"] != known.limits("signed")
+    found, calibrated = calibrate(method="percentile:99.95", output=digits.bundle.path)  # of which they know nothing
     assert calibrated
-    assert set(ranges.read(three.path).thresholds) == {*STANDARD, "percentile:99.95"}
+    assert set(found.thresholds) == {*STANDARD, "percentile:99.95"}
 
 
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
         ({"seed": 1}, "calibration images"),
-        ({"samples": 64}, "calibration images"),
+        ({"samples": 24}, "calibration images"),
         ({"repairs": ()}, "equalisation"),
         ({"method": "percentile:99.95"}, "percentile:99.95"),
         ({"preprocess": edgeresnext.Preprocess(resize_px=36, crop_px=32)}, "preprocessing"),
+        ({"digest": "0" * 64}, "weights"),
     ],
 )
-def test_ranges_that_do_not_fit_are_not_used_and_refused_where_they_are_given(build, tmp_path, changes, what):
-    build()
-    given = shutil.copy(tmp_path / "out" / "ranges.json", tmp_path / "given.json")
-    with pytest.raises(DataError, match=f"do not fit.*{what}"):
-        build(**changes, ranges=given, output=tmp_path / "other")
-    assert build(**changes)[1]
+def test_ranges_that_do_not_fit_are_refused_where_they_are_given(calibrate, digits, changes, what):
+    with pytest.raises(DataError, match=f"do not fit.*{what}") as caught:
+        calibrate(**changes, given=digits.bundle.ranges())
+    assert caught.value.values == ("ranges",)
 
 
-def test_ranges_of_other_weights_are_refused(build, tmp_path, digit_weights):
-    build()
-    other = rescale(digit_weights, tmp_path / "other.safetensors")
-    with pytest.raises(DataError, match="other weights"):
-        build(weights=other, ranges=tmp_path / "out", output=tmp_path / "other")
+def test_ranges_of_the_bundle_at_the_output_are_left_alone_where_they_do_not_fit(calibrate, digits):
+    found, calibrated = calibrate(samples=24, output=digits.bundle.path)
+    assert calibrated
+    assert found.images == 24
 
 
-def test_given_ranges_are_used(build, tmp_path):
-    one, _ = build()
-    two, calibrated = build(ranges=one.path, output=tmp_path / "two")
+def test_given_ranges_are_used(build, digits):
+    bundle, calibrated = build(ranges=digits.bundle.path)
     assert not calibrated
-    assert one.manifest.files["onnx/int8.onnx"] == two.manifest.files["onnx/int8.onnx"]
+    assert bundle.manifest.files["onnx/int8.onnx"] == digits.bundle.manifest.files["onnx/int8.onnx"]
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b'{"method": "\xff"}', b'{"method": "max", "images": 3, "thresholds": {"input": 1.0}}']
+    "content",
+    [
+        b"",
+        b"{}",
+        b'{"method": "\xff"}',
+        b'{"method": "max", "images": 3, "thresholds": {"input": 1.0}}',
+        b'{"method": "max", "images": 3, "thresholds": {}, "chosen": {}, "digests": {}, "schema": 99}',
+    ],
 )
 def test_files_that_hold_no_ranges_are_refused(build, tmp_path, content):
     (tmp_path / "ranges.json").write_bytes(content)
-    with pytest.raises(DataError, match="holds no ranges"):
+    for path in (tmp_path / "ranges.json", tmp_path):
+        with pytest.raises(BundleError, match="holds no ranges"):
+            ranges.read(path)
+    with pytest.raises(InputError, match="holds no ranges"):
         build(ranges=tmp_path / "ranges.json")
-    with pytest.raises(DataError, match="cannot read ranges"):
+    with pytest.raises(InputError, match="cannot read ranges"):
         build(ranges=tmp_path / "nothing.json")
 
 
@@ -112,75 +160,20 @@ def _of_other_channels(found):
     return msgspec.structs.replace(found, exponents={"layer1.0.conv1": (1, 2, 3)})
 
 
-def _of_another_schema(found):
-    return msgspec.structs.replace(found, schema=99)
-
-
-@pytest.mark.parametrize(
-    "damage", [_without_choice, _of_a_method_that_is_not_there, _negative, _of_other_channels, _of_another_schema]
-)
-def test_damaged_ranges_are_refused(build, tmp_path, damage):
-    one, _ = build()
-    (tmp_path / "ranges.json").write_bytes(msgspec.json.encode(damage(ranges.read(one.path))))
+@pytest.mark.parametrize("damage", [_without_choice, _of_a_method_that_is_not_there, _negative, _of_other_channels])
+def test_damaged_ranges_are_refused(calibrate, digits, damage):
     with pytest.raises(DataError, match="damaged"):
-        build(ranges=tmp_path / "ranges.json", output=tmp_path / "other")
+        calibrate(given=damage(digits.bundle.ranges()))
 
 
-def test_the_file_carries_every_method_and_the_choice_for_each_tensor(build):
-    bundle, _ = build()
-    found = ranges.read(bundle.path)
+def test_the_file_carries_every_method_and_the_choice_for_each_tensor(digits):
+    found = ranges.read(digits.bundle.path)
     assert set(found.thresholds) == set(STANDARD)
     tensors = set(found.thresholds["max"])
     assert all(set(limits) == tensors for limits in found.thresholds.values())
     assert all(set(chosen) == tensors for chosen in found.chosen.values())
     assert len(set(found.chosen["signed"].values())) > 1  # no method is the best for all
     assert all(found.thresholds["max"][name] >= limit for name, limit in found.thresholds["mse"].items())
-
-
-def images(folder, arrays):
-    folder.mkdir()
-    for number, array in enumerate(arrays):
-        Image.fromarray(array).save(folder / f"{number:03}.png")
-    return folder
-
-
-@pytest.fixture
-def noise():
-    return np.random.default_rng(0).integers(0, 256, (120, 32, 32, 3), dtype=np.uint8)
-
-
-def test_black_images_show_no_range(build, tmp_path, noise, caplog):
-    black = np.zeros((20, 32, 32, 3), np.uint8)
-    with pytest.raises(DataError, match=r"20 of the 20 calibration images .* of one colour"):
-        build(calibration=images(tmp_path / "black", black))
-    with pytest.raises(DataError, match=r"20 of the 27 calibration images"):
-        build(calibration=images(tmp_path / "almost", [*black, *noise[:7]]))
-    build(calibration=images(tmp_path / "some", [*black[:3] + 9, *noise[:97]]))
-    assert "3 calibration images are of one colour: 000.png, 001.png, 002.png" in caplog.text
-
-
-def test_colours_and_copies_of_one_image_are_no_sample(build, tmp_path, noise):
-    colours = [np.full((32, 32, 3), value, np.uint8) for value in range(0, 210, 30)]
-    with pytest.raises(DataError, match="are 1 and copies"):
-        build(calibration=images(tmp_path / "one", [*colours, *[noise[0]] * 20]))
-
-
-def test_copies_are_no_new_images(build, tmp_path, noise, caplog):
-    with pytest.raises(DataError, match=r"the 40 calibration images .* are 4 and copies of them"):
-        build(calibration=images(tmp_path / "four", [*noise[:4]] * 10))
-    build(calibration=images(tmp_path / "copies", [*noise[:90], *noise[:10]]))
-    assert "10 of the 100 calibration images are copies" in caplog.text
-    assert "90 calibration images are few" in caplog.text
-
-
-def test_too_few_images_are_refused_and_few_are_warned_of(build, tmp_path, noise, caplog):
-    with pytest.raises(DataError, match="at least 8 are needed"):
-        build(calibration=images(tmp_path / "seven", noise[:7]))
-    build(calibration=images(tmp_path / "eight", noise[:8]))
-    assert "8 calibration images are few: 100 or more" in caplog.text
-    caplog.clear()
-    build(calibration=images(tmp_path / "many", noise[:100]))
-    assert "few" not in caplog.text
 
 
 def test_activations_that_are_not_finite_name_the_layer_and_leave_nothing(build, tmp_path, digit_weights):
@@ -194,9 +187,9 @@ def test_activations_that_are_not_finite_name_the_layer_and_leave_nothing(build,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_recipe_is_read_from_a_file_and_options_come_before_it(build, tmp_path):
-    (tmp_path / "r.toml").write_text('method = "mse"\nsamples = 16\nseed = 3\nrepairs = ["bias-correction"]\n')
-    bundle, _ = build(recipe=tmp_path / "r.toml", samples=24)
+def test_a_recipe_is_read_from_a_file(build, tmp_path):
+    (tmp_path / "r.toml").write_text('method = "mse"\nsamples = 24\nseed = 3\nrepairs = ["bias-correction"]\n')
+    bundle, _ = build(recipe=recipe_files.read(tmp_path / "r.toml"))
     assert bundle.manifest.recipe == Recipe(method="mse", samples=24, seed=3, repairs=("bias-correction",))
     assert bundle.manifest.calibration == "mse, 24 images of 'calibration', seed 3"
 
@@ -227,11 +220,13 @@ def test_ranges_and_kept_layers_are_refused_where_they_would_change_nothing(buil
     with pytest.raises(RequestError, match="for INT8"):
         build(precisions=["fp32"], ranges=tmp_path)
     with pytest.raises(RequestError, match="only FP32 is built"):
-        build(precisions=["fp32"], keep=["fp16:fc"])
-    bundle, _ = build(precisions=["fp32", "fp16"], keep=["fp32:fc"])
-    plans = {file.file: file.plan for file in bundle.manifest.onnx}
-    assert plans["onnx/fp16.onnx"].layers["fc"] == "fp32"
-    assert "by hand" in plans["onnx/fp16.onnx"].reasons["fc"]
+        build(precisions=["fp32"], keep=("fp16:fc",))
+
+
+def test_layers_are_kept_in_a_file_without_int8_too(digits):
+    plan = plan_for(digits.graph, "fp16", {}, parse_keep(digits.graph, ["fp32:fc"]))
+    assert plan.layers["fc"] == "fp32"
+    assert "by hand" in plan.reasons["fc"]
 
 
 @pytest.mark.parametrize("recipe", ["default", "max", "entropy", "quick"])

@@ -1,9 +1,11 @@
+import msgspec
 import pytest
 from PIL import Image
 
 import edgeresnext
 from edgeresnext.bundle import read
 from edgeresnext.errors import DataError, NotInstalledError, RequestError
+from edgeresnext.files import to_json
 from edgeresnext.report.sensitivity import plot
 from edgeresnext.runtime.verify import verify
 
@@ -69,8 +71,15 @@ def test_wrong_requests_are_refused(built, found, digit_folders, tmp_path, monke
         plot(found, tmp_path / "s.png")
 
 
-def test_a_bundle_without_int8_has_nothing_to_show(tmp_path, digit_weights):
-    edgeresnext.build("resnext20_8x4d", weights=digit_weights, precisions=["fp32"], output=tmp_path / "fp32")
-    assert read(tmp_path / "fp32").ranges() is None
+def test_a_bundle_without_int8_has_nothing_to_show(bundle_copy):
+    whole = read(bundle_copy).manifest
+    fp32 = msgspec.structs.replace(
+        whole,
+        onnx=tuple(file for file in whole.onnx if not file.plan.inputs),
+        artifacts=tuple(artifact for artifact in whole.artifacts if artifact.precision != "int8"),
+        files={name: entry for name, entry in whole.files.items() if name != "ranges.json"},
+    )
+    (bundle_copy / "manifest.json").write_bytes(to_json(fp32))
+    assert read(bundle_copy).ranges() is None
     with pytest.raises(RequestError, match="no INT8 file"):
-        edgeresnext.sensitivity(tmp_path / "fp32")
+        edgeresnext.sensitivity(bundle_copy)

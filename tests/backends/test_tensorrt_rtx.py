@@ -12,7 +12,7 @@ from edgeresnext.backends import base, targets
 from edgeresnext.backends._trt.identity import read_header
 from edgeresnext.compiler.emit import emit
 from edgeresnext.compiler.graph import trace
-from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, INT8_CPU, ONNX_FILES, plan_for, quantisable_tensors
+from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, INT8_CPU, ONNX_FILES, calibrated_tensors, plan_for
 from edgeresnext.compiler.quantise import quantise
 from edgeresnext.errors import BackendError, RequestError
 from edgeresnext.model.catalogue import CATALOGUE
@@ -62,7 +62,7 @@ def network(request):
 def engine(request, network, tmp_path_factory):
     spec, graph = network
     folder = tmp_path_factory.mktemp("engine")
-    thresholds = dict.fromkeys(quantisable_tensors(graph), 2.0)
+    thresholds = dict.fromkeys(calibrated_tensors(graph), 2.0)
     plan = plan_for(graph, request.param, thresholds)
     onnx.save(emit(graph, quantise(graph, plan, thresholds), spec), folder / "x.onnx")
     warnings = []

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import msgspec
@@ -107,7 +106,7 @@ def test_an_artefact_that_the_manifest_does_not_list_is_refused(bundle_copy):
         (b"", "damaged"),
         (b"{}", "damaged"),
         (b'{"schema": 1}', "damaged"),
-        (b'{"schema": 99}', "schema 99"),
+        (b'{"schema": 99}', "schema 99, which an unnamed release wrote"),
         (b"\xff", "damaged"),
     ],
 )
@@ -115,6 +114,50 @@ def test_a_manifest_that_cannot_be_read_says_why(bundle_copy, raw, message):
     (bundle_copy / "manifest.json").write_bytes(raw)
     with pytest.raises(BundleError, match=message):
         bundles.read(bundle_copy)
+
+
+OLD = Path(__file__).parents[1] / "data" / "schema-1"
+"""What releases before schema 2 wrote: a manifest, and ranges from before there were several methods."""
+
+
+def test_a_manifest_of_schema_1_is_read():
+    manifest = bundles.read(OLD).manifest
+    assert (manifest.schema, manifest.model.name) == (1, "resnext20_8x4d")
+    assert [file.saturated for file in manifest.onnx] == [None] * len(manifest.onnx)
+    assert manifest.selection.conditions == {}  # so that `load` times everything anew
+
+
+def test_an_engine_built_with_an_option_that_is_gone_is_read(bundle_copy):
+    options = {"batch": [1, 1, 8], "gone": "calibration/"}
+    engine = {
+        "release": "10.3.0.0", "compute_capabilities": ["8.7"], "onnx": "onnx/fp32.onnx", "onnx_sha256": "", "options": options,
+        "built_s": 1.0, "platform": "",
+    }  # fmt: skip
+    edit_manifest(bundle_copy, lambda m: m["artifacts"][0].update(engine=engine))
+    assert bundles.read(bundle_copy).manifest.artifacts[0].engine.options.batch == (1, 1, 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 9}, r"has schema 9, which edgeresnext 7\.8\.9 wrote; this release \(.*\) reads 1 to 2"),
+        ({"layers": 3}, r"which edgeresnext 7\.8\.9 wrote, is damaged or does not fit this release.*`layers`"),
+        ({"macs": None}, r"which edgeresnext 7\.8\.9 wrote, is damaged or does not fit this release.*\$\.macs"),
+    ],
+)
+def test_a_manifest_of_another_release_is_refused_by_the_name_of_that_release(bundle_copy, change, message):
+    edit_manifest(bundle_copy, lambda m: m.update({"created_with": {"edgeresnext": "7.8.9"}} | change))
+    with pytest.raises(BundleError, match=message) as caught:
+        bundles.read(bundle_copy)
+    assert "install the one that wrote it" in caught.value.hint
+
+
+def test_ranges_of_another_release_are_refused_by_its_name(tmp_path):
+    with pytest.raises(BundleError, match=r"which edgeresnext 0\.1\.0 wrote, holds no ranges of this release"):
+        bundles.read_ranges(OLD / "ranges.json")
+    (tmp_path / "ranges.json").write_bytes((OLD / "ranges.json").read_bytes())
+    with pytest.raises(BundleError, match="which an unnamed release wrote"):  # no manifest beside it
+        bundles.read_ranges(tmp_path / "ranges.json")
 
 
 def test_paths_that_are_no_bundle_are_refused(tmp_path):
@@ -236,19 +279,24 @@ def test_a_bundle_that_a_killed_build_moved_aside_comes_back(tmp_path):
 
 def test_builds_of_one_output_take_turns(tmp_path):
     output, order, messages = tmp_path / "out", [], []
-    entered = threading.Event()
+    entered, asked = threading.Event(), threading.Event()
 
     def first():
         with bundles.replacing(output, messages.append) as staging:
             entered.set()
-            time.sleep(0.3)
+            assert asked.wait(60)
             write_one(staging, "first")
             order.append("first")
 
     thread = threading.Thread(target=first)
     thread.start()
     entered.wait()
-    with bundles.replacing(output, messages.append) as staging:
+
+    def wait(message):
+        messages.append(message)
+        asked.set()
+
+    with bundles.replacing(output, wait) as staging:
         order.append("second")
         write_one(staging, "second")
     thread.join()

@@ -82,7 +82,7 @@ def test_rounding_with_feedback_makes_up_for_the_coarser_steps(graph, images, nu
     exact = Executor.compute(conv1, [seen], torch.from_numpy(conv1.weight), None)
 
     def error(weight):
-        found = Executor.compute(conv1, [seen], torch.from_numpy(weight.dequantised), None)
+        found = Executor.compute(conv1, [seen], torch.from_numpy(weight.values * steps), None)
         return float((found - exact).square().sum())
 
     assert error(careful) < 0.5 * error(nearest)

@@ -74,7 +74,8 @@ def test_numbers_are_read_back_from_the_file(graph, limits, images, tmp_path, na
     read = read_numbers(graph, tmp_path / "x.onnx", written.plan)
     assert (read.scales, read.unsigned) == (written.scales, written.unsigned)
     for layer, weight in written.weights.items():
-        np.testing.assert_array_equal(read.weights[layer].dequantised, weight.dequantised)
+        np.testing.assert_array_equal(read.weights[layer].values, weight.values)
+        np.testing.assert_array_equal(read.weights[layer].scale, weight.scale)
         np.testing.assert_allclose(read.biases[layer], written.biases[layer], rtol=1e-3, atol=1e-6)
 
 
@@ -143,7 +144,9 @@ def test_clipped_weights_have_no_larger_error_than_unclipped_ones(graph):
         axes = tuple(range(1, layer.weight.ndim))
 
         def error(limit, layer=layer, axes=axes):
-            return np.square(quantise_weight(layer, np.float32, limit).dequantised - layer.weight).sum(axes)
+            weight = quantise_weight(layer, np.float32, limit)
+            steps = weight.scale.reshape(-1, *[1] * len(axes))
+            return np.square(weight.values * steps - layer.weight).sum(axes)
 
         assert (error(limits[layer.name]) <= error(None) * (1 + 1e-6)).all()
 

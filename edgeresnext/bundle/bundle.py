@@ -1,0 +1,165 @@
+"""A bundle on disk: its files, checked as they are used, and its artefacts in order."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgeresnext import files
+from edgeresnext.bundle.golden import Golden
+from edgeresnext.bundle.manifest import LABELS, RANGES, READABLE, REBUILD, REFERENCE, read_manifest, read_ranges
+from edgeresnext.data.folder import read_labels
+from edgeresnext.errors import BundleError, RequestError, unknown_name
+
+if TYPE_CHECKING:
+    from edgeresnext.spec import Artifact, Fidelity, Manifest, Precision, Ranges
+
+RUNTIME_LOSS_DB = 6.0
+"""What a runtime may lose of an INT8 file's signal-to-noise ratio, in dB: it fuses and rounds elsewhere, and is judged
+on a few images. Saturating products cost 15 to 25 dB."""
+
+_UNTIMED: tuple[Precision, ...] = ("fp16", "int8", "bf16", "fp32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """A bundle on disk whose manifest has been read and checked; its files are checked as they are used.
+
+    Args:
+        path: Its directory.
+        manifest: What it holds.
+        digest: SHA-256 of the manifest, by which bundles are told apart; empty where it is being written.
+    """
+
+    path: Path
+    manifest: Manifest
+    digest: str = ""
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file after comparing it with the manifest.
+
+        Raises:
+            BundleError: It is missing or altered, or the manifest does not list it.
+        """
+        entry = self.manifest.files.get(name)
+        path = self.path / name
+        if entry is None:
+            raise BundleError(f"the manifest of bundle '{self.path}' does not list '{name}'", REBUILD)
+        try:
+            size = path.stat().st_size
+            if size != entry.bytes:
+                raise BundleError(f"file '{path}' has {size:,} bytes; the manifest says {entry.bytes:,}", REBUILD)
+            if files.digest(path) != entry.sha256:
+                raise BundleError(f"file '{path}' was altered: its SHA-256 is not the manifest's", REBUILD)
+        except FileNotFoundError:
+            raise BundleError(f"file '{path}' of the bundle is missing", REBUILD) from None
+        except OSError as error:
+            raise BundleError(f"cannot read file '{path}' of the bundle: {error.strerror}", READABLE) from None
+        return path
+
+    def labels(self) -> tuple[str, ...]:
+        """Return the label of each logit.
+
+        Raises:
+            BundleError: There are more or fewer labels than classes.
+        """
+        labels = read_labels(self.file(LABELS))
+        if len(labels) != self.manifest.model.classes:
+            raise BundleError(
+                f"'{self.path / LABELS}' has {len(labels)} labels for {self.manifest.model.classes} classes", REBUILD
+            )
+        return labels
+
+    def ranges(self) -> Ranges | None:
+        """Return what calibration found; None where the bundle has no INT8.
+
+        Raises:
+            BundleError: The file is missing or altered, or holds no ranges of this release.
+        """
+        return read_ranges(self.file(RANGES)) if RANGES in self.manifest.files else None
+
+    def golden(self) -> Golden:
+        """Return the golden images and PyTorch's logits for them.
+
+        Raises:
+            BundleError: The file is missing, altered, or does not hold what the model takes and returns.
+        """
+        path = self.file(REFERENCE)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                golden = Golden(images=arrays["images"], logits=arrays["logits"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise BundleError(f"file '{path}' is damaged: {error}", REBUILD) from None
+        count = len(golden.images)
+        shapes = (self.manifest.model.input.shape[1:], self.manifest.model.output.shape[1:])
+        if (golden.images.shape[1:], golden.logits.shape[1:]) != shapes or len(golden.logits) != count or not count:
+            raise BundleError(
+                f"file '{path}' holds images {golden.images.shape} and logits {golden.logits.shape}, not the model's",
+                REBUILD,
+            )
+        return golden
+
+    def shortfall(self, artifact: Artifact, fidelity: Fidelity) -> str:
+        """Return by how much an artefact, as it ran, misses what it must reach, or nothing.
+
+        INT8 must come near what its file says, not only near PyTorch: a runtime that saturates may halve the accuracy
+        of a good file and still be over the limit of a poor one.
+        """
+        found = fidelity.shortfall(artifact.precision)
+        if found or artifact.precision != "int8" or fidelity.snr_db is None:
+            return found
+        name = artifact.file if artifact.engine is None else artifact.engine.onnx
+        # DLAs and TensorRT's own calibration quantise a file that is in floating point itself.
+        said = next(
+            (file.fidelity.snr_db for file in self.manifest.onnx if file.file == name and file.plan.inputs), None
+        )
+        if said is None or fidelity.snr_db >= said - RUNTIME_LOSS_DB:
+            return ""
+        return f"signal-to-noise of the logits is {fidelity.snr_db:.1f} dB, where {name} says {said:.1f} dB"
+
+    def artifacts(self, backend: str | None = None, precision: str | None = None) -> tuple[Artifact, ...]:
+        """Return the artefacts that match, the most promising first.
+
+        Engines that nobody has timed yet (built ahead of time) come first, FP16 before INT8 and FP32; then everything
+        by the measurement in the manifest.
+
+        Raises:
+            RequestError: None matches; those that exist are named.
+        """
+        timings = {timing.artifact: timing.latency_s for timing in self.manifest.selection.timings}
+
+        def rank(artifact: Artifact) -> tuple[int, float]:
+            latency = timings.get(artifact.name)
+            if latency is None and artifact.engine is not None:
+                return 0, _UNTIMED.index(artifact.precision)
+            return 1, math.inf if latency is None else latency
+
+        ranked = sorted(self.manifest.artifacts, key=rank)
+        known_backends = list(dict.fromkeys(artifact.backend for artifact in ranked))
+        known_precisions = list(dict.fromkeys(artifact.precision for artifact in ranked))
+        if backend is not None and backend not in known_backends:
+            raise unknown_name("backend of this bundle", backend, known_backends)
+        if precision is not None and precision not in known_precisions:
+            raise unknown_name("precision of this bundle", precision, known_precisions)
+        found = tuple(a for a in ranked if backend in (None, a.backend) and precision in (None, a.precision))
+        if not found:
+            raise RequestError(
+                f"bundle '{self.path}' has no {precision} artefact for {backend}",
+                f"It has {', '.join(artifact.name for artifact in ranked)}.",
+            )
+        return found
+
+
+def read(path: str | Path) -> Bundle:
+    """Return the bundle in a directory; of its files only the manifest is read.
+
+    Raises:
+        BundleError: The path is no bundle, or its manifest is damaged or of another schema.
+    """
+    manifest, digest = read_manifest(Path(path))
+    return Bundle(path=Path(path), manifest=manifest, digest=digest)

@@ -1,0 +1,77 @@
+"""Where a bundle is written: whole or not at all, and never in the place of something else."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeresnext import files
+from edgeresnext.bundle.bundle import read
+from edgeresnext.bundle.manifest import MANIFEST, RUNTIME_CACHE_SUFFIX
+from edgeresnext.errors import BundleError, shortened
+from edgeresnext.spec import FileEntry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+def check_output(output: Path) -> None:
+    """Refuse an output path that a bundle must not replace.
+
+    Raises:
+        BundleError: It is a file, or a directory that holds something other than a bundle.
+    """
+    if output.exists() and output.resolve() == Path.cwd():
+        raise BundleError(
+            "output is the current directory, which a bundle would replace", "Leave it first (cd ..), or give another."
+        )
+    if output.is_symlink() or (output.exists() and not output.is_dir()):
+        raise BundleError(f"output '{output}' is a file or a link", "Give a new directory, or that of a bundle.")
+    if output.is_dir() and any(output.iterdir()):
+        hint = "Give a new directory, or remove that one first."
+        try:
+            known = {MANIFEST, *read(output).manifest.files}
+        except BundleError:
+            raise BundleError(
+                f"output '{output}' holds something other than a bundle; it is left alone", hint
+            ) from None
+        on_disk = {
+            path.relative_to(output).as_posix()
+            for path in output.rglob("*")
+            if not path.is_dir() and not path.name.endswith(RUNTIME_CACHE_SUFFIX)
+        }
+        if on_disk - known:
+            raise BundleError(
+                f"output '{output}' holds a bundle and other files, which would be lost: "
+                f"{shortened(sorted(on_disk - known))}",
+                "Move them away, or give a new directory.",
+            )
+    parent = output.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise BundleError(f"cannot write in '{parent}'", "Choose an output directory that you may write to.")
+
+
+@contextmanager
+def replacing(output: Path, waiting: Callable[[str], None]) -> Iterator[Path]:
+    """Yield an empty directory that takes the place of `output` when the block ends, as `files.replacing` does.
+
+    Raises:
+        BundleError: The output may not be replaced.
+        InputError: The disk is full or not writable.
+    """
+    check_output(output)
+    with files.replacing(output, waiting) as staging:
+        yield staging
+
+
+def list_files(directory: Path) -> dict[str, FileEntry]:
+    """Return size and digest of every file below `directory` but the manifest, by relative name."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {
+        path.relative_to(directory).as_posix(): FileEntry(bytes=path.stat().st_size, sha256=files.digest(path))
+        for path in paths
+    }

@@ -1,0 +1,148 @@
+"""How a network is calibrated and quantised, what was found, and what it must reach."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from edgeresnext.spec.value import Precision, Value
+
+Repair = Literal["equalisation", "bias-correction", "weight-clipping"]
+
+REPAIRS: tuple[Repair, ...] = ("equalisation", "bias-correction", "weight-clipping")
+"""What makes a network quantise better without changing what it computes in floating point."""
+
+Activations = Literal["signed", "unsigned"]
+
+AUTO = "auto"
+"""The calibration method that takes, for each tensor, the method which leaves the smallest error behind."""
+
+RANGES_SCHEMA = 2
+
+
+class Recipe(Value, frozen=True):
+    """How a network is calibrated; the form of `calibration/recipes/*.toml`.
+
+    `method` is auto, max, percentile (99.999), percentile:P, mse or entropy. `samples` images are drawn with `seed`,
+    which also draws random weights; `stratified` takes the same number from each class folder. `repairs` are made
+    before and after, any of `REPAIRS`.
+    """
+
+    method: str = AUTO
+    samples: int = 512
+    seed: int = 0
+    stratified: bool = True
+    repairs: tuple[Repair, ...] = REPAIRS
+
+
+class Ranges(Value, frozen=True):
+    """What calibration found: the |x| at which each method clips each tensor, and what that belongs to.
+
+    `thresholds` are by method, then by tensor; `chosen` the method that leaves the smallest error in each tensor, by
+    `signed` and `unsigned` activations. `exponents` are the powers of two by which channels were rescaled first, by the
+    first tensor that has them. `method` is the one that was asked for. `images` counts the images seen, and
+    `image_digests` are the first 64 bits of the SHA-256 of each one's decoded and cropped pixels. `digests` are those
+    of weights, images and preprocessing, by which ranges of another build can be told.
+    """
+
+    method: str
+    images: int
+    thresholds: dict[str, dict[str, float]]
+    chosen: dict[Activations, dict[str, str]]
+    digests: dict[str, str]
+    image_digests: tuple[str, ...] = ()
+    equalised: bool = False
+    exponents: dict[str, tuple[int, ...]] = {}
+    schema: int = RANGES_SCHEMA
+
+    def limits(self, activations: Activations) -> dict[str, float]:
+        """Return the |x| at which each tensor is clipped, by the method that was asked for."""
+        if self.method != AUTO:
+            return self.thresholds[self.method]
+        return {tensor: self.thresholds[method][tensor] for tensor, method in self.chosen[activations].items()}
+
+
+class Plan(Value, frozen=True):
+    """The precision of every layer of one ONNX file, decided before anything is emitted.
+
+    `layers` maps each layer to its precision, and `inputs` each INT8 layer to the tensor that it reads quantised.
+    `activations` says how such tensors are stored: "signed" (TensorRT) or "unsigned" (uint8 wherever a tensor cannot be
+    negative, for CPUs). `floating` is the type of everything that is not INT8; `reasons` explains each layer that was
+    left out of INT8.
+    """
+
+    name: str
+    floating: Precision
+    layers: dict[str, Precision]
+    inputs: dict[str, str] = {}
+    activations: Activations = "signed"
+    reasons: dict[str, str] = {}
+
+
+class Gate(Value, frozen=True):
+    """What an INT8 file must reach on validation images before it may be published.
+
+    `validation` is a folder of images that were used neither for training nor for calibration. `max_drop` is how many
+    points of top-1 may be lost against PyTorch on the same images, for which there must be a folder a class;
+    `min_agreement` the least share of images of which PyTorch and the file name the same class, which needs no labels.
+    `min_int8` is the share of the convolutions that must stay INT8 while sensitive layers go back to floating point.
+    """
+
+    validation: str
+    max_drop: float | None = None
+    min_agreement: float | None = None
+    min_int8: float = 0.5
+
+
+class Verdict(Value, frozen=True):
+    """What the accuracy gate measured of an INT8 file, image by image against PyTorch in FP32.
+
+    `drop` is in points of top-1, `agreement` the share of `images` with the same first class; `lost` and `gained` count
+    the images that PyTorch alone and the file alone classify right, and `p_value` is McNemar's. `int8_convolutions` is
+    the share of the convolutions that are INT8 (without grouped ones, where the file is to have none of these),
+    `returned` the layers that went back to floating point for it, and `tries` the plans that were measured;
+    `without_returning` says what all in INT8 misses. `overlap` counts the images that were calibrated on.
+    """
+
+    images: int
+    runtime: str
+    agreement: float
+    top1_fp32: float | None = None
+    top1: float | None = None
+    drop: float | None = None
+    lost: int = 0
+    gained: int = 0
+    p_value: float | None = None
+    int8_convolutions: float = 1.0
+    returned: tuple[str, ...] = ()
+    tries: int = 1
+    without_returning: str = ""
+    overlap: int = 0
+
+
+class LayerCost(Value, frozen=True):
+    """What the quantisation of one layer costs alone.
+
+    `snr_db` is the signal-to-noise ratio of the logits, None where they do not change; `share` the noise over that of
+    all layers together; `agreement` and `top1` are shares of the images, `top1` None without labels.
+    """
+
+    layer: str
+    snr_db: float | None
+    share: float
+    agreement: float
+    top1: float | None = None
+
+
+class Sensitivity(Value, frozen=True):
+    """What the quantisation of each layer of one INT8 file costs, in execution order, and of all `together`.
+
+    `floating` are the layers that the file keeps in floating point.
+    """
+
+    bundle: str
+    file: str
+    data: str
+    images: int
+    together: LayerCost
+    layers: tuple[LayerCost, ...]
+    floating: tuple[str, ...] = ()
