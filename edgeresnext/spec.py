@@ -164,13 +164,13 @@ class FileEntry(Value, frozen=True):
     sha256: str
 
 
-class EngineOptions(Value, frozen=True):
+class EngineOptions(Value, frozen=True, forbid_unknown_fields=False):
     """How an engine is built; what is None is left to TensorRT.
 
     `batch` is the smallest, the most frequent and the largest number of images a run. `dla_core` builds for that deep
     learning accelerator of a Jetson. `int8_grouped` says whether grouped convolutions are INT8 in INT8 engines: "auto"
-    builds both ways and keeps the faster. `implicit_calibration` names a folder of images on which TensorRT calibrates
-    INT8 by itself, instead of taking our thresholds.
+    builds both ways and keeps the faster. Manifests of earlier releases have options that are gone: these are passed
+    over.
     """
 
     batch: tuple[int, int, int] = (1, 1, 8)
@@ -181,7 +181,6 @@ class EngineOptions(Value, frozen=True):
     hardware_compatible: bool = False
     dla_core: int | None = None
     int8_grouped: Literal["auto", "on", "off"] = "auto"
-    implicit_calibration: str = ""
 
 
 class EngineLayer(Value, frozen=True):

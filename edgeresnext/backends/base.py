@@ -5,21 +5,22 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import msgspec
 import numpy as np
 
 from edgeresnext.bundle import WEIGHTS
 from edgeresnext.errors import BackendError, DataError, unknown_name
-from edgeresnext.spec import CPU, Artifact
+from edgeresnext.progress import silent
+from edgeresnext.spec import CPU, Artifact, EngineOptions, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
-    from edgeresnext.spec import Engine, EngineOptions, ModelSpec, Precision
+    from edgeresnext.progress import Progress
+    from edgeresnext.spec import Engine, ModelSpec
 
 
 class Session(ABC):
@@ -163,12 +164,12 @@ class EngineBackend(Backend):
         """
 
     @abstractmethod
-    def build(self, engine: Path, request: EngineRequest) -> Engine:
-        """Compile an ONNX file into an engine.
+    def build(self, request: EngineRequest, progress: Progress = silent) -> Engine:
+        """Compile an ONNX file into an engine; what the builder warns of is logged.
 
         Args:
-            engine: The file to write.
-            request: What for, and how.
+            request: What for, from what, and how.
+            progress: Told how far the build is, in percent.
 
         Raises:
             NotInstalledError: The runtime is missing, or a GPU that it needs.
@@ -177,41 +178,34 @@ class EngineBackend(Backend):
         """
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineRequest:
-    """What an engine is built for.
+class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine is built for and from; it goes to the process that builds as JSON.
 
     Args:
         name: Of the artefact, for messages and progress.
-        model: The network.
-        precision: What the file is to compute in.
+        backend: Which builds it, and will run it.
+        file: The engine to write.
+        precision: What it is to compute in.
         compute_capabilities: Such as `("8.9",)`; empty for the GPU of this machine.
         onnx: What to compile; the file states every precision.
-        weak_onnx: The same for releases without typed networks (TensorRT 8), where that is another file.
-        plain_onnx: The network without Q/DQ, for INT8 whose thresholds stand beside the graph.
         options: Batch profile and everything that is left to the user.
         layer_macs: Multiply-accumulates of each convolution and Gemm.
-        calibration_cache: Thresholds in TensorRT's format, for builds that take no Q/DQ.
-        implicit_cache: Where what TensorRT finds is kept, and taken from where it is there already.
-        implicit_images: uint8 images `(N, H, W, 3)` in an .npy file, for TensorRT to calibrate on by itself.
-        progress: Told how far the build is, in percent.
-        warn: Told what the builder warns of.
+        weak_onnx: The same for releases without typed networks (TensorRT 8), where that is another file.
+        plain_onnx: The network without Q/DQ, for INT8 whose thresholds stand beside the graph.
+        calibration_cache: Those thresholds, in TensorRT's format.
     """
 
     name: str
-    model: ModelSpec
+    backend: str
+    file: Path
     precision: Precision
     compute_capabilities: tuple[str, ...]
     onnx: Path
     options: EngineOptions
-    layer_macs: Mapping[str, int]
+    layer_macs: dict[str, int]
     weak_onnx: Path | None = None
     plain_onnx: Path | None = None
     calibration_cache: Path | None = None
-    implicit_images: Path | None = None
-    implicit_cache: Path | None = None
-    progress: Callable[[int, int], None] = lambda _done, _total: None
-    warn: Callable[[str], None] = lambda _message: None
 
 
 ENGINE_NAMES = ("tensorrt", "tensorrt_rtx")

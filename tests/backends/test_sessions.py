@@ -144,12 +144,9 @@ def test_ways_of_pytorch_that_a_machine_lacks_are_said_so(built, monkeypatch):
 
 def test_the_network_alone_is_timed(session, built):
     images = built.golden().images[:2]
-    walls = []
-    for _ in range(20):
-        start = time.perf_counter()
-        alone = session.compute_s(images)
-        walls.append(time.perf_counter() - start)
-        assert 0 < alone <= walls[-1]
+    start = time.perf_counter()
+    alone = session.compute_s(images)
+    assert 0 < alone <= time.perf_counter() - start
 
 
 @pytest.mark.parametrize("name", ["openvino-fp32", "openvino-int8", "onnxruntime-fp32", "onnxruntime-int8"])

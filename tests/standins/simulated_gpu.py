@@ -71,7 +71,7 @@ class Gpu:
 
     Attributes:
         faults: what went wrong so far, in words.
-        failures: {function or method name: "fail" | "kill" | "hang" | a CUDA error number}, used up by the next call.
+        failures: {function or method name: "fail" | "kill" | "abort" | "exit" | "hang FILE" (made when it hangs) | a CUDA error number}, used up by the next call.
         copies: (kind, destination, source, nbytes) of each copy that was queued.
         compiled: the engines whose kernels TensorRT-RTX had to compile, with no runtime cache that had them.
     """

@@ -9,6 +9,7 @@ import signal
 import time
 from dataclasses import dataclass
 from functools import cache, total_ordering
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -342,7 +343,13 @@ def injected(instance, member, signature):
         return None
     if action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    if action == "hang":
+    if action == "abort":
+        os.write(2, b"native code gave up\n")
+        os.abort()
+    if action == "exit":
+        os._exit(7)
+    if str(action).startswith("hang "):
+        Path(action.removeprefix("hang ")).touch()
         time.sleep(3600)
     if logger := getattr(instance._sim, "logger", None):
         log(instance._sim.module, logger, "ERROR", f"{member}: failure asked for by the test")

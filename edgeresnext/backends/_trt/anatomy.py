@@ -163,7 +163,7 @@ def _layer(
     )
 
 
-def _joined(names: Any) -> str:  # noqa: ANN401 - any iterable of text
+def _joined(names: Any) -> str:
     return ", ".join(dict.fromkeys(names))
 
 

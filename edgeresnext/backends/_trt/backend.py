@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from edgeresnext.backends import cuda
+from edgeresnext.backends._trt.build import build_engine
 from edgeresnext.backends._trt.identity import platform_name, read_header, release_key, same_release
 from edgeresnext.backends._trt.module import load_module
 from edgeresnext.backends._trt.session import EngineSession
@@ -14,27 +15,29 @@ from edgeresnext.backends.base import EngineBackend
 from edgeresnext.errors import BackendError, NotInstalledError
 from edgeresnext.extras import installed
 from edgeresnext.machine import gpu
+from edgeresnext.progress import silent
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgeresnext.backends.base import Session
+    from edgeresnext.backends.base import EngineRequest, Session
+    from edgeresnext.machine.gpu import Gpu
+    from edgeresnext.progress import Progress
     from edgeresnext.spec import Artifact, Engine, ModelSpec, Precision
 
 REBUILD = "edgeresnext build BUNDLE --target here"
 NO_GPU = "no NVIDIA GPU with a driver on this machine"
+AMPERE = 8.0
+"""Compute capability from which AMPERE_PLUS engines can be built and run (TensorRT developer guide)."""
 
 
 class EngineRuntime(EngineBackend):
     """A package that deserialises engines and runs them on this machine's GPU."""
 
-    module: ClassVar[Literal["tensorrt", "tensorrt_rtx"]]
     distributions: ClassVar[tuple[str, ...]]
-    """Names under which the package may be installed, for its version."""
-
-    def installed(self) -> bool:
-        """Whether the package can be imported."""
-        return installed(self.module)
+    """Names under which the package may be installed, for its version; it is imported by the backend's own name."""
+    without_gpu: ClassVar[str]
+    """What to do about a build for the GPU of a machine that has none."""
 
     def release(self) -> str:
         """Return the installed release, such as "10.3.0"; empty where the package does not say it without loading."""
@@ -47,7 +50,24 @@ class EngineRuntime(EngineBackend):
 
     def missing(self) -> str | None:
         """Return None where the package is installed, or one line: what is missing and how to get it."""
-        return None if self.installed() else f"{self.title} is not installed: {self.how_to_install}"
+        return None if installed(self.name) else f"{self.title} is not installed: {self.how_to_install}"
+
+    def device(self) -> Gpu:
+        """Return the GPU of this machine.
+
+        Raises:
+            NotInstalledError: There is none.
+        """
+        device = gpu.detect()
+        if device is None:
+            raise NotInstalledError(NO_GPU, self.without_gpu, values=("targets",))
+        return device
+
+    def build(self, request: EngineRequest, progress: Progress = silent) -> Engine:
+        """Compile for the compute capabilities asked for, else for the GPU of this machine."""
+        if (reason := self.missing()) is not None:
+            raise NotInstalledError(reason)
+        return build_engine(request, None if request.compute_capabilities else self.device(), progress)
 
     def unavailable(self, precision: Precision) -> str | None:
         """Return what is missing to run an engine."""
@@ -78,7 +98,7 @@ class EngineRuntime(EngineBackend):
         if engine.platform != here:
             return f"built for {engine.platform}, and this is {here}: {REBUILD}"
         try:
-            release = self.release() or str(load_module(self.module).__version__)
+            release = self.release() or str(load_module(self.name).__version__)
         except NotInstalledError as error:
             return error.what
         later = engine.options.version_compatible and release_key(release) >= release_key(engine.release)
@@ -90,9 +110,8 @@ class EngineRuntime(EngineBackend):
         """Whether an engine runs on GPUs of a compute capability."""
         if capability in engine.compute_capabilities:
             return True
-        # AMPERE_PLUS: compute capability 8.0 and newer (TensorRT developer guide, "Hardware Compatibility").
         both = (capability, *engine.compute_capabilities)
-        return engine.options.hardware_compatible and all(float(one) >= _AMPERE for one in both)
+        return engine.options.hardware_compatible and all(float(one) >= AMPERE for one in both)
 
     def open(
         self, file: Path, model: ModelSpec, artifact: Artifact, threads: int | None = None, *, profiled: bool = False
@@ -104,7 +123,4 @@ class EngineRuntime(EngineBackend):
         header = read_header(file)
         if header.backend != self.name:
             raise BackendError(f"'{file}' is an engine for {header.backend}, not {self.name}", REBUILD)
-        return EngineSession(self.module, file, model, artifact.engine.options if artifact.engine else None)
-
-
-_AMPERE = 8.0
+        return EngineSession(self.name, file, model, artifact.engine.options if artifact.engine else None)

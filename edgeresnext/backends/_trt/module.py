@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from edgeresnext.spec import EngineOptions
 
 
-def load_module(name: str) -> Any:  # noqa: ANN401 - TensorRT's modules carry no types
+def load_module(name: str) -> Any:
     """Return the module `tensorrt` or `tensorrt_rtx`.
 
     Raises:
@@ -25,7 +25,7 @@ def load_module(name: str) -> Any:  # noqa: ANN401 - TensorRT's modules carry no
         ) from error
 
 
-def allow(runtime: Any, options: EngineOptions) -> None:  # noqa: ANN401 - TensorRT's modules carry no types
+def allow(runtime: Any, options: EngineOptions) -> None:
     """Let a runtime load an engine that was built with these options; its digest has been checked.
 
     A version-compatible engine carries the runtime of its own release as code, which TensorRT loads only when told.
@@ -36,6 +36,7 @@ def allow(runtime: Any, options: EngineOptions) -> None:  # noqa: ANN401 - Tenso
         if options.dla_core >= runtime.num_DLA_cores:
             raise BackendError(
                 f"the engine was built for DLA core {options.dla_core}, and this device has {runtime.num_DLA_cores}",
-                "Build it again without --dla: edgeresnext build BUNDLE --target here.",
+                "Build it again, without a DLA core: edgeresnext build BUNDLE --target here.",
+                values=("dla_core",),
             )
         runtime.DLA_core = options.dla_core

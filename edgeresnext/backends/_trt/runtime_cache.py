@@ -27,7 +27,7 @@ class RuntimeCache:
         cache: TensorRT-RTX's cache object, or None.
     """
 
-    def __init__(self, path: Path, cache: Any = None) -> None:  # noqa: ANN401 - TensorRT carries no types
+    def __init__(self, path: Path, cache: Any = None) -> None:
         self._path = path
         self._cache = cache
         self._saved = b""
@@ -39,14 +39,14 @@ class RuntimeCache:
                     self._saved = blob
 
     @classmethod
-    def beside(cls, engine_file: Path, engine: Any) -> RuntimeCache:  # noqa: ANN401 - as above
+    def beside(cls, engine_file: Path, engine: Any) -> RuntimeCache:
         """Return the cache of an engine, filled from its file where that is there and whole."""
         path = engine_file.with_name(engine_file.name + RUNTIME_CACHE_SUFFIX)
         config: Any = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
         create = getattr(config, "create_runtime_cache", None)
         return cls(path, create() if create else None)
 
-    def use(self, config: Any) -> None:  # noqa: ANN401 - as above
+    def use(self, config: Any) -> None:
         """Let contexts made from `config` read and fill the cache."""
         if self._cache is not None:
             config.set_runtime_cache(self._cache)
