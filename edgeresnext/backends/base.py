@@ -83,6 +83,10 @@ class Session(ABC):
         del images, runs
         raise BackendError("this runtime's single operations are not measured")
 
+    def closed(self) -> BackendError:
+        """Return the error for a session that was closed."""
+        return BackendError("this session is closed", "Open it again.")
+
     @abstractmethod
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run checked images; the result belongs to the caller."""

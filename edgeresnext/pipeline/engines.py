@@ -189,28 +189,25 @@ def _faster(
     """Compile both requests for an engine, time them in turn on the golden images, and keep the faster."""
     batch = request.options.batch[1]
     with tempfile.TemporaryDirectory(prefix="edgeresnext-") as scratch:
-        other = Path(scratch) / "grouped-float.engine"
-        files = {"INT8": request.file, "floating point": other}
-        built = {
-            "INT8": backend.build(request, progress),
-            "floating point": backend.build(msgspec.structs.replace(floating, file=other), progress),
-        }
-        seconds = _medians_s(bundle, backend, files, built, batch)
+        floating = msgspec.structs.replace(floating, file=Path(scratch) / "grouped-float.engine")
+        requests = {"INT8": request, "floating point": floating}
+        built = {way: (one.file, backend.build(one, progress)) for way, one in requests.items()}
+        seconds = _medians_s(bundle, backend, built, batch)
         faster = min(seconds, key=seconds.__getitem__)
-        if files[faster] != request.file:
-            shutil.copyfile(files[faster], request.file)
+        file, engine = built[faster]
+        if file != request.file:
+            shutil.copyfile(file, request.file)
     figures = ", ".join(f"{way} {median_s * 1e3:.3f} ms" for way, median_s in seconds.items())
-    return _noted(built[faster], f"grouped convolutions: {figures} (median, batch {batch}); kept {faster}")
+    return _noted(engine, f"grouped convolutions: {figures} (median, batch {batch}); kept {faster}")
 
 
 def _medians_s(
-    bundle: Bundle, backend: EngineBackend, files: dict[str, Path], built: dict[str, Engine], batch: int
+    bundle: Bundle, backend: EngineBackend, built: dict[str, tuple[Path, Engine]], batch: int
 ) -> dict[str, float]:
     """Return the median latency in seconds of engines that are run in turn on the golden images."""
     with ExitStack() as stack:
         sessions = {}
-        for way, engine in built.items():
-            file = files[way]
+        for way, (file, engine) in built.items():
             artifact = Artifact(
                 backend=backend.name, precision="int8", target=targets.HERE, file=file.name, engine=engine
             )

@@ -14,8 +14,7 @@ from edgeresnext import files
 from edgeresnext.backends._trt.anatomy import LIST_START, from_build_log, from_inspector
 from edgeresnext.backends._trt.calibrator import make_calibrator
 from edgeresnext.backends._trt.events import Built, Failed, Logged, Progressed
-from edgeresnext.backends._trt.log import make_logger
-from edgeresnext.backends._trt.module import allow, load_module
+from edgeresnext.backends._trt.module import allow, load_module, make_logger
 from edgeresnext.backends._trt.progress import make_monitor
 from edgeresnext.errors import BackendError, EdgeResNeXtError, NotInstalledError, RequestError
 
@@ -66,7 +65,8 @@ class _Build:
         request, trt = self.request, self.trt
         onnx, typed = self._choose()
         builder = self._builder()
-        network = builder.create_network(self._network_flags(typed=typed))
+        flags = trt.NetworkDefinitionCreationFlag
+        network = builder.create_network(1 << int(flags.STRONGLY_TYPED if typed else flags.EXPLICIT_BATCH))
         self._parse(network, onnx)
         config = builder.create_builder_config()
         self._configure(config, builder, network)
@@ -147,13 +147,6 @@ class _Build:
                 values=("dla_core",),
             )
         return builder
-
-    def _network_flags(self, *, typed: bool) -> int:
-        """Return the flags that make the network take its types from the graph, where there is a choice."""
-        flags = self.trt.NetworkDefinitionCreationFlag
-        if typed:
-            return 1 << int(flags.STRONGLY_TYPED)
-        return 1 << int(flags.EXPLICIT_BATCH)
 
     def _parse(self, network: Any, onnx: Path) -> None:
         parser = self.trt.OnnxParser(network, self.logger)

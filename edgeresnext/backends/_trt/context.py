@@ -47,6 +47,7 @@ class Context:
         with ExitStack() as undo:
             self.context = self._create_context()
             self._stream = self._cuda.stream()
+            self._handle = self._cuda.handle(self._stream)
             undo.callback(self._cuda.release, self._stream)
             self._choose_profile()
             self._device_images = self._cuda.allocate(largest * self._image_bytes)
@@ -81,6 +82,7 @@ class Context:
                 f"no execution context: it needs {needed / _MIB:,.0f} MiB, and of the GPU's {total / _MIB:,.0f} MiB "
                 f"{free / _MIB:,.0f} are free",
                 "Close other programs on the GPU, or build with a smaller batch.",
+                values=("batch",),
             )
         return context
 
@@ -88,7 +90,7 @@ class Context:
         """Choose the one profile where TensorRT has not: up to TensorRT 8 only the first context gets it unasked."""
         if self.context.active_optimization_profile >= 0:
             return
-        if not self.context.set_optimization_profile_async(0, self._cuda.handle(self._stream)):
+        if not self.context.set_optimization_profile_async(0, self._handle):
             raise self._loaded.failure("TensorRT refuses the batch profile to another context")
         self._cuda.synchronize(self._stream)
 
@@ -122,7 +124,7 @@ class Context:
         images = self._images[: batch * self._image_bytes]
         logits = self._logits[: batch * self._classes * 4]
         self._cuda.to_device(self._device_images, images, self._stream)
-        if not self.context.execute_async_v3(self._cuda.handle(self._stream)):
+        if not self.context.execute_async_v3(self._handle):
             raise self._loaded.failure(f"TensorRT failed on a batch of {batch}")
         self._cuda.to_host(logits, self._device_logits, self._stream)
 
@@ -140,7 +142,7 @@ class Context:
         start, end = self._cuda.event(), self._cuda.event()
         try:
             self._cuda.record(start, self._stream)
-            if not self.context.execute_async_v3(self._cuda.handle(self._stream)):
+            if not self.context.execute_async_v3(self._handle):
                 raise self._loaded.failure("TensorRT failed on the batch that is on the device")
             self._cuda.record(end, self._stream)
             self._cuda.synchronize(self._stream)

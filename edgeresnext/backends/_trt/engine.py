@@ -6,8 +6,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from edgeresnext.backends._trt.log import make_logger
-from edgeresnext.backends._trt.module import allow, load_module
+from edgeresnext.backends._trt.module import allow, load_module, make_logger
 from edgeresnext.backends._trt.runtime_cache import RuntimeCache
 from edgeresnext.errors import BackendError
 
@@ -47,7 +46,7 @@ class LoadedEngine:
         try:
             self._deserialize(file, options)
             self.smallest, self.largest = self._profile(model)
-            self.cache = RuntimeCache.beside(file, self.engine)
+            self.cache = RuntimeCache(file, self.engine)
         except BaseException:
             self.engine = self._runtime = None
             raise
@@ -77,11 +76,11 @@ class LoadedEngine:
         if severity in ("ERROR", "INTERNAL_ERROR"):
             self._errors.append(text.strip())
 
-    def failure(self, what: str, hint: str = "") -> BackendError:
+    def failure(self, what: str, hint: str = "", values: tuple[str, ...] = ()) -> BackendError:
         """Return the error for a call that failed, with the last reason that TensorRT logged."""
         reason = self._errors[-1] if self._errors else "TensorRT gave no reason"
         self._errors.clear()
-        return BackendError(f"{what}: {reason}", hint)
+        return BackendError(f"{what}: {reason}", hint, values=values)
 
     def _check_validity(self, plan: bytes, file: Path) -> None:
         """Ask TensorRT-RTX whether it can run the plan here, before anything is deserialised."""

@@ -1,4 +1,4 @@
-"""Start TensorRT or TensorRT-RTX: import it, and let its runtime load an engine."""
+"""Start TensorRT or TensorRT-RTX: import it, hear what it logs, and let its runtime load an engine."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from edgeresnext.errors import BackendError, NotInstalledError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgeresnext.spec import EngineOptions
 
 
@@ -23,6 +25,19 @@ def load_module(name: str) -> Any:
         raise NotInstalledError(
             f"{name} does not start: {error}", "edgeresnext doctor shows what is missing."
         ) from error
+
+
+def make_logger(trt: Any, listen: Callable[[str, str], None]) -> Any:
+    """Return a logger of module `trt` that gives every message to `listen`: the severity's name, and the text."""
+
+    class Listener(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)  # pybind11 demands the direct call
+
+        def log(self, severity: Any, msg: str) -> None:
+            listen(severity.name, msg)
+
+    return Listener()
 
 
 def allow(runtime: Any, options: EngineOptions) -> None:

@@ -20,31 +20,24 @@ _DIGEST_BYTES = 32
 
 
 class RuntimeCache:
-    """The cache of one engine; does nothing with runtimes that have none.
+    """The cache of one engine, filled from its file where that is whole; does nothing with runtimes that have none.
 
     Args:
-        path: Its file.
-        cache: TensorRT-RTX's cache object, or None.
+        engine_file: Where the engine lies.
+        engine: The deserialised engine.
     """
 
-    def __init__(self, path: Path, cache: Any = None) -> None:
-        self._path = path
-        self._cache = cache
-        self._saved = b""
-        if cache is not None:
-            with suppress(OSError):
-                raw = path.read_bytes()
-                blob = raw[_DIGEST_BYTES:]
-                if hashlib.sha256(blob).digest() == raw[:_DIGEST_BYTES] and cache.deserialize(blob):
-                    self._saved = blob
-
-    @classmethod
-    def beside(cls, engine_file: Path, engine: Any) -> RuntimeCache:
-        """Return the cache of an engine, filled from its file where that is there and whole."""
-        path = engine_file.with_name(engine_file.name + RUNTIME_CACHE_SUFFIX)
+    def __init__(self, engine_file: Path, engine: Any) -> None:
+        self._path = engine_file.with_name(engine_file.name + RUNTIME_CACHE_SUFFIX)
         config: Any = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
-        create = getattr(config, "create_runtime_cache", None)
-        return cls(path, create() if create else None)
+        self._cache: Any = config.create_runtime_cache() if hasattr(config, "create_runtime_cache") else None
+        self._saved = b""
+        if self._cache is not None:
+            with suppress(OSError):
+                raw = self._path.read_bytes()
+                blob = raw[_DIGEST_BYTES:]
+                if hashlib.sha256(blob).digest() == raw[:_DIGEST_BYTES] and self._cache.deserialize(blob):
+                    self._saved = blob
 
     def use(self, config: Any) -> None:
         """Let contexts made from `config` read and fill the cache."""

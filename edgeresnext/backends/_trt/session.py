@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -58,18 +58,14 @@ class EngineSession(Session):
         self._most = _CONTEXTS
         self._graph_batch: int | None = None
         self._closed = False
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.cuda.close)
             with self.cuda.active():
                 self._loaded = LoadedEngine(module, file, model, options or EngineOptions())
-                self.smallest, self.largest = self._loaded.smallest, self._loaded.largest
-                try:
-                    self._idle.append(self._new_context())
-                except BaseException:
-                    self._loaded.close()
-                    raise
-        except BaseException:
-            self.cuda.close()
-            raise
+                undo.callback(self._loaded.close)
+                self._idle.append(self._new_context())
+            undo.pop_all()
+        self.smallest, self.largest = self._loaded.smallest, self._loaded.largest
 
     def _new_context(self) -> Context:
         with self.cuda.active():
@@ -92,7 +88,7 @@ class EngineSession(Session):
         with self._changed:
             while True:
                 if self._closed:
-                    raise BackendError("this session is closed", "Open it again.")
+                    raise self.closed()
                 if self._idle:
                     return self._idle.pop()
                 if len(self._made) < self._most:

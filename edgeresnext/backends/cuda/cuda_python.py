@@ -54,23 +54,19 @@ class CudaPython(Cuda):
         return values[0] if len(values) == 1 else tuple(values)
 
     def memory(self) -> tuple[int, int]:
-        """Return free and total device memory in bytes."""
         free, total = self.call("cudaMemGetInfo")
         return int(free), int(total)
 
     def allocate(self, nbytes: int) -> int:
-        """Return device memory."""
         try:
             return int(self.call("cudaMalloc", nbytes))
         except BackendError as error:
             raise self.shortage(nbytes, "GPU memory") from error
 
     def free(self, memory: int) -> None:
-        """Free device memory."""
         self.call("cudaFree", memory)
 
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return page-locked host memory."""
         try:
             address = int(self.call("cudaHostAlloc", nbytes, 0))
         except BackendError as error:
@@ -78,45 +74,35 @@ class CudaPython(Cuda):
         return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
 
     def unpin(self, array: NDArray[np.uint8]) -> None:
-        """Free page-locked memory."""
         self.call("cudaFreeHost", array.ctypes.data)
 
     def stream(self) -> Any:
-        """Return a new stream."""
         return self.call("cudaStreamCreateWithFlags", NON_BLOCKING)
 
     def handle(self, stream: Any) -> int:
-        """Return a stream's number."""
         return int(stream)
 
     def synchronize(self, stream: Any) -> None:
-        """Wait until everything queued is done."""
         self.call("cudaStreamSynchronize", stream)
 
     def event(self) -> Any:
-        """Return a new event."""
         return self.call("cudaEventCreate")
 
     def record(self, event: Any, stream: Any) -> None:
-        """Put the point at the end of what is queued on `stream`."""
         self.call("cudaEventRecord", event, stream)
 
     def seconds_between(self, start: Any, end: Any) -> float:
-        """Return the device's seconds between two points that it has passed."""
         return float(self.call("cudaEventElapsedTime", start, end)) / 1e3
 
     def to_device(self, memory: int, source: NDArray[np.uint8], stream: Any) -> None:
-        """Queue a copy to the device."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self.call("cudaMemcpyAsync", memory, source.ctypes.data, source.nbytes, kind, stream)
 
     def to_host(self, target: NDArray[np.uint8], memory: int, stream: Any) -> None:
-        """Queue a copy to the host."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self.call("cudaMemcpyAsync", target.ctypes.data, memory, target.nbytes, kind, stream)
 
     def capture(self, stream: Any, queue: Callable[[], None]) -> Any:
-        """Return what `queue` queues on `stream` as a graph."""
         # Thread-local: other threads go on allocating memory, which a global capture would forbid.
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self.call("cudaStreamBeginCapture", stream, mode)
@@ -133,11 +119,9 @@ class CudaPython(Cuda):
             self.call("cudaGraphDestroy", graph)
 
     def launch(self, graph: Any, stream: Any) -> None:
-        """Queue the work of a graph."""
         self.call("cudaGraphLaunch", graph, stream)
 
     def release(self, *things: Any) -> None:
-        """Free streams, events and graphs."""
         for thing in things:
             self.call(_DESTROY[type(thing).__name__], thing)
 

@@ -43,23 +43,19 @@ class PyCuda(Cuda):
             self._context.pop()
 
     def memory(self) -> tuple[int, int]:
-        """Return free and total device memory in bytes."""
         free, total = self._driver.mem_get_info()
         return int(free), int(total)
 
     def allocate(self, nbytes: int) -> Any:
-        """Return device memory."""
         try:
             return self._driver.mem_alloc(nbytes)
         except self._driver.MemoryError as error:
             raise self.shortage(nbytes, "GPU memory") from error
 
     def free(self, memory: Any) -> None:
-        """Free device memory."""
         memory.free()
 
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return page-locked host memory."""
         try:
             array: NDArray[np.uint8] = self._driver.pagelocked_empty(nbytes, np.uint8)
         except self._driver.MemoryError as error:
@@ -67,43 +63,33 @@ class PyCuda(Cuda):
         return array
 
     def unpin(self, array: NDArray[np.uint8]) -> None:
-        """Free page-locked memory, which pycuda does when its last view goes."""
-        del array
+        del array  # pycuda frees it when its last view goes
 
     def stream(self) -> Any:
-        """Return a new stream."""
         return self._driver.Stream(NON_BLOCKING)
 
     def handle(self, stream: Any) -> int:
-        """Return a stream's number."""
         return int(stream.handle)
 
     def synchronize(self, stream: Any) -> None:
-        """Wait until everything queued is done."""
         stream.synchronize()
 
     def event(self) -> Any:
-        """Return a new event."""
         return self._driver.Event()
 
     def record(self, event: Any, stream: Any) -> None:
-        """Put the point at the end of what is queued on `stream`."""
         event.record(stream)
 
     def seconds_between(self, start: Any, end: Any) -> float:
-        """Return the device's seconds between two points that it has passed."""
         return float(start.time_till(end)) / 1e3
 
     def to_device(self, memory: Any, source: NDArray[np.uint8], stream: Any) -> None:
-        """Queue a copy to the device."""
         self._driver.memcpy_htod_async(int(memory), source, stream)
 
     def to_host(self, target: NDArray[np.uint8], memory: Any, stream: Any) -> None:
-        """Queue a copy to the host."""
         self._driver.memcpy_dtoh_async(target, int(memory), stream)
 
     def capture(self, stream: Any, queue: Callable[[], None]) -> Any:
-        """Refuse: pycuda has no graphs."""
         del stream, queue
         raise BackendError("pycuda cannot capture CUDA graphs", "pip install cuda-python")
 
