@@ -2,11 +2,13 @@
 
 import msgspec
 import pytest
-from standins.engines import BATCH, compiled, engines
+from standins.engines import BATCH, compiled, engines, run_in_this_process
 
 import edgeresnext
 from edgeresnext import bundle as bundles
+from edgeresnext.backends.base import EngineRequest
 from edgeresnext.errors import BackendError
+from edgeresnext.progress import silent
 
 
 @pytest.mark.parametrize(("module", "release"), [("tensorrt", "10.3"), ("tensorrt_rtx", "1.7")])
@@ -43,3 +45,19 @@ def test_a_child_that_ends_early_is_an_error_and_the_bundle_is_as_it_was(install
     assert caught.value.hint
     assert (lean / bundles.MANIFEST).read_bytes() == before
     assert not (lean / "engines").exists()
+
+
+def test_what_the_system_refuses_the_child_becomes_an_error(install, built, tmp_path):
+    install()
+    request = EngineRequest(
+        name="sm89-fp32",
+        backend="tensorrt",
+        file=tmp_path / "no folder" / "x.engine",
+        precision="fp32",
+        compute_capabilities=(),
+        onnx=built.path / "onnx" / "fp32.onnx",
+        options=BATCH,
+        layer_macs={},
+    )
+    with pytest.raises(BackendError, match="sm89-fp32: tensorrt failed: FileNotFoundError"):
+        run_in_this_process(request, silent)

@@ -222,6 +222,21 @@ def test_options_that_tensorrt_rtx_does_not_have_are_refused(ahead, options):
     assert sorted(path.name for path in ahead.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("target", "precision", "message"),
+    [
+        ("rtx20", "fp32", "no FP32 matrix product for Turing"),
+        ("rtx20+rtx40", "int8", "computes INT8 convolutions in FP16 on Turing"),
+        ("jetson-orin", "fp16", "gets no engine from a bundle"),
+        ("rtx40", "bf16", "bf16 has no file of its own"),
+    ],
+)
+def test_what_a_target_cannot_have_is_refused(ahead, target, precision, message):
+    with pytest.raises(RequestError, match=message) as caught:
+        edgeresnext.build_engines(ahead, targets=[target], precisions=[precision])
+    assert set(caught.value.values) & {"targets", "precisions"}
+
+
 def test_what_the_builder_refuses_becomes_an_error_with_its_last_words(tmp_path):
     asked, _ = request(tmp_path, "resnext20_8x4d", "fp16")
     asked.onnx.write_bytes(b"not an ONNX file")
