@@ -5,22 +5,21 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
-import msgspec
 import numpy as np
 
 from edgeresnext.bundle import WEIGHTS
 from edgeresnext.errors import BackendError, DataError, unknown_name
-from edgeresnext.progress import silent
-from edgeresnext.spec import CPU, Artifact, EngineOptions, Precision
+from edgeresnext.spec import CPU, Artifact
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
-    from edgeresnext.progress import Progress
-    from edgeresnext.spec import Engine, ModelSpec
+    from edgeresnext.backends.engine import EngineBackend
+    from edgeresnext.spec import ModelSpec, Precision
 
 
 class Session(ABC):
@@ -145,73 +144,6 @@ class Backend(ABC):
         """
 
 
-class EngineBackend(Backend):
-    """A runtime whose artefacts are engines: compiled for one kind of GPU by one release of it."""
-
-    title: ClassVar[str]
-    how_to_install: ClassVar[str]
-
-    @abstractmethod
-    def release(self) -> str:
-        """Return the installed release, such as "10.3.0"; empty where that cannot be told without loading it."""
-
-    @abstractmethod
-    def missing(self) -> str | None:
-        """Return None where the runtime's package is installed, or one line: what is missing and how to get it."""
-
-    @abstractmethod
-    def check(self, options: EngineOptions, precision: Precision) -> None:
-        """Refuse options that this runtime, or this machine, cannot build with.
-
-        Raises:
-            RequestError: One of them is not for it.
-        """
-
-    @abstractmethod
-    def build(self, request: EngineRequest, progress: Progress = silent) -> Engine:
-        """Compile an ONNX file into an engine; what the builder warns of is logged.
-
-        Args:
-            request: What for, from what, and how.
-            progress: Told how far the build is, in percent.
-
-        Raises:
-            NotInstalledError: The runtime is missing, or a GPU that it needs.
-            RequestError: The options do not fit this runtime, the target or each other.
-            BackendError: The build failed; its last words are in the message.
-        """
-
-
-class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine is built for and from; it goes to the process that builds as JSON.
-
-    Args:
-        name: Of the artefact, for messages and progress.
-        backend: Which builds it, and will run it.
-        file: The engine to write.
-        precision: What it is to compute in.
-        compute_capabilities: Such as `("8.9",)`; empty for the GPU of this machine.
-        onnx: What to compile; the file states every precision.
-        options: Batch profile and everything that is left to the user.
-        layer_macs: Multiply-accumulates of each convolution and Gemm.
-        weak_onnx: The same for releases without typed networks (TensorRT 8), where that is another file.
-        plain_onnx: The network without Q/DQ, for INT8 whose thresholds stand beside the graph.
-        calibration_cache: Those thresholds, in TensorRT's format.
-    """
-
-    name: str
-    backend: str
-    file: Path
-    precision: Precision
-    compute_capabilities: tuple[str, ...]
-    onnx: Path
-    options: EngineOptions
-    layer_macs: dict[str, int]
-    weak_onnx: Path | None = None
-    plain_onnx: Path | None = None
-    calibration_cache: Path | None = None
-
-
 ENGINE_NAMES = ("tensorrt", "tensorrt_rtx")
 """The backends that run engines."""
 
@@ -252,9 +184,7 @@ def get_engine_backend(name: str) -> EngineBackend:
     """
     if name not in ENGINE_NAMES:
         raise unknown_name("engine backend", name, ENGINE_NAMES)
-    backend = get(name)
-    assert isinstance(backend, EngineBackend)
-    return backend
+    return cast("EngineBackend", get(name))
 
 
 def unavailable(artifact: Artifact) -> str | None:

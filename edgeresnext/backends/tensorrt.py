@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import msgspec
 from filelock import FileLock
 
-from edgeresnext.backends._trt.backend import AMPERE, EngineRuntime
+from edgeresnext.backends.engine import AMPERE, EngineBackend
 from edgeresnext.errors import RequestError
 from edgeresnext.machine import gpu
 from edgeresnext.progress import silent
 
 if TYPE_CHECKING:
-    from edgeresnext.backends.base import EngineRequest
+    from edgeresnext.backends.engine import EngineRequest
     from edgeresnext.progress import Progress
     from edgeresnext.spec import Engine, EngineOptions, Precision
 
 
-class TensorRT(EngineRuntime):
+class TensorRT(EngineBackend):
     """Builds on the very GPU that will run the engine, and runs it there."""
 
     name = "tensorrt"

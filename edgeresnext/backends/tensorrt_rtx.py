@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from edgeresnext.backends._trt.backend import EngineRuntime
+from edgeresnext.backends.engine import EngineBackend
 from edgeresnext.errors import RequestError
 
 if TYPE_CHECKING:
     from edgeresnext.spec import EngineOptions, Precision
 
 
-class TensorRTRTX(EngineRuntime):
+class TensorRTRTX(EngineBackend):
     """Builds ahead of time for named compute capabilities, or for the GPU of this machine.
 
     The GPU's driver does the rest at first load.

@@ -17,6 +17,7 @@ import msgspec
 
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import base, targets
+from edgeresnext.backends.engine import EngineRequest
 from edgeresnext.compiler.plan import grouped_float
 from edgeresnext.errors import BackendError, RequestError, shortened
 from edgeresnext.machine.allocator import return_freed_memory
@@ -26,7 +27,7 @@ from edgeresnext.spec import Artifact, EngineOptions
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from edgeresnext.backends.base import EngineBackend, EngineRequest
+    from edgeresnext.backends.engine import EngineBackend
     from edgeresnext.bundle import Bundle
     from edgeresnext.pipeline.wanted import Wanted
     from edgeresnext.progress import Progress
@@ -119,7 +120,7 @@ def _request(bundle: Bundle, one: Wanted, options: EngineOptions) -> EngineReque
     weak = None
     if one.precision == "int8" and any(file.file == "onnx/int8.onnx" for file in manifest.onnx):
         weak = bundle.file(onnx_for(manifest, "int8", typed=False))
-    return base.EngineRequest(
+    return EngineRequest(
         name=one.name,
         backend=one.backend,
         file=bundle.path / one.file,

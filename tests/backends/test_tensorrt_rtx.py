@@ -12,7 +12,8 @@ import pytest
 
 import edgeresnext
 from edgeresnext.backends import base, targets
-from edgeresnext.backends._trt.identity import read_header
+from edgeresnext.backends.engine import EngineRequest
+from edgeresnext.backends.identity import read_header
 from edgeresnext.compiler.emit import emit
 from edgeresnext.compiler.graph import trace
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, INT8_CPU, ONNX_FILES, plan_for, quantisable_tensors
@@ -65,7 +66,7 @@ def request(folder, name, file, **changes):
     thresholds = dict.fromkeys(quantisable_tensors(graph), 2.0)
     plan = plan_for(graph, file, thresholds)
     onnx.save(emit(graph, quantise(graph, plan, thresholds), spec), folder / "x.onnx")
-    asked = base.EngineRequest(
+    asked = EngineRequest(
         name="test",
         backend="tensorrt_rtx",
         file=folder / "x.engine",

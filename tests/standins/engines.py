@@ -44,7 +44,7 @@ def install(monkeypatch, module="tensorrt", release="10.3", cuda="cuda-python", 
     )
     monkeypatch.setattr("edgeresnext.machine.gpu.detect", lambda: device)
     # The package that is really installed here is not the one that stands in for it.
-    monkeypatch.setattr("edgeresnext.backends._trt.backend.EngineRuntime.release", lambda _: "")
+    monkeypatch.setattr("edgeresnext.backends.engine.EngineBackend.release", lambda _: "")
     # Latencies mean nothing here.
     monkeypatch.setattr("edgeresnext.pipeline.accept._TIMED_BUDGET_S", 0)
     monkeypatch.setattr("edgeresnext.pipeline.engines._TIMED_BUDGET_S", 0)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgeresnext.backends._trt.events import Built, Event, Failed, Logged, Progressed
-from edgeresnext.backends._trt.identity import platform_name
+from edgeresnext.backends.identity import platform_name
 from edgeresnext.errors import BackendError, EdgeResNeXtError, InputError, NotInstalledError, RequestError
 from edgeresnext.files import digest
 from edgeresnext.spec import Engine
@@ -24,7 +24,7 @@ from edgeresnext.spec import Engine
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from edgeresnext.backends.base import EngineRequest
+    from edgeresnext.backends.engine import EngineRequest
     from edgeresnext.machine.gpu import Gpu
     from edgeresnext.progress import Progress
 

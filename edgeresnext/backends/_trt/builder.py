@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgeresnext.backends._trt.events import Event
-    from edgeresnext.backends.base import EngineRequest
+    from edgeresnext.backends.engine import EngineRequest
     from edgeresnext.spec import EngineLayer
 
 _MAX_ERRORS = 3

@@ -18,7 +18,7 @@ import msgspec
 
 from edgeresnext.backends._trt import builder
 from edgeresnext.backends._trt.events import Failed
-from edgeresnext.backends.base import EngineRequest
+from edgeresnext.backends.engine import EngineRequest
 from edgeresnext.errors import BackendError, NotInstalledError
 
 if TYPE_CHECKING:

@@ -1,29 +1,31 @@
-"""The backend of an engine runtime: what TensorRT and TensorRT-RTX answer alike."""
+"""Engines: what they are built for, and what TensorRT and TensorRT-RTX, which build and run them, answer alike."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
+from abc import abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
 
 from edgeresnext.backends import cuda
 from edgeresnext.backends._trt.build import build_engine
-from edgeresnext.backends._trt.identity import platform_name, read_header, release_key, same_release
 from edgeresnext.backends._trt.module import load_module
 from edgeresnext.backends._trt.session import EngineSession
-from edgeresnext.backends.base import EngineBackend
+from edgeresnext.backends.base import Backend
+from edgeresnext.backends.identity import platform_name, read_header, release_key, same_release
 from edgeresnext.errors import BackendError, NotInstalledError
 from edgeresnext.extras import installed
 from edgeresnext.machine import gpu
 from edgeresnext.progress import silent
+from edgeresnext.spec import EngineOptions, Precision
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from edgeresnext.backends.base import EngineRequest, Session
+    from edgeresnext.backends.base import Session
     from edgeresnext.machine.gpu import Gpu
     from edgeresnext.progress import Progress
-    from edgeresnext.spec import Artifact, Engine, ModelSpec, Precision
+    from edgeresnext.spec import Artifact, Engine, ModelSpec
 
 REBUILD = "edgeresnext build BUNDLE --target here"
 NO_GPU = "no NVIDIA GPU with a driver on this machine"
@@ -31,9 +33,41 @@ AMPERE = 8.0
 """Compute capability from which AMPERE_PLUS engines can be built and run (TensorRT developer guide)."""
 
 
-class EngineRuntime(EngineBackend):
-    """A package that deserialises engines and runs them on this machine's GPU."""
+class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine is built for and from; it goes to the process that builds as JSON.
 
+    Args:
+        name: Of the artefact, for messages and progress.
+        backend: Which builds it, and will run it.
+        file: The engine to write.
+        precision: What it is to compute in.
+        compute_capabilities: Such as `("8.9",)`; empty for the GPU of this machine.
+        onnx: What to compile; the file states every precision.
+        options: Batch profile and everything that is left to the user.
+        layer_macs: Multiply-accumulates of each convolution and Gemm.
+        weak_onnx: The same for releases without typed networks (TensorRT 8), where that is another file.
+        plain_onnx: The network without Q/DQ, for INT8 whose thresholds stand beside the graph.
+        calibration_cache: Those thresholds, in TensorRT's format.
+    """
+
+    name: str
+    backend: str
+    file: Path
+    precision: Precision
+    compute_capabilities: tuple[str, ...]
+    onnx: Path
+    options: EngineOptions
+    layer_macs: dict[str, int]
+    weak_onnx: Path | None = None
+    plain_onnx: Path | None = None
+    calibration_cache: Path | None = None
+
+
+class EngineBackend(Backend):
+    """A runtime whose artefacts are engines: compiled for one kind of GPU by one release of it."""
+
+    title: ClassVar[str]
+    how_to_install: ClassVar[str]
     distributions: ClassVar[tuple[str, ...]]
     """Names under which the package may be installed, for its version; it is imported by the backend's own name."""
     without_gpu: ClassVar[str]
@@ -52,6 +86,15 @@ class EngineRuntime(EngineBackend):
         """Return None where the package is installed, or one line: what is missing and how to get it."""
         return None if installed(self.name) else f"{self.title} is not installed: {self.how_to_install}"
 
+    @abstractmethod
+    def check(self, options: EngineOptions, precision: Precision) -> None:
+        """Refuse options that this runtime, or this machine, cannot build with.
+
+        Raises:
+            RequestError: One of them is not for it.
+            NotInstalledError: A GPU is missing.
+        """
+
     def device(self) -> Gpu:
         """Return the GPU of this machine.
 
@@ -64,7 +107,19 @@ class EngineRuntime(EngineBackend):
         return device
 
     def build(self, request: EngineRequest, progress: Progress = silent) -> Engine:
-        """Compile for the compute capabilities asked for, else for the GPU of this machine."""
+        """Compile an ONNX file for the compute capabilities asked for, else for the GPU of this machine.
+
+        What the builder warns of is logged.
+
+        Args:
+            request: What for, from what, and how.
+            progress: Told how far the build is, in percent.
+
+        Raises:
+            NotInstalledError: The runtime is missing, or a GPU that it needs.
+            RequestError: The options do not fit this runtime, the target or each other.
+            BackendError: The build failed; its last words are in the message.
+        """
         if (reason := self.missing()) is not None:
             raise NotInstalledError(reason)
         return build_engine(request, None if request.compute_capabilities else self.device(), progress)
