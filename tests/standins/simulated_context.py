@@ -228,10 +228,7 @@ def execute_async_v3(self, stream_handle):
         log(module, logger, "WARNING", "Using default stream in enqueueV3() may lead to performance issues")
     addresses = dict(self._sim.addresses)
     milliseconds = LAYER_MS * len(engine._sim.plan["layers"])
-    writes = tuple(addresses[name] for name in addresses if name not in engine._sim.inputs)
-    gpu.enqueue(
-        stream_handle, Operation(lambda: execute(self, shapes, addresses), milliseconds=milliseconds, writes=writes)
-    )
+    gpu.enqueue(stream_handle, Operation(lambda: execute(self, shapes, addresses), milliseconds=milliseconds))
     return True
 
 
