@@ -180,5 +180,5 @@ def check_precisions(precisions: Iterable[str]) -> tuple[Precision, ...]:
         if name not in PRECISIONS:
             raise unknown_name("precision", name, PRECISIONS)
     if not asked:
-        raise RequestError("no precision given", f"Known: {', '.join(PRECISIONS)}.")
+        raise RequestError("no precision given", f"Known: {', '.join(PRECISIONS)}.", values=("precisions",))
     return tuple(name for name in PRECISIONS if name in asked)

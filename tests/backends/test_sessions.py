@@ -16,8 +16,9 @@ from edgeresnext.spec import Artifact
 VARIANTS = ["openvino-fp32", "openvino-bf16", "openvino-int8", "onnxruntime-fp32", "onnxruntime-int8", "torch-fp32"]
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(scope="module", params=VARIANTS)
 def session(request, built):
+    """A session that several tests run and none changes."""
     artifact = next(a for a in built.manifest.artifacts if a.name == request.param)
     reason = base.get(artifact.backend).unavailable(artifact.precision)
     if reason is not None:
