@@ -13,8 +13,10 @@ from standins.engines import BATCH, CALIBRATING, CLASSIC, calls, compiled, engin
 
 import edgeresnext
 from edgeresnext import bundle as bundles
-from edgeresnext.backends import base
+from edgeresnext.backends import base, targets
+from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES
 from edgeresnext.errors import AccuracyError, BackendError, NotInstalledError, RequestError
+from edgeresnext.pipeline.build import _onnx_names
 from edgeresnext.runtime.inspect import inspect
 from edgeresnext.spec import EngineOptions
 
@@ -63,6 +65,7 @@ def test_an_engine_tells_what_it_is(install, lean, module, release):
     assert engine.onnx_sha256 == bundle.manifest.files["onnx/fp16.onnx"].sha256
     assert sum(layer.macs for layer in engine.layers) == bundle.manifest.macs
     assert any("conv1" in layer.modules for layer in engine.layers)
+    assert not any("N/A" in layer.types for layer in engine.layers)  # what the inspector says without shapes
     found = inspect(lean / artifact.file)
     assert found["release"].rsplit(".", 1)[0] == trt.__version__.rsplit(".", 1)[0]
 
@@ -128,6 +131,38 @@ def test_options_of_earlier_releases_are_passed_over_in_a_manifest(install, lean
     assert b"implicit_calibration" in old
     manifest.write_bytes(old)
     assert engines(bundles.read(lean))["fp32"].engine.options == BATCH
+
+
+@pytest.mark.parametrize(
+    ("target", "choice", "more"),
+    [
+        ("jetson-orin", "auto", True),
+        ("here", "off", True),
+        ("jetson-orin", "on", False),
+        ("cpu", "auto", False),
+        ("rtx40", "auto", False),
+    ],
+)
+def test_files_with_grouped_convolutions_in_floating_point_are_for_devices(target, choice, more):
+    options = EngineOptions(int8_grouped=choice)
+    names = _onnx_names(targets.parse([target]), ("fp16", "int8"), options)
+    assert set(GROUPED_FLOAT_FILES) <= set(names) if more else not set(GROUPED_FLOAT_FILES) & set(names)
+
+
+@pytest.mark.slow
+def test_a_bundle_for_a_jetson_is_compared_on_it(install, tmp_path, digit_folders, digit_weights):
+    install()
+    built = edgeresnext.build(
+        "resnext20_8x4d",
+        weights=digit_weights,
+        calibration=digit_folders["calibration"],
+        targets=["jetson-orin"],
+        output=tmp_path / "bundle",
+    )
+    bundle = edgeresnext.build_engines(built.path, precisions=["int8"])
+    engine = engines(bundle)["int8"].engine
+    assert engine.onnx in {"onnx/int8-fp16.onnx", "onnx/int8-fp16-grouped-float.onnx"}
+    assert engine.notes[-1].startswith("grouped convolutions: INT8 ")
 
 
 @pytest.fixture
