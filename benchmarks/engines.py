@@ -24,7 +24,7 @@ CHILD = """
 import json, sys, threading, time
 from pathlib import Path
 import edgeresnext
-from edgeresnext.pipeline import engines
+from edgeresnext.pipeline import on_device
 
 def resident(status):
     fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
@@ -49,7 +49,7 @@ def watch(stop):
                 peaks["child_bytes"] = max(peaks["child_bytes"], child["VmHWM"])
         peaks["tree_bytes"] = max(peaks["tree_bytes"], total)
 
-whole = engines.build_engines
+whole = on_device.compile_engines
 seconds = 0.0
 def timed(*arguments):
     global seconds
@@ -63,7 +63,7 @@ def timed(*arguments):
         seconds = time.perf_counter() - start
         stop.set()
         thread.join()
-engines.build_engines = timed
+on_device.compile_engines = timed
 model, output, *names = sys.argv[1:]
 targets, precisions = names[0].split(","), names[1].split(",")
 start = time.perf_counter()

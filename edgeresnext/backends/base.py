@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 
@@ -14,12 +14,12 @@ from edgeresnext.errors import BackendError, DataError, unknown_name
 from edgeresnext.spec import CPU, Artifact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from edgeresnext.spec import Engine, EngineOptions, ModelSpec, Precision
+    from edgeresnext.backends.engine import EngineBackend
+    from edgeresnext.spec import ModelSpec, Precision
 
 
 class Session(ABC):
@@ -82,6 +82,10 @@ class Session(ABC):
         del images, runs
         raise BackendError("this runtime's single operations are not measured")
 
+    def closed(self) -> BackendError:
+        """Return the error for a session that was closed."""
+        return BackendError("this session is closed", "Open it again.")
+
     @abstractmethod
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Run checked images; the result belongs to the caller."""
@@ -140,80 +144,6 @@ class Backend(ABC):
         """
 
 
-class EngineBackend(Backend):
-    """A runtime whose artefacts are engines: compiled for one kind of GPU by one release of it."""
-
-    title: ClassVar[str]
-    how_to_install: ClassVar[str]
-
-    @abstractmethod
-    def release(self) -> str:
-        """Return the installed release, such as "10.3.0"; empty where that cannot be told without loading it."""
-
-    @abstractmethod
-    def missing(self) -> str | None:
-        """Return None where the runtime's package is installed, or one line: what is missing and how to get it."""
-
-    @abstractmethod
-    def check(self, options: EngineOptions, precision: Precision) -> None:
-        """Refuse options that this runtime, or this machine, cannot build with.
-
-        Raises:
-            RequestError: One of them is not for it.
-        """
-
-    @abstractmethod
-    def build(self, engine: Path, request: EngineRequest) -> Engine:
-        """Compile an ONNX file into an engine.
-
-        Args:
-            engine: The file to write.
-            request: What for, and how.
-
-        Raises:
-            NotInstalledError: The runtime is missing, or a GPU that it needs.
-            RequestError: The options do not fit this runtime, the target or each other.
-            BackendError: The build failed; its last words are in the message.
-        """
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineRequest:
-    """What an engine is built for.
-
-    Args:
-        name: Of the artefact, for messages and progress.
-        model: The network.
-        precision: What the file is to compute in.
-        compute_capabilities: Such as `("8.9",)`; empty for the GPU of this machine.
-        onnx: What to compile; the file states every precision.
-        weak_onnx: The same for releases without typed networks (TensorRT 8), where that is another file.
-        plain_onnx: The network without Q/DQ, for INT8 whose thresholds stand beside the graph.
-        options: Batch profile and everything that is left to the user.
-        layer_macs: Multiply-accumulates of each convolution and Gemm.
-        calibration_cache: Thresholds in TensorRT's format, for builds that take no Q/DQ.
-        implicit_cache: Where what TensorRT finds is kept, and taken from where it is there already.
-        implicit_images: uint8 images `(N, H, W, 3)` in an .npy file, for TensorRT to calibrate on by itself.
-        progress: Told how far the build is, in percent.
-        warn: Told what the builder warns of.
-    """
-
-    name: str
-    model: ModelSpec
-    precision: Precision
-    compute_capabilities: tuple[str, ...]
-    onnx: Path
-    options: EngineOptions
-    layer_macs: Mapping[str, int]
-    weak_onnx: Path | None = None
-    plain_onnx: Path | None = None
-    calibration_cache: Path | None = None
-    implicit_images: Path | None = None
-    implicit_cache: Path | None = None
-    progress: Callable[[int, int], None] = lambda _done, _total: None
-    warn: Callable[[str], None] = lambda _message: None
-
-
 ENGINE_NAMES = ("tensorrt", "tensorrt_rtx")
 """The backends that run engines."""
 
@@ -254,9 +184,7 @@ def get_engine_backend(name: str) -> EngineBackend:
     """
     if name not in ENGINE_NAMES:
         raise unknown_name("engine backend", name, ENGINE_NAMES)
-    backend = get(name)
-    assert isinstance(backend, EngineBackend)
-    return backend
+    return cast("EngineBackend", get(name))
 
 
 def unavailable(artifact: Artifact) -> str | None:

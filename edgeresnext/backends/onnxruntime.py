@@ -33,10 +33,13 @@ class ONNXRuntimeSession(Session):
         super().__init__(model)
         self._session: onnxruntime.InferenceSession | None = session
 
+    def _open(self) -> onnxruntime.InferenceSession:
+        if self._session is None:
+            raise self.closed()
+        return self._session
+
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        session = self._session
-        if session is None:
-            raise BackendError("this session is closed", "Open it again.")
+        session = self._open()
         try:
             (logits,) = session.run([self.model.output.name], {self.model.input.name: images})
         except Exception as error:  # its exceptions share no base class of their own
@@ -45,9 +48,7 @@ class ONNXRuntimeSession(Session):
 
     def compute_s(self, images: NDArray[np.uint8]) -> float | None:
         """Return the seconds of one run between buffers that are bound already."""
-        session = self._session
-        if session is None:
-            raise BackendError("this session is closed", "Open it again.")
+        session = self._open()
         try:
             binding = session.io_binding()
             binding.bind_cpu_input(self.model.input.name, np.ascontiguousarray(images))
@@ -62,9 +63,7 @@ class ONNXRuntimeSession(Session):
         """Return what ONNX Runtime's profiler tells; it writes its events to a file, which is removed."""
         for _ in range(runs):
             self.run(images)
-        session = self._session
-        if session is None:
-            raise BackendError("this session is closed", "Open it again.")
+        session = self._open()
         file = Path(session.end_profiling())
         events = msgspec.json.decode(file.read_bytes())
         file.unlink()

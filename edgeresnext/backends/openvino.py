@@ -36,7 +36,7 @@ class OpenVINOSession(Session):
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with self._lock:
             if self._request is None:
-                raise BackendError("this session is closed", "Open it again.")
+                raise self.closed()
             try:
                 self._request.infer([images], share_inputs=True)
             except RuntimeError as error:
@@ -49,7 +49,7 @@ class OpenVINOSession(Session):
 
         with self._lock:
             if self._request is None:
-                raise BackendError("this session is closed", "Open it again.")
+                raise self.closed()
             try:
                 bound = openvino.Tensor(np.ascontiguousarray(images), shared_memory=True)
                 self._request.set_input_tensor(bound)

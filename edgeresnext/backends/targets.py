@@ -72,7 +72,7 @@ def parse(names: Iterable[str]) -> tuple[Target, ...]:
     """
     found = [_parse(name) for name in dict.fromkeys(names)]
     if not found:
-        raise RequestError("no target given", f"Known: {', '.join(KNOWN)}.")
+        raise RequestError("no target given", f"Known: {', '.join(KNOWN)}.", values=("targets",))
     return tuple({target.name: target for target in found}.values())
 
 
@@ -88,5 +88,6 @@ def _parse(name: str) -> Target:
         raise RequestError(
             f"target '{name}' joins what cannot share an engine",
             f"Only {', '.join(RTX)} can; give the others as targets of their own.",
+            values=("targets",),
         )
     return Target(name=parts[0])

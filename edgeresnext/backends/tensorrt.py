@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import tempfile
 from pathlib import Path
@@ -11,77 +10,73 @@ from typing import TYPE_CHECKING
 import msgspec
 from filelock import FileLock
 
-from edgeresnext.backends._trt.backend import NO_GPU, EngineRuntime
-from edgeresnext.backends._trt.build import build_engine
-from edgeresnext.errors import NotInstalledError, RequestError
+from edgeresnext.backends.engine import AMPERE, EngineBackend
+from edgeresnext.errors import RequestError
 from edgeresnext.machine import gpu
+from edgeresnext.progress import silent
 
 if TYPE_CHECKING:
-    from edgeresnext.backends.base import EngineRequest
-    from edgeresnext.machine.gpu import Gpu
+    from edgeresnext.backends.engine import EngineRequest
+    from edgeresnext.progress import Progress
     from edgeresnext.spec import Engine, EngineOptions, Precision
 
-_AMPERE = 8.0
-"""Compute capability from which AMPERE_PLUS engines can be built and run."""
 
-
-class TensorRT(EngineRuntime):
+class TensorRT(EngineBackend):
     """Builds on the very GPU that will run the engine, and runs it there."""
 
     name = "tensorrt"
-    module = "tensorrt"
     title = "TensorRT"
     distributions = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11")
     how_to_install = (
         "on a Jetson it comes with JetPack (python3 -m venv --system-site-packages sees it), else pip install tensorrt"
     )
+    without_gpu = "TensorRT builds on the GPU that will run the engine."
 
     def check(self, options: EngineOptions, precision: Precision) -> None:
         """Refuse a workspace beyond the GPU's memory, a timing cache that cannot be kept, and what a DLA cannot do."""
-        device = self._device()
-        if options.hardware_compatible and (device.integrated or float(device.compute_capability) < _AMPERE):
+        device = self.device()
+        if options.hardware_compatible and (device.integrated or float(device.compute_capability) < AMPERE):
             raise RequestError(
                 f"{device.name} (compute capability {device.compute_capability}) builds no hardware-compatible engines",
-                "Leave --hardware-compatible out: it is for desktop GPUs from Ampere on.",
+                "Those are for desktop GPUs from Ampere on.",
+                values=("hardware_compatible",),
             )
         workspace = options.workspace_bytes
         if workspace is not None and workspace > device.memory_bytes:
             raise RequestError(
                 f"a workspace of {workspace:,} bytes exceeds the {device.memory_bytes:,} of {device.name}",
-                "Give less --workspace, or leave it out.",
+                "Give less, or leave it out.",
+                values=("workspace_bytes",),
             )
         if options.timing_cache:
             path = Path(options.timing_cache)
             if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
-                raise RequestError(f"cannot write the timing cache '{path}'", "Give a file in a directory of yours.")
+                raise RequestError(
+                    f"cannot write the timing cache '{path}'",
+                    "Give a file in a directory of yours.",
+                    values=("timing_cache",),
+                )
         smallest, usual, largest = options.batch
-        if options.dla_core is None:
-            return
-        if smallest != largest:
+        if options.dla_core is not None and smallest != largest:
             raise RequestError(
-                f"a DLA engine has one batch size, and {smallest}:{largest} is a range", f"Give --batch {usual}."
+                f"a DLA engine has one batch size, and {smallest}:{largest} is a range",
+                f"Give one, such as {usual}.",
+                values=("batch", "dla_core"),
             )
-        if precision == "fp32":
-            raise RequestError("a DLA computes fp16 and int8, not fp32", "Give --precision fp16 or --precision int8.")
+        if options.dla_core is not None and precision == "fp32":
+            raise RequestError(
+                "a DLA computes fp16 and int8, not fp32", "Ask for one of these.", values=("precisions", "dla_core")
+            )
 
-    def build(self, engine: Path, request: EngineRequest) -> Engine:
+    def build(self, request: EngineRequest, progress: Progress = silent) -> Engine:
         """Compile for the GPU of this machine, one build at a time: tactics are chosen by their time."""
-        device = self._device()
-        if (reason := self.missing()) is not None:
-            raise NotInstalledError(reason)
-        if request.options.workspace_bytes is None and device.integrated:
+        device = gpu.detect()
+        if request.options.workspace_bytes is None and device is not None and device.integrated:
             # The GPU's memory is the machine's: without a limit TensorRT takes what the system needs.
             options = msgspec.structs.replace(request.options, workspace_bytes=device.memory_bytes // 2)
-            request = dataclasses.replace(request, options=options)
+            request = msgspec.structs.replace(request, options=options)
         with FileLock(Path(tempfile.gettempdir()) / f"edgeresnext-gpu-{os.getuid()}.lock"):
-            return build_engine(self.module, engine, request, device)
-
-    def _device(self) -> Gpu:
-        """Return the GPU to build for."""
-        device = gpu.detect()
-        if device is None:
-            raise NotInstalledError(NO_GPU, "TensorRT builds on the GPU that will run the engine.")
-        return device
+            return super().build(request, progress)
 
 
 BACKEND = TensorRT()

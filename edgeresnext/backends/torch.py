@@ -98,7 +98,7 @@ class TorchSession(Session):
         try:
             return self._networks[self._layout]
         except KeyError:
-            raise BackendError("this session is closed", "Open it again.") from None
+            raise self.closed() from None
 
     def _run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         if self._compiled is None or len(images) == self._batch:

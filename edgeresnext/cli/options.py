@@ -50,11 +50,6 @@ _ENGINE_OPTIONS = (
         type=click.Choice(["auto", "on", "off"]),
         help="Grouped convolutions of INT8 engines in INT8; auto measures both on the device. [auto]",
     ),
-    click.option(
-        "--implicit-calibration",
-        type=click.Path(path_type=Path),
-        help="Folder on which TensorRT (up to 10) calibrates INT8 by itself, instead of our thresholds.",
-    ),
     click.option("--backend", "engine_backend", metavar="NAME", help="For target here: tensorrt or tensorrt_rtx."),
 )
 
@@ -93,7 +88,7 @@ _BENCH_OPTIONS = (
 
 ENGINE_OPTION_NAMES = (
     "batch", "workspace", "optimization_level", "timing_cache", "version_compatible", "hardware_compatible", "dla_core",
-    "int8_grouped", "implicit_calibration", "engine_backend",
+    "int8_grouped", "engine_backend",
 )  # fmt: skip
 """What a command is given these as."""
 
@@ -206,9 +201,8 @@ def take_engine_options(given: dict[str, Any]) -> EngineOptions:
         if not math.isfinite(mib):
             raise RequestError(f"workspace is {mib} MiB", "Give a positive number of MiB.")
         values["workspace_bytes"] = int(mib * _MIB)
-    for name in ("timing_cache", "implicit_calibration"):
-        if name in given:
-            values[name] = str(given.pop(name))
+    if "timing_cache" in given:
+        values["timing_cache"] = str(given.pop("timing_cache"))
     for name in ("optimization_level", "version_compatible", "hardware_compatible", "dla_core", "int8_grouped"):
         if name in given:
             values[name] = given.pop(name)

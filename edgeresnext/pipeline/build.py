@@ -15,7 +15,6 @@ import numpy as np
 from edgeresnext import bundle as bundles
 from edgeresnext import files
 from edgeresnext.backends import base
-from edgeresnext.backends._trt.calibrator import write_cache
 from edgeresnext.backends.targets import CPU_ARTIFACTS, HERE, JETSON
 from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.bundle import Bundle, Golden
@@ -25,10 +24,10 @@ from edgeresnext.errors import DataError, RequestError
 from edgeresnext.extras import require
 from edgeresnext.machine.allocator import keeping_freed_memory
 from edgeresnext.machine.environment import machine, package_versions
-from edgeresnext.pipeline import engines
 from edgeresnext.pipeline import recipe as recipes
 from edgeresnext.pipeline.accept import accept
 from edgeresnext.pipeline.on_device import PRECISIONS, add_engines, check_precisions
+from edgeresnext.pipeline.wanted import engines_wanted
 from edgeresnext.progress import silent
 from edgeresnext.spec import AUTO, CPU, Artifact, EngineOptions, Manifest, Selection
 
@@ -107,7 +106,7 @@ def build(
     # Whatever can be wrong with the request is found before anything slow is done.
     chosen = PRECISIONS if precisions is None else check_precisions(precisions)
     asked = parse_targets(targets)
-    wanted = engines.wanted(asked, None if precisions is None else chosen, engine_options, engine_backend)
+    wanted = engines_wanted(asked, None if precisions is None else chosen, engine_options, engine_backend)
     keep = tuple(keep)
     _check_request(chosen, weights, calibration, random_weights=random_weights, keep=keep, int8_only=(gate, ranges))
     settled = recipes.settle(recipe, {"method": method, "samples": samples, "seed": seed, "repairs": repairs})
@@ -258,7 +257,7 @@ def _calibrate(
     progress: Progress,
 ) -> tuple[Ranges, Graph]:
     """Write the ranges and the calibration cache; return the ranges, and the graph that they belong to."""
-    from edgeresnext.compiler.plain import plain_thresholds
+    from edgeresnext.compiler.calibration_cache import plain_thresholds, write_cache
     from edgeresnext.pipeline.ranges import calibrate
 
     found = calibrate(

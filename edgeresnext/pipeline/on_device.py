@@ -19,14 +19,16 @@ from edgeresnext.backends.targets import HERE
 from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.bundle import Bundle
 from edgeresnext.errors import AccuracyError, BackendError, BundleError, RequestError, unknown_name
-from edgeresnext.pipeline import engines
 from edgeresnext.pipeline.accept import measured_here
+from edgeresnext.pipeline.engines import check_files, compile_engines
+from edgeresnext.pipeline.wanted import engines_wanted
 from edgeresnext.progress import silent
 from edgeresnext.spec import EngineOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from edgeresnext.pipeline.wanted import Wanted
     from edgeresnext.progress import Progress
     from edgeresnext.spec import Artifact, Manifest, Precision
 
@@ -73,10 +75,11 @@ def build_engines(
     if unfit:
         raise RequestError(
             f"target '{unfit[0]}' gets no engine from a bundle",
-            "On the device itself: --target here. A Jetson's files come from a build of the checkpoint.",
+            "On the device itself ask for 'here'. A Jetson's files come from a build of the checkpoint.",
+            values=("targets",),
         )
-    wanted = engines.wanted(asked, chosen, engine_options, engine_backend)
-    engines.check_files(bundles.read(path).manifest, wanted, engine_options)
+    wanted = engines_wanted(asked, chosen, engine_options, engine_backend)
+    check_files(bundles.read(path).manifest, wanted, engine_options)
     output = Path(path if output is None else output)
     bundles.check_output(output)
     with bundles.replacing(output, _log.warning) as staging:
@@ -98,7 +101,7 @@ def build_engines(
 
 def add_engines(
     bundle: Bundle,
-    wanted: tuple[engines.Wanted, ...],
+    wanted: tuple[Wanted, ...],
     options: EngineOptions,
     progress: Progress,
     *,
@@ -122,7 +125,7 @@ def add_engines(
     for file in new_files:
         (bundle.path / file).unlink(missing_ok=True)  # a link to the old bundle's: never written through
     kept = tuple(artifact for artifact in bundle.manifest.artifacts if artifact.file not in new_files)
-    built = engines.build_engines(bundle, wanted, options, progress, _log.warning)
+    built = compile_engines(bundle, wanted, options, progress)
     manifest = msgspec.structs.replace(
         bundle.manifest, artifacts=(*built, *kept), files=bundles.list_files(bundle.path)
     )
@@ -134,7 +137,8 @@ def add_engines(
         kinds = {type(failed[artifact.name]) for artifact in dropped}
         raise (AccuracyError if kinds == {AccuracyError} else BackendError)(
             f"no engine passes on this machine: {reasons}. The bundle is as it was.",
-            "Ask for another precision, such as --precision fp16 or --precision fp32.",
+            "Ask for another precision, such as fp16 or fp32.",
+            values=("precisions",),
         )
     for artifact in dropped:
         (bundle.path / artifact.file).unlink()
@@ -170,9 +174,11 @@ def check_precisions(precisions: Iterable[str]) -> tuple[Precision, ...]:
     asked = list(precisions)
     for name in asked:
         if name == "bf16":
-            raise RequestError("bf16 has no file of its own", "It is run from fp32: ask for --precision fp32.")
+            raise RequestError(
+                "bf16 has no file of its own", "It is run from fp32: ask for that.", values=("precisions",)
+            )
         if name not in PRECISIONS:
             raise unknown_name("precision", name, PRECISIONS)
     if not asked:
-        raise RequestError("no precision given", f"Known: {', '.join(PRECISIONS)}.")
+        raise RequestError("no precision given", f"Known: {', '.join(PRECISIONS)}.", values=("precisions",))
     return tuple(name for name in PRECISIONS if name in asked)

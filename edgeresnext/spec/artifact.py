@@ -15,8 +15,7 @@ class EngineOptions(Value, frozen=True, forbid_unknown_fields=False):
 
     `batch` is the smallest, the most frequent and the largest number of images a run. `dla_core` builds for that deep
     learning accelerator of a Jetson. `int8_grouped` says whether grouped convolutions are INT8 in INT8 engines: "auto"
-    builds both ways and keeps the faster. `implicit_calibration` names a folder of images on which TensorRT calibrates
-    INT8 by itself, instead of taking our thresholds.
+    builds both ways and keeps the faster.
     """
 
     batch: tuple[int, int, int] = (1, 1, 8)
@@ -27,7 +26,6 @@ class EngineOptions(Value, frozen=True, forbid_unknown_fields=False):
     hardware_compatible: bool = False
     dla_core: int | None = None
     int8_grouped: Literal["auto", "on", "off"] = "auto"
-    implicit_calibration: str = ""
 
 
 class EngineLayer(Value, frozen=True):

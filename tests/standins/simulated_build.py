@@ -5,10 +5,12 @@ from contextlib import contextmanager
 from math import prod
 
 from . import plan
+from .signatures import is_buffer
 from .simulated_config import DLA_LAYERS, flag_names, is_rtx
-from .simulated_gpu import Fault, gpu
+from .simulated_gpu import gpu
 from .simulated_network import free_as_minus_one
-from .surface import host_memory, is_buffer, log, simulated
+from .surface import log, simulated
+from .values import host_memory
 
 MINIMUM_WORKSPACE = 1 << 20
 ITEM_BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT8": 1, "UINT8": 1, "INT32": 4, "INT64": 8, "BOOL": 1, "FP8": 1}
@@ -33,17 +35,12 @@ class Cancelled(Exception):  # noqa: N818 - nothing went wrong
     """The progress monitor asked to stop."""
 
 
-@simulated("Builder", "is_network_supported")
-def is_network_supported(self, network, config):
-    return True
-
-
 @simulated("Builder", "build_serialized_network")
 def build_serialized_network(self, network, config):
     module, logger = self._sim.module, self._sim.logger
     try:
         check(network, config)
-        calibration = calibrate(network, config)
+        calibration = calibrate(config)
         report_progress(config)
     except BuildError as error:
         log(module, logger, "ERROR", f"IBuilder::buildSerializedNetwork: {error}")
@@ -149,56 +146,22 @@ def calibration_prefix(module):
     return f"TRT-{number}-EntropyCalibration2\n".encode()
 
 
-def calibrate(network, config):
-    """Take the calibrator's cache, or its batches; a summary for the plan, or None where there is no calibrator."""
+def calibrate(config):
+    """Whether the calibrator's cache is taken; None where there is no calibrator. Batches of images are not simulated."""
     module, calibrator = config._sim.module, config._sim.values.get("int8_calibrator")
     if calibrator is None:
         return None
-    prefix = calibration_prefix(module)
     cached = calibrator.read_calibration_cache()
     if cached is not None and not is_buffer(cached):
         raise BuildError("read_calibration_cache returned no buffer")
-    if cached is not None and bytes(cached).startswith(prefix):
-        return {"cache": True, "batches": 0}
+    if cached is not None and bytes(cached).startswith(calibration_prefix(module)):
+        return True
     if cached is not None:
         log(module, config._sim.logger, "WARNING", "the calibration cache is of another release and is not used")
-    names = [tensor.name for tensor in network._sim.inputs]
     calibrator.get_batch_size()
-    sizes = calibration_sizes(network, config)
-    digest, batches = hashlib.sha256(), 0
-    while batch := calibrator.get_batch(names):
-        if len(batch) != len(names):
-            raise BuildError(f"get_batch returned {len(batch)} pointers for {len(names)} inputs")
-        for pointer, size in zip(batch, sizes, strict=True):
-            digest.update(calibration_batch(int(pointer), size))
-        batches += 1
-    if not batches:
-        raise BuildError("Calibration failure occurred with no scaling factors detected.")
-    calibrator.write_calibration_cache(memoryview(prefix + b"".join(f"{name}: 3c010a14\n".encode() for name in names)))
-    return {"cache": False, "batches": batches, "sha256": digest.hexdigest()}
-
-
-def calibration_sizes(network, config):
-    """How many bytes of each input a calibration batch has: the optimal shape of the profile for calibration."""
-    profile = config._sim.calibration_profile or next(iter(config._sim.profiles), None)
-    sizes = []
-    for tensor in network._sim.inputs:
-        shape = profile._sim.shapes.get(tensor.name, [None, tuple(tensor.shape)])[1] if profile else tuple(tensor.shape)
-        sizes.append(prod(shape) * ITEM_BYTES[tensor.dtype.name])
-    return sizes
-
-
-def calibration_batch(pointer, size):
-    """The bytes at a pointer that get_batch returned, which must be live, filled and of the right size."""
-    try:
-        if gpu.pending(pointer):
-            gpu.fault(f"calibration batch at {pointer:#x}: the copy to it was not waited for")
-        data, offset = gpu.locate(pointer, size, "calibration batch")
-    except Fault as fault:
-        raise BuildError(f"Cuda Runtime (an illegal memory access was encountered): {fault}") from fault
-    if len(data) - offset > size + 4096:
-        gpu.faults.append(f"calibration batch at {pointer:#x}: {len(data) - offset} bytes, {size} are read")
-    return bytes(data[offset : offset + size])
+    if calibrator.get_batch([]) is not None:
+        raise BuildError("the stand-in takes no calibration images")
+    raise BuildError("Calibration failure occurred with no scaling factors detected.")
 
 
 def targets(config):
@@ -220,13 +183,10 @@ def describe(network, config, calibration):
     profiles = [profile._sim.shapes for profile in config._sim.profiles]
     flags = flag_names(config)
     capabilities, portable = targets(config)
-    precisions = {
-        layer.name: layer._sim.values["precision"].name for layer in state.layers if layer._sim.values.get("precision")
-    }
     layers = onnx_network.layers(state.model, requantise=not is_rtx(module))
     inputs, outputs = ([tensor_description(tensor) for tensor in tensors] for tensors in (state.inputs, state.outputs))
     if not state.typed and "FP16" in flags:
-        halve(layers, {tensor["name"] for tensor in inputs + outputs}, precisions)
+        halve(layers, {tensor["name"] for tensor in inputs + outputs})
     largest = {}
     for tensor in inputs:
         shape = profiles[0][tensor["name"]][2] if profiles and tensor["name"] in profiles[0] else tensor["dims"]
@@ -253,7 +213,6 @@ def describe(network, config, calibration):
         "verbosity": config._sim.values["profiling_verbosity"].name,
         "optimization_level": config._sim.values["builder_optimization_level"],
         "workspace": config._sim.pools.get("WORKSPACE"),
-        "precisions": precisions,
         "calibration": calibration,
         "scratch_bytes": -(-8 * max(sizes, default=1) // 512) * 512,
         "name": network.name,
@@ -265,18 +224,12 @@ def tensor_description(tensor):
     return {"name": tensor.name, "dtype": tensor.dtype.name, "dims": tensor._sim.dims}
 
 
-def halve(layers, outside, precisions):
-    """Make float tensors between layers half, as the FP16 flag does, but for layers whose precision is set to float."""
-    full = {
-        one["name"]
-        for layer in layers
-        if "FLOAT" in {precisions.get(node) for node in layer["nodes"]}
-        for one in layer["outputs"]
-    }
+def halve(layers, outside):
+    """Make float tensors between layers half, as the FP16 flag does."""
     for layer in layers:
         for kind in ("inputs", "outputs"):
             layer[kind] = [
-                {**one, "dtype": "HALF"} if one["dtype"] == "FLOAT" and one["name"] not in outside | full else one
+                {**one, "dtype": "HALF"} if one["dtype"] == "FLOAT" and one["name"] not in outside else one
                 for one in layer[kind]
             ]
 

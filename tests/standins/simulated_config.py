@@ -1,7 +1,8 @@
 """What the simulated builder and its configuration, profiles and timing caches do."""
 
 from .simulated_gpu import gpu
-from .surface import create, host_memory, log, simulated
+from .surface import create, log, simulated
+from .values import host_memory
 
 DLA_LAYERS = {"ACTIVATION", "CONCATENATION", "CONVOLUTION", "ELEMENTWISE", "POOLING", "QUANTIZE", "DEQUANTIZE"}
 
@@ -23,23 +24,12 @@ def logger_init(self, min_severity):
     self._sim.values["min_severity"] = min_severity
 
 
-@simulated("Logger", "log")
-def logger_log(self, severity, message):
-    log(self._sim.module, self, severity.name, message)
-
-
 @simulated("Builder", "__init__")
 def builder_init(self, logger):
     self._sim.logger = logger
     # TensorRT-RTX builds on machines without a GPU.
     if not is_rtx(self._sim.module) and not has_device(self._sim.module, logger):
         raise TypeError("pybind11::init(): factory function returned nullptr")
-
-
-@simulated("Builder", "logger")
-@simulated("Runtime", "logger")
-def get_logger(self):
-    return self._sim.logger
 
 
 @simulated("Builder", "create_builder_config")
@@ -55,7 +45,6 @@ def create_builder_config(self):
         cache=None,
         previews={},
     )
-    config._sim.calibration_profile = None
     config._sim.values.update(
         flags=1 << int(module.BuilderFlag.TF32),
         avg_timing_iterations=1,
@@ -75,21 +64,9 @@ def create_optimization_profile(self):
     return create(self._sim.module, "IOptimizationProfile", logger=self._sim.logger, shapes={})
 
 
-@simulated("Builder", "platform_has_fast_fp16")
-@simulated("Builder", "platform_has_fast_int8")
-@simulated("Builder", "platform_has_tf32")
-def platform_has(self):
-    return True
-
-
 @simulated("IOptimizationProfile", "set_shape")
 def set_shape(self, name, smallest, optimal, largest):
     self._sim.shapes[name] = [tuple(smallest), tuple(optimal), tuple(largest)]
-
-
-@simulated("IOptimizationProfile", "get_shape")
-def get_shape(self, name):
-    return [self._sim.module.Dims(shape) for shape in self._sim.shapes.get(name, [])]
 
 
 @simulated("IBuilderConfig", "add_optimization_profile")
@@ -102,22 +79,6 @@ def add_optimization_profile(self, profile):
             return -1
     self._sim.profiles.append(profile)
     return len(self._sim.profiles) - 1
-
-
-@simulated("IBuilderConfig", "num_optimization_profiles")
-def num_optimization_profiles(self):
-    return len(self._sim.profiles)
-
-
-@simulated("IBuilderConfig", "set_calibration_profile")
-def set_calibration_profile(self, profile):
-    self._sim.calibration_profile = profile
-    return True
-
-
-@simulated("IBuilderConfig", "get_calibration_profile")
-def get_calibration_profile(self):
-    return self._sim.calibration_profile
 
 
 @simulated("IBuilderConfig", "set_flag")
@@ -145,29 +106,9 @@ def set_memory_pool_limit(self, pool, limit):
     self._sim.pools[pool.name] = limit
 
 
-@simulated("IBuilderConfig", "max_workspace_size", assign=True)
-def set_max_workspace_size(self, limit):
-    self._sim.pools["WORKSPACE"] = int(limit)
-
-
-@simulated("IBuilderConfig", "get_memory_pool_limit")
-def get_memory_pool_limit(self, pool):
-    return self._sim.pools.get(pool.name, gpu.memory_bytes)
-
-
 @simulated("IBuilderConfig", "set_preview_feature")
 def set_preview_feature(self, feature, enable):
     self._sim.previews[feature.name] = enable
-
-
-@simulated("IBuilderConfig", "get_preview_feature")
-def get_preview_feature(self, feature):
-    return self._sim.previews.get(feature.name, False)
-
-
-@simulated("IBuilderConfig", "num_compute_capabilities")
-def num_compute_capabilities(self):
-    return len(self._sim.capabilities)
 
 
 @simulated("IBuilderConfig", "num_compute_capabilities", assign=True)
@@ -183,11 +124,6 @@ def set_compute_capability(self, capability, index):
     else:
         log(self._sim.module, self._sim.logger, "ERROR", f"compute capability index {index} is out of range")
     return known
-
-
-@simulated("IBuilderConfig", "get_compute_capability")
-def get_compute_capability(self, index):
-    return self._sim.capabilities[index]
 
 
 # Deep learning accelerators
@@ -242,15 +178,3 @@ def get_timing_cache(self):
 def serialize_timing_cache(self):
     module = self._sim.module
     return host_memory(module, timing_prefix(module) + " ".join(sorted(self._sim.entries)).encode())
-
-
-@simulated("ITimingCache", "combine")
-def combine_timing_caches(self, other, _ignore_mismatch):
-    self._sim.entries |= other._sim.entries
-    return True
-
-
-@simulated("ITimingCache", "reset")
-def reset_timing_cache(self):
-    self._sim.entries = set()
-    return True

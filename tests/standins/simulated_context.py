@@ -6,11 +6,11 @@ from math import prod
 
 import numpy as np
 
-from .simulated_build import ITEM_BYTES
 from .simulated_config import is_rtx
 from .simulated_gpu import Operation, gpu
 from .simulated_runtime import free_sizes, tensor
-from .surface import create, host_memory, log, simulated
+from .surface import create, log, simulated
+from .values import host_memory
 
 NUMPY = {"FLOAT": "f4", "HALF": "f2", "INT8": "i1", "UINT8": "u1", "INT32": "i4", "INT64": "i8", "BOOL": "?"}
 LAYER_MS = 0.1
@@ -98,16 +98,6 @@ def create_runtime_config(self):
     return config
 
 
-@simulated("IRuntimeConfig", "set_execution_context_allocation_strategy")
-def set_allocation_strategy(self, strategy):
-    self._sim.strategy = strategy
-
-
-@simulated("IRuntimeConfig", "get_execution_context_allocation_strategy")
-def get_allocation_strategy(self):
-    return self._sim.strategy
-
-
 @simulated("IRuntimeConfig", "create_runtime_cache")
 def create_runtime_cache(self):
     return create(self._sim.module, "IRuntimeCache", logger=self._sim.logger, entries=set())
@@ -117,11 +107,6 @@ def create_runtime_cache(self):
 def set_runtime_cache(self, cache):
     self._sim.cache = cache
     return True
-
-
-@simulated("IRuntimeConfig", "get_runtime_cache")
-def get_runtime_cache(self):
-    return self._sim.cache
 
 
 def cache_prefix(module):
@@ -145,18 +130,7 @@ def deserialize_runtime_cache(self, blob):
     return True
 
 
-@simulated("IRuntimeCache", "reset")
-def reset_runtime_cache(self):
-    self._sim.entries.clear()
-    return True
-
-
 # Context
-
-
-@simulated("IExecutionContext", "engine")
-def context_engine(self):
-    return self._sim.engine
 
 
 @simulated("IExecutionContext", "set_input_shape")
@@ -206,24 +180,6 @@ def infer_shapes(self):
     return [name for name in self._sim.engine._sim.inputs if name not in self._sim.shapes]
 
 
-@simulated("IExecutionContext", "all_binding_shapes_specified")
-def all_binding_shapes_specified(self):
-    return not infer_shapes(self)
-
-
-@simulated("IExecutionContext", "get_max_output_size")
-def get_max_output_size(self, name):
-    engine = self._sim.engine
-    declared = {}
-    for one in engine._sim.plan["inputs"]:
-        declared.update(zip(map(str, one["dims"]), engine._sim.plan["profile"][one["name"]][2], strict=True))
-    found = engine._sim.tensors[name]
-    return (
-        prod(declared.get(str(size), 1) if isinstance(size, str) else size for size in found["dims"])
-        * ITEM_BYTES[found["dtype"]]
-    )
-
-
 @simulated("IExecutionContext", "set_tensor_address")
 def set_tensor_address(self, name, memory):
     if tensor(self._sim.engine, name) is None:
@@ -232,27 +188,11 @@ def set_tensor_address(self, name, memory):
     return True
 
 
-@simulated("IExecutionContext", "get_tensor_address")
-def get_tensor_address(self, name):
-    return self._sim.addresses.get(name, 0)
-
-
 @simulated("IExecutionContext", "set_optimization_profile_async")
 def set_optimization_profile_async(self, profile_index, _stream):
     if profile_index == 0:
         self._sim.values["active_optimization_profile"] = 0
     return profile_index == 0
-
-
-@simulated("IExecutionContext", "is_stream_capturable")
-def is_stream_capturable(self, _stream):
-    return True
-
-
-@simulated("IExecutionContext", "report_to_profiler")
-def report_to_profiler(self):
-    report_times(self)
-    return True
 
 
 @simulated("IExecutionContext", "execute_async_v3")
@@ -288,20 +228,7 @@ def execute_async_v3(self, stream_handle):
         log(module, logger, "WARNING", "Using default stream in enqueueV3() may lead to performance issues")
     addresses = dict(self._sim.addresses)
     milliseconds = LAYER_MS * len(engine._sim.plan["layers"])
-    writes = tuple(addresses[name] for name in addresses if name not in engine._sim.inputs)
-    gpu.enqueue(
-        stream_handle, Operation(lambda: execute(self, shapes, addresses), milliseconds=milliseconds, writes=writes)
-    )
-    return True
-
-
-@simulated("IExecutionContext", "execute_v2")
-def execute_v2(self, bindings):
-    names = list(self._sim.engine._sim.tensors)
-    if len(bindings) != len(names):
-        log(self._sim.module, self._sim.logger, "ERROR", f"{len(bindings)} bindings for {len(names)} tensors")
-        return False
-    execute(self, {name: actual_shape(self, name) for name in names}, dict(zip(names, bindings, strict=True)))
+    gpu.enqueue(stream_handle, Operation(lambda: execute(self, shapes, addresses), milliseconds=milliseconds))
     return True
 
 

@@ -16,7 +16,6 @@ SETTINGS = {
     "compute_capability": (8, 9),
     "memory_bytes": 8 << 30,
     "driver_version": 12080,
-    "runtime_version": 12080,
     "integrated": 0,
     "dla_cores": 0,
     "count": 1,
@@ -43,7 +42,6 @@ class Operation:
     run: object
     on_enqueue: object = None
     milliseconds: float = 0.0
-    writes: tuple = ()
 
 
 @dataclass
@@ -71,7 +69,7 @@ class Gpu:
 
     Attributes:
         faults: what went wrong so far, in words.
-        failures: {function or method name: "fail" | "kill" | "hang" | a CUDA error number}, used up by the next call.
+        failures: {function or method name: "fail" | "kill" | "abort" | "exit" | "hang FILE" (made when it hangs) | a CUDA error number}, used up by the next call.
         copies: (kind, destination, source, nbytes) of each copy that was queued.
         compiled: the engines whose kernels TensorRT-RTX had to compile, with no runtime cache that had them.
     """
@@ -261,7 +259,7 @@ class Gpu:
         check(note=True)
         self.copies.append((what, destination, source, nbytes))
         on_enqueue = spoil if kind == DEVICE_TO_HOST else None
-        self.enqueue(handle, Operation(run, on_enqueue, milliseconds=COPY_MS, writes=(destination,)))
+        self.enqueue(handle, Operation(run, on_enqueue, milliseconds=COPY_MS))
 
     def _step(self, stream):
         operation = stream.queue.pop(0)
@@ -278,16 +276,6 @@ class Gpu:
         while stream.queue:
             self._step(stream)
         return True
-
-    def synchronise_all(self):
-        """Run what every stream has queued."""
-        return False not in [self.synchronise(handle) for handle in list(self.streams)]
-
-    def pending(self, address):
-        """Whether work that writes to the allocation at `address` is still queued."""
-        end = address + len(self.allocations.get(address, b""))
-        queued = (operation for stream in self.streams.values() for operation in stream.queue)
-        return any(address <= written < end for operation in queued for written in operation.writes)
 
     # Events
 
@@ -312,14 +300,6 @@ class Gpu:
             event.time = self.clock
 
         self.enqueue(stream, Operation(reached))
-
-    def wait(self, handle):
-        """Run the event's stream up to the event."""
-        event = self.event(handle)
-        if event.recorded:
-            stream = self.stream(event.stream)
-            while event.time is None and stream.queue:
-                self._step(stream)
 
     def destroy_event(self, handle):
         """Destroy an event."""

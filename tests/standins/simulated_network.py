@@ -23,39 +23,9 @@ def create_network(self, flags):
     return network
 
 
-@simulated("INetworkDefinition", "num_inputs")
-def num_inputs(self):
-    return len(self._sim.inputs)
-
-
-@simulated("INetworkDefinition", "num_outputs")
-def num_outputs(self):
-    return len(self._sim.outputs)
-
-
 @simulated("INetworkDefinition", "num_layers")
 def num_layers(self):
     return len(self._sim.layers)
-
-
-@simulated("INetworkDefinition", "flags")
-def network_flags(self):
-    return self._sim.flags
-
-
-@simulated("INetworkDefinition", "builder")
-def network_builder(self):
-    return self._sim.builder
-
-
-@simulated("INetworkDefinition", "has_implicit_batch_dimension")
-def has_implicit_batch_dimension(self):
-    return False
-
-
-@simulated("INetworkDefinition", "get_flag")
-def network_get_flag(self, flag):
-    return bool(self._sim.flags & 1 << int(flag))
 
 
 def item(self, items, index):
@@ -71,11 +41,6 @@ def get_input(self, index):
     return item(self, self._sim.inputs, index)
 
 
-@simulated("INetworkDefinition", "get_output")
-def get_output(self, index):
-    return item(self, self._sim.outputs, index)
-
-
 @simulated("INetworkDefinition", "get_layer")
 def get_layer(self, index):
     return item(self, self._sim.layers, index)
@@ -86,21 +51,6 @@ def layer_type(self):
     return self._sim.type
 
 
-@simulated("ILayer", "precision", assign=True)
-def assign_precision(self, dtype):
-    self._sim.values["precision"] = dtype
-
-
-@simulated("ILayer", "precision_is_set")
-def precision_is_set(self):
-    return self._sim.values.get("precision") is not None
-
-
-@simulated("ILayer", "set_output_type")
-def set_output_type(self, index, dtype):
-    self._sim.output_types[index] = dtype
-
-
 @simulated("ITensor", "shape")
 def tensor_shape(self):
     return self._sim.module.Dims(free_as_minus_one(self._sim.dims))
@@ -109,16 +59,6 @@ def tensor_shape(self):
 @simulated("ITensor", "dtype")
 def tensor_dtype(self):
     return self._sim.dtype
-
-
-@simulated("ITensor", "dtype", assign=True)
-def assign_tensor_dtype(self, dtype):
-    self._sim.dtype = dtype
-
-
-@simulated("ITensor", "is_network_input")
-def is_network_input(self):
-    return self._sim.is_input
 
 
 # Parser
@@ -149,32 +89,9 @@ def get_error(self, index):
     return item(self, self._sim.errors, index)
 
 
-@simulated("OnnxParser", "clear_errors")
-def clear_errors(self):
-    self._sim.errors.clear()
-
-
 @simulated("ParserError", "desc")
 def error_desc(self):
     return self._sim.description
-
-
-@simulated("ParserError", "node")
-def error_node(self):
-    return -1
-
-
-@simulated("ParserError", "node_name")
-@simulated("ParserError", "node_operator")
-@simulated("ParserError", "func")
-@simulated("ParserError", "file")
-def error_text(self):
-    return ""
-
-
-@simulated("ParserError", "line")
-def error_line(self):
-    return 0
 
 
 def parse_model(parser, content=None, path=None):

@@ -4,11 +4,11 @@ import json
 import weakref
 
 from . import plan
-from .simulated_build import ITEM_BYTES, LOG_NAMES
+from .simulated_build import LOG_NAMES
 from .simulated_config import has_device, is_rtx
 from .simulated_gpu import gpu
 from .simulated_network import free_as_minus_one
-from .surface import create, host_memory, log, simulated
+from .surface import create, log, simulated
 
 OLD_NAMES = {"FLOAT": "FP32", "HALF": "FP16", "INT8": "Int8", "UINT8": "UInt8", "INT32": "Int32", "BOOL": "Bool"}
 UNKNOWN = "N/A due to dynamic shapes"
@@ -115,35 +115,6 @@ def get_tensor_mode(self, name):
     return modes.INPUT if name in self._sim.inputs else modes.OUTPUT
 
 
-@simulated("ICudaEngine", "get_tensor_dtype")
-def get_tensor_dtype(self, name):
-    found = tensor(self, name)
-    return self._sim.module.DataType.__members__[found["dtype"] if found else "FLOAT"]
-
-
-@simulated("ICudaEngine", "get_tensor_shape")
-def get_tensor_shape(self, name):
-    found = tensor(self, name)
-    return self._sim.module.Dims(free_as_minus_one(found["dims"]) if found else ())
-
-
-@simulated("ICudaEngine", "get_tensor_location")
-def get_tensor_location(self, name):
-    return self._sim.module.TensorLocation.DEVICE
-
-
-@simulated("ICudaEngine", "get_tensor_format_desc")
-def get_tensor_format_desc(self, name, _profile=0):
-    found = tensor(self, name)
-    return f"Row major linear {OLD_NAMES.get(found['dtype'], found['dtype'])} format (kLINEAR)" if found else ""
-
-
-@simulated("ICudaEngine", "get_tensor_bytes_per_component")
-def get_tensor_bytes_per_component(self, name, _profile=0):
-    found = tensor(self, name)
-    return ITEM_BYTES[found["dtype"]] if found else 0
-
-
 @simulated("ICudaEngine", "get_tensor_profile_shape")
 def get_tensor_profile_shape(self, name, profile_index):
     shapes = self._sim.plan["profile"].get(name)
@@ -151,11 +122,6 @@ def get_tensor_profile_shape(self, name, profile_index):
         log(self._sim.module, self._sim.logger, "ERROR", f"there is no profile {profile_index} for {name}")
         return []
     return [self._sim.module.Dims(shape) for shape in shapes]
-
-
-@simulated("ICudaEngine", "serialize")
-def serialize_engine(self):
-    return host_memory(self._sim.module, self._sim.data)
 
 
 @simulated("ICudaEngine", "create_engine_inspector")
@@ -182,15 +148,6 @@ def get_engine_information(self, information_format):
     if information_format.name == "JSON":
         return json.dumps({"Layers": layers, "Bindings": list(engine._sim.tensors)})
     return "\n".join(["Layers:", *map(str, layers), "", "Bindings:", *engine._sim.tensors])
-
-
-@simulated("EngineInspector", "get_layer_information")
-def get_layer_information(self, index, information_format):
-    layers = inspected_layers(self)
-    if not 0 <= index < len(layers):
-        log(self._sim.module, self._sim.logger, "ERROR", f"layer index {index} is not in [0, {len(layers)})")
-        return None
-    return json.dumps(layers[index]) if information_format.name == "JSON" else str(layers[index])
 
 
 def inspected_layers(inspector):

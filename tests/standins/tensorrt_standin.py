@@ -5,8 +5,6 @@ import json
 import types
 from pathlib import Path
 
-import numpy as np
-
 from . import simulated_context  # noqa: F401 - it and what it imports register what the members do
 from .surface import populate
 
@@ -34,27 +32,6 @@ SHORT_NAMES = {
     "FP4": "fp4",
     "E8M0": "e8m0",
 }
-NUMPY = {
-    "FLOAT": np.float32,
-    "HALF": np.float16,
-    "INT8": np.int8,
-    "INT32": np.int32,
-    "INT64": np.int64,
-    "BOOL": np.bool_,
-    "UINT8": np.uint8,
-}
-
-
-def nptype(dtype):
-    """The numpy type of a DataType."""
-    if dtype.name not in NUMPY:
-        raise TypeError(f"Could not resolve TensorRT datatype to an equivalent numpy datatype: {dtype}")
-    return NUMPY[dtype.name]
-
-
-def volume(shape):
-    """The product of the sizes."""
-    return int(np.prod(tuple(shape), dtype=np.int64)) if len(shape) else 1
 
 
 def make(module_name, release):
@@ -72,5 +49,4 @@ def make(module_name, release):
     populate(module, json.loads((API / f"{module_name}-{release}.json").read_text()))
     for name, member in module.DataType.__members__.items():
         setattr(module, SHORT_NAMES[name], member)
-    module.nptype, module.volume = nptype, volume
     return module

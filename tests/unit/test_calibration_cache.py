@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeresnext.backends._trt.calibrator import read_cache, write_cache
+from edgeresnext.backends._trt.calibrator import cache_release
 from edgeresnext.bundle import CALIBRATION_CACHE
+from edgeresnext.compiler.calibration_cache import plain_thresholds, read_cache, write_cache
 from edgeresnext.compiler.graph import trace
-from edgeresnext.compiler.plain import plain_thresholds
 from edgeresnext.compiler.plan import calibrated_tensors
 from edgeresnext.errors import InputError
 from edgeresnext.model.catalogue import specify
@@ -36,6 +36,11 @@ def test_a_line_is_the_big_endian_float32_of_threshold_over_127():
     assert first == "TRT-100300-EntropyCalibration2"
     assert line == "conv1: 40000000"
     assert struct.unpack(">f", bytes.fromhex("40000000")) == (2.0,)
+
+
+@pytest.mark.parametrize(("version", "line"), [("8.6.2.3", "8602"), ("10.3.0", "100300"), ("10.13.3.9", "101303")])
+def test_a_release_is_written_as_tensorrt_writes_it(version, line):
+    assert cache_release(version) == line
 
 
 @pytest.mark.parametrize("text", ["", "conv1: 40000000\n", "TRT-1\nconv1: 4000000\n", "TRT-1\nconv1 40000000\n"])

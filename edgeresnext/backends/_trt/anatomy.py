@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from edgeresnext.spec import EngineLayer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 LIST_START = "Layers:\n"
+
+_ROLES = ("inputs", "constants", "outputs")
 
 _LINE = re.compile(
     r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[(?P<constants>.*?)\], "
@@ -43,8 +44,7 @@ _COMPUTING = re.compile(r"correlation|conv|gemm|fusion|matrix", re.IGNORECASE)
 """Kinds that can hold a convolution or Gemm; TensorRT-RTX's element-wise kernels (kgen) name it in part only."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Tensor:
+class _Tensor(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     format: str
@@ -52,9 +52,8 @@ class _Tensor:
     @property
     def nbytes(self) -> int:
         """Size for one image: the free dimension counts once."""
-        return math.prod(abs(size) for size in self.shape) * next(
-            (size for name, size in _TYPES.values() if name == self.dtype), 4
-        )
+        itemsize = next((size for name, size in _TYPES.values() if name == self.dtype), 4)
+        return math.prod(map(abs, self.shape)) * itemsize
 
 
 def from_build_log(text: str, layer_macs: Mapping[str, int], batch: int = 1) -> tuple[EngineLayer, ...]:
@@ -65,13 +64,12 @@ def from_build_log(text: str, layer_macs: Mapping[str, int], batch: int = 1) -> 
         layer_macs: Multiply-accumulates of each convolution and Gemm of the network.
         batch: Images a run that the list describes; a free dimension counts once.
     """
-    found = []
-    for line in text.removeprefix(LIST_START).splitlines():
-        match = _LINE.match(line)
-        if match is None or match["kind"] in _ORDERING:
-            continue
-        parts = {key: _printed(match[key]) for key in ("inputs", "constants", "outputs")}
-        found.append(_layer(match["name"], match["kind"], match["metadata"], **parts))
+    matches = map(_LINE.match, text.removeprefix(LIST_START).splitlines())
+    found = [
+        _layer(one.group("name", "kind", "metadata"), (_printed(one[key]) for key in _ROLES))
+        for one in matches
+        if one is not None and one["kind"] not in _ORDERING
+    ]
     return _with_macs(found, layer_macs, batch)
 
 
@@ -89,24 +87,17 @@ def from_inspector(text: str, layer_macs: Mapping[str, int], batch: int = 1) -> 
     found = []
     for layer in json.loads(text or "{}", strict=False).get("Layers", []):
         if not isinstance(layer, dict):  # built with less than DETAILED: a list of names
-            found.append(_layer(str(layer), "", "", inputs=[], constants=[], outputs=[]))
+            found.append(_layer((str(layer), "", ""), ([], [], [])))
             continue
-        constants = [_inspected(tensor) for tensor in layer.get("Constants", [])]
+        inputs, constants, outputs = (
+            [_inspected(tensor) for tensor in layer.get(key.capitalize(), [])] for key in _ROLES
+        )
         for key in ("Weights", "Bias"):
             value = layer.get(key)
             if isinstance(value, dict) and value.get("Count"):
-                dtype = _type_name(value.get("Type", "Float"))
-                constants.append(_Tensor(shape=(int(value["Count"]),), dtype=dtype, format=""))
-        found.append(
-            _layer(
-                layer.get("Name", ""),
-                layer.get("LayerType", ""),
-                layer.get("Metadata", ""),
-                inputs=[_inspected(tensor) for tensor in layer.get("Inputs", [])],
-                constants=constants,
-                outputs=[_inspected(tensor) for tensor in layer.get("Outputs", [])],
-            )
-        )
+                constants.append(_Tensor((int(value["Count"]),), _type_name(value.get("Type", "Float")), ""))
+        words = [layer.get(key, "") for key in ("Name", "LayerType", "Metadata")]
+        found.append(_layer(words, (inputs, constants, outputs)))
     return _with_macs(found, layer_macs, batch)
 
 
@@ -139,32 +130,22 @@ def _type_name(text: str) -> str:
     return next(known, (text, 0))[0]
 
 
-def _layer(
-    name: str,
-    kind: str,
-    metadata: str,
-    *,
-    inputs: Sequence[_Tensor],
-    constants: Sequence[_Tensor],
-    outputs: Sequence[_Tensor],
-) -> EngineLayer:
-    """Return a layer whose multiply-accumulates are still to be found."""
-    modules = tuple(dict.fromkeys(_MODULE.findall(metadata)))
+def _layer(words: Sequence[str], tensors: Iterable[list[_Tensor]]) -> EngineLayer:
+    """Return a layer, from its name, kind and metadata, and its tensors by role; its macs are still to be found."""
+    name, kind, metadata = words
+    inputs, constants, outputs = tensors
+    read, written = (", ".join(dict.fromkeys(one.dtype for one in tensors)) for tensors in (inputs, outputs))
     return EngineLayer(
         name=name,
         kind=kind,
-        modules=modules,
-        types=f"{_joined(tensor.dtype for tensor in inputs)} -> {_joined(tensor.dtype for tensor in outputs)}",
-        formats=_joined(tensor.format for tensor in outputs),
+        modules=tuple(dict.fromkeys(_MODULE.findall(metadata))),
+        types=f"{read} -> {written}",
+        formats=", ".join(dict.fromkeys(tensor.format for tensor in outputs)),
         read_bytes=sum(tensor.nbytes for tensor in inputs),
         written_bytes=sum(tensor.nbytes for tensor in outputs),
         constant_bytes=sum(tensor.nbytes for tensor in constants),
         macs=0,
     )
-
-
-def _joined(names: Any) -> str:  # noqa: ANN401 - any iterable of text
-    return ", ".join(dict.fromkeys(names))
 
 
 def _with_macs(layers: Sequence[EngineLayer], layer_macs: Mapping[str, int], batch: int) -> tuple[EngineLayer, ...]:

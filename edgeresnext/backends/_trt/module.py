@@ -1,4 +1,4 @@
-"""Start TensorRT or TensorRT-RTX: import it, and let its runtime load an engine."""
+"""Start TensorRT or TensorRT-RTX: import it, hear what it logs, and let its runtime load an engine."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 from edgeresnext.errors import BackendError, NotInstalledError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from edgeresnext.spec import EngineOptions
 
 
-def load_module(name: str) -> Any:  # noqa: ANN401 - TensorRT's modules carry no types
+def load_module(name: str) -> Any:
     """Return the module `tensorrt` or `tensorrt_rtx`.
 
     Raises:
@@ -25,7 +27,20 @@ def load_module(name: str) -> Any:  # noqa: ANN401 - TensorRT's modules carry no
         ) from error
 
 
-def allow(runtime: Any, options: EngineOptions) -> None:  # noqa: ANN401 - TensorRT's modules carry no types
+def make_logger(trt: Any, listen: Callable[[str, str], None]) -> Any:
+    """Return a logger of module `trt` that gives every message to `listen`: the severity's name, and the text."""
+
+    class Listener(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)  # pybind11 demands the direct call
+
+        def log(self, severity: Any, msg: str) -> None:
+            listen(severity.name, msg)
+
+    return Listener()
+
+
+def allow(runtime: Any, options: EngineOptions) -> None:
     """Let a runtime load an engine that was built with these options; its digest has been checked.
 
     A version-compatible engine carries the runtime of its own release as code, which TensorRT loads only when told.
@@ -36,6 +51,7 @@ def allow(runtime: Any, options: EngineOptions) -> None:  # noqa: ANN401 - Tenso
         if options.dla_core >= runtime.num_DLA_cores:
             raise BackendError(
                 f"the engine was built for DLA core {options.dla_core}, and this device has {runtime.num_DLA_cores}",
-                "Build it again without --dla: edgeresnext build BUNDLE --target here.",
+                "Build it again, without a DLA core: edgeresnext build BUNDLE --target here.",
+                values=("dla_core",),
             )
         runtime.DLA_core = options.dla_core

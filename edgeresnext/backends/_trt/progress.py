@@ -43,7 +43,7 @@ class Phases:
         return min(1.0, (self._done[name] + inside) / self._total[name])
 
 
-def make_monitor(trt: Any, report: Callable[[int], None]) -> Any:  # noqa: ANN401 - TensorRT carries no types
+def make_monitor(trt: Any, report: Callable[[int], None]) -> Any:
     """Return a progress monitor of module `trt` that reports each new percentage."""
 
     class Monitor(trt.IProgressMonitor):

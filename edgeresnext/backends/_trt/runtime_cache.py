@@ -20,33 +20,26 @@ _DIGEST_BYTES = 32
 
 
 class RuntimeCache:
-    """The cache of one engine; does nothing with runtimes that have none.
+    """The cache of one engine, filled from its file where that is whole; does nothing with runtimes that have none.
 
     Args:
-        path: Its file.
-        cache: TensorRT-RTX's cache object, or None.
+        engine_file: Where the engine lies.
+        engine: The deserialised engine.
     """
 
-    def __init__(self, path: Path, cache: Any = None) -> None:  # noqa: ANN401 - TensorRT carries no types
-        self._path = path
-        self._cache = cache
+    def __init__(self, engine_file: Path, engine: Any) -> None:
+        self._path = engine_file.with_name(engine_file.name + RUNTIME_CACHE_SUFFIX)
+        config: Any = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
+        self._cache: Any = config.create_runtime_cache() if hasattr(config, "create_runtime_cache") else None
         self._saved = b""
-        if cache is not None:
+        if self._cache is not None:
             with suppress(OSError):
-                raw = path.read_bytes()
+                raw = self._path.read_bytes()
                 blob = raw[_DIGEST_BYTES:]
-                if hashlib.sha256(blob).digest() == raw[:_DIGEST_BYTES] and cache.deserialize(blob):
+                if hashlib.sha256(blob).digest() == raw[:_DIGEST_BYTES] and self._cache.deserialize(blob):
                     self._saved = blob
 
-    @classmethod
-    def beside(cls, engine_file: Path, engine: Any) -> RuntimeCache:  # noqa: ANN401 - as above
-        """Return the cache of an engine, filled from its file where that is there and whole."""
-        path = engine_file.with_name(engine_file.name + RUNTIME_CACHE_SUFFIX)
-        config: Any = engine.create_runtime_config() if hasattr(engine, "create_runtime_config") else None
-        create = getattr(config, "create_runtime_cache", None)
-        return cls(path, create() if create else None)
-
-    def use(self, config: Any) -> None:  # noqa: ANN401 - as above
+    def use(self, config: Any) -> None:
         """Let contexts made from `config` read and fill the cache."""
         if self._cache is not None:
             config.set_runtime_cache(self._cache)

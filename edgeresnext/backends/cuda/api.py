@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from edgeresnext.errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -20,65 +20,12 @@ NON_BLOCKING = 1
 _MIB = 2**20
 
 
-class Buffer:
-    """Memory on the device.
-
-    Args:
-        pointer: Its address.
-        nbytes: Its size.
-        owner: What keeps it alive, where that is an object.
-    """
-
-    def __init__(self, pointer: int, nbytes: int, owner: Any = None) -> None:  # noqa: ANN401 - the library's own type
-        self.pointer = pointer
-        self.nbytes = nbytes
-        self.owner = owner
-
-
-class Stream(ABC):
-    """A queue of copies and kernels on the device."""
-
-    handle: int
-
-    @abstractmethod
-    def synchronize(self) -> None:
-        """Wait until everything queued is done."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Free the stream."""
-
-
-class Event(ABC):
-    """A point in a stream, and when the device came to it."""
-
-    @abstractmethod
-    def record(self, stream: Stream) -> None:
-        """Put the point at the end of what is queued on `stream`."""
-
-    @abstractmethod
-    def seconds_since(self, earlier: Event) -> float:
-        """Return the device's seconds between two points that it has passed."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Free the event."""
-
-
-class Graph(ABC):
-    """Work that was captured from a stream and is launched as one."""
-
-    @abstractmethod
-    def launch(self, stream: Stream) -> None:
-        """Queue the captured work."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Free the graph."""
-
-
 class Cuda(ABC):
-    """What a session needs of CUDA. Every call is made inside `active`."""
+    """What a session needs of CUDA. Every call is made inside `active`.
+
+    Device memory, streams, events and graphs are the library's own objects, here of type Any. `int` of device memory is
+    its address.
+    """
 
     library: ClassVar[str]
     graphs: ClassVar[bool]
@@ -94,7 +41,7 @@ class Cuda(ABC):
         """Return free and total device memory in bytes."""
 
     @abstractmethod
-    def allocate(self, nbytes: int) -> Buffer:
+    def allocate(self, nbytes: int) -> Any:
         """Return device memory.
 
         Raises:
@@ -102,7 +49,7 @@ class Cuda(ABC):
         """
 
     @abstractmethod
-    def free(self, buffer: Buffer) -> None:
+    def free(self, memory: Any) -> None:
         """Free device memory."""
 
     @abstractmethod
@@ -114,31 +61,52 @@ class Cuda(ABC):
         """Free page-locked memory; no view of it may be used afterwards."""
 
     @abstractmethod
-    def stream(self) -> Stream:
-        """Return a new stream."""
+    def stream(self) -> Any:
+        """Return a new stream, a queue of copies and kernels on the device."""
 
     @abstractmethod
-    def event(self) -> Event:
-        """Return a new event."""
+    def handle(self, stream: Any) -> int:
+        """Return a stream's number, as TensorRT takes it."""
 
     @abstractmethod
-    def to_device(self, buffer: Buffer, source: NDArray[np.uint8], stream: Stream) -> None:
+    def synchronize(self, stream: Any) -> None:
+        """Wait until everything queued is done."""
+
+    @abstractmethod
+    def event(self) -> Any:
+        """Return a new event: a point in a stream, and when the device came to it."""
+
+    @abstractmethod
+    def record(self, event: Any, stream: Any) -> None:
+        """Put the point at the end of what is queued on `stream`."""
+
+    @abstractmethod
+    def seconds_between(self, start: Any, end: Any) -> float:
+        """Return the device's seconds between two points that it has passed."""
+
+    @abstractmethod
+    def to_device(self, memory: Any, source: NDArray[np.uint8], stream: Any) -> None:
         """Queue a copy of page-locked memory to the device."""
 
     @abstractmethod
-    def to_host(self, target: NDArray[np.uint8], buffer: Buffer, stream: Stream) -> None:
+    def to_host(self, target: NDArray[np.uint8], memory: Any, stream: Any) -> None:
         """Queue a copy from the device into page-locked memory."""
 
-    @contextmanager
-    def capture(self, stream: Stream, found: list[Graph]) -> Iterator[None]:
-        """Capture what the block queues on `stream` instead of running it; the graph is appended to `found`.
+    @abstractmethod
+    def capture(self, stream: Any, queue: Callable[[], None]) -> Any:
+        """Return what `queue` queues on `stream` as a graph, instead of running it.
 
         Raises:
-            BackendError: The library cannot capture.
+            BackendError: The library cannot capture (`graphs`).
         """
-        del stream, found
-        raise BackendError(f"{self.library} cannot capture CUDA graphs", "pip install cuda-python")
-        yield  # a context manager even so
+
+    @abstractmethod
+    def launch(self, graph: Any, stream: Any) -> None:
+        """Queue the work of a graph."""
+
+    @abstractmethod
+    def release(self, *things: Any) -> None:
+        """Free streams, events and graphs, where the library does not do so when the last reference goes."""
 
     def close(self) -> None:  # noqa: B027 - only pycuda holds something
         """Let go of the device's context; nothing of it may be used afterwards."""
@@ -149,5 +117,6 @@ class Cuda(ABC):
         return BackendError(
             f"no {nbytes / _MIB:,.1f} MiB of {kind} left: {free / _MIB:,.0f} of {total / _MIB:,.0f} MiB are free "
             "on the GPU",
-            "Close other programs on the GPU, or build with a smaller --batch.",
+            "Close other programs on the GPU, or build with a smaller batch.",
+            values=("batch",),
         )

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeresnext.backends.cuda.api import NON_BLOCKING, Buffer, Cuda, Event, Graph, Stream
+from edgeresnext.backends.cuda.api import NON_BLOCKING, Cuda
 from edgeresnext.errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -41,7 +41,7 @@ class CudaPython(Cuda):
             if before:
                 self.call("cudaSetDevice", before)
 
-    def call(self, name: str, *arguments: Any) -> Any:  # noqa: ANN401 - whatever the function returns
+    def call(self, name: str, *arguments: Any) -> Any:
         """Call a function of the runtime API by name.
 
         Raises:
@@ -54,23 +54,19 @@ class CudaPython(Cuda):
         return values[0] if len(values) == 1 else tuple(values)
 
     def memory(self) -> tuple[int, int]:
-        """Return free and total device memory in bytes."""
         free, total = self.call("cudaMemGetInfo")
         return int(free), int(total)
 
-    def allocate(self, nbytes: int) -> Buffer:
-        """Return device memory."""
+    def allocate(self, nbytes: int) -> int:
         try:
-            return Buffer(int(self.call("cudaMalloc", nbytes)), nbytes)
+            return int(self.call("cudaMalloc", nbytes))
         except BackendError as error:
             raise self.shortage(nbytes, "GPU memory") from error
 
-    def free(self, buffer: Buffer) -> None:
-        """Free device memory."""
-        self.call("cudaFree", buffer.pointer)
+    def free(self, memory: int) -> None:
+        self.call("cudaFree", memory)
 
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return page-locked host memory."""
         try:
             address = int(self.call("cudaHostAlloc", nbytes, 0))
         except BackendError as error:
@@ -78,88 +74,60 @@ class CudaPython(Cuda):
         return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
 
     def unpin(self, array: NDArray[np.uint8]) -> None:
-        """Free page-locked memory."""
         self.call("cudaFreeHost", array.ctypes.data)
 
-    def stream(self) -> Stream:
-        """Return a new stream."""
-        return _RuntimeStream(self, self.call("cudaStreamCreateWithFlags", NON_BLOCKING))
+    def stream(self) -> Any:
+        return self.call("cudaStreamCreateWithFlags", NON_BLOCKING)
 
-    def event(self) -> Event:
-        """Return a new event."""
-        return _RuntimeEvent(self, self.call("cudaEventCreate"))
+    def handle(self, stream: Any) -> int:
+        return int(stream)
 
-    def to_device(self, buffer: Buffer, source: NDArray[np.uint8], stream: Stream) -> None:
-        """Queue a copy to the device."""
+    def synchronize(self, stream: Any) -> None:
+        self.call("cudaStreamSynchronize", stream)
+
+    def event(self) -> Any:
+        return self.call("cudaEventCreate")
+
+    def record(self, event: Any, stream: Any) -> None:
+        self.call("cudaEventRecord", event, stream)
+
+    def seconds_between(self, start: Any, end: Any) -> float:
+        return float(self.call("cudaEventElapsedTime", start, end)) / 1e3
+
+    def to_device(self, memory: int, source: NDArray[np.uint8], stream: Any) -> None:
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self.call("cudaMemcpyAsync", buffer.pointer, source.ctypes.data, source.nbytes, kind, stream.handle)
+        self.call("cudaMemcpyAsync", memory, source.ctypes.data, source.nbytes, kind, stream)
 
-    def to_host(self, target: NDArray[np.uint8], buffer: Buffer, stream: Stream) -> None:
-        """Queue a copy to the host."""
+    def to_host(self, target: NDArray[np.uint8], memory: int, stream: Any) -> None:
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self.call("cudaMemcpyAsync", target.ctypes.data, buffer.pointer, target.nbytes, kind, stream.handle)
+        self.call("cudaMemcpyAsync", target.ctypes.data, memory, target.nbytes, kind, stream)
 
-    @contextmanager
-    def capture(self, stream: Stream, found: list[Graph]) -> Iterator[None]:
-        """Capture what the block queues on `stream`."""
+    def capture(self, stream: Any, queue: Callable[[], None]) -> Any:
         # Thread-local: other threads go on allocating memory, which a global capture would forbid.
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self.call("cudaStreamBeginCapture", stream.handle, mode)
+        self.call("cudaStreamBeginCapture", stream, mode)
         try:
-            yield
+            queue()
         except BaseException:
             with suppress(BackendError):  # it ends the capture, and says only that it was broken
-                self.call("cudaGraphDestroy", self.call("cudaStreamEndCapture", stream.handle))
+                self.call("cudaGraphDestroy", self.call("cudaStreamEndCapture", stream))
             raise
-        graph = self.call("cudaStreamEndCapture", stream.handle)
+        graph = self.call("cudaStreamEndCapture", stream)
         try:
-            found.append(_RuntimeGraph(self, self.call("cudaGraphInstantiate", graph, 0)))
+            return self.call("cudaGraphInstantiate", graph, 0)
         finally:
             self.call("cudaGraphDestroy", graph)
 
+    def launch(self, graph: Any, stream: Any) -> None:
+        self.call("cudaGraphLaunch", graph, stream)
 
-class _RuntimeStream(Stream):
-    """A stream of the runtime API."""
-
-    def __init__(self, cuda: CudaPython, stream: Any) -> None:  # noqa: ANN401 - cudaStream_t
-        self._cuda = cuda
-        self._stream = stream
-        self.handle = int(stream)
-
-    def synchronize(self) -> None:
-        self._cuda.call("cudaStreamSynchronize", self._stream)
-
-    def close(self) -> None:
-        self._cuda.call("cudaStreamDestroy", self._stream)
+    def release(self, *things: Any) -> None:
+        for thing in things:
+            self.call(_DESTROY[type(thing).__name__], thing)
 
 
-class _RuntimeEvent(Event):
-    """An event of the runtime API."""
-
-    def __init__(self, cuda: CudaPython, event: Any) -> None:  # noqa: ANN401 - cudaEvent_t
-        self._cuda = cuda
-        self._event = event
-
-    def record(self, stream: Stream) -> None:
-        self._cuda.call("cudaEventRecord", self._event, stream.handle)
-
-    def seconds_since(self, earlier: Event) -> float:
-        assert isinstance(earlier, _RuntimeEvent)
-        return float(self._cuda.call("cudaEventElapsedTime", earlier._event, self._event)) / 1e3  # noqa: SLF001
-
-    def close(self) -> None:
-        self._cuda.call("cudaEventDestroy", self._event)
-
-
-class _RuntimeGraph(Graph):
-    """An instantiated graph of the runtime API."""
-
-    def __init__(self, cuda: CudaPython, executable: Any) -> None:  # noqa: ANN401 - cudaGraphExec_t
-        self._cuda = cuda
-        self._executable = executable
-
-    def launch(self, stream: Stream) -> None:
-        self._cuda.call("cudaGraphLaunch", self._executable, stream.handle)
-
-    def close(self) -> None:
-        self._cuda.call("cudaGraphExecDestroy", self._executable)
+_DESTROY = {
+    "cudaStream_t": "cudaStreamDestroy",
+    "cudaEvent_t": "cudaEventDestroy",
+    "cudaGraphExec_t": "cudaGraphExecDestroy",
+}

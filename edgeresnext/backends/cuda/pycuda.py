@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgeresnext.backends.cuda.api import NON_BLOCKING, Buffer, Cuda, Event, Stream
+from edgeresnext.backends.cuda.api import NON_BLOCKING, Cuda
 from edgeresnext.errors import BackendError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
@@ -43,24 +43,19 @@ class PyCuda(Cuda):
             self._context.pop()
 
     def memory(self) -> tuple[int, int]:
-        """Return free and total device memory in bytes."""
         free, total = self._driver.mem_get_info()
         return int(free), int(total)
 
-    def allocate(self, nbytes: int) -> Buffer:
-        """Return device memory."""
+    def allocate(self, nbytes: int) -> Any:
         try:
-            allocation = self._driver.mem_alloc(nbytes)
+            return self._driver.mem_alloc(nbytes)
         except self._driver.MemoryError as error:
             raise self.shortage(nbytes, "GPU memory") from error
-        return Buffer(int(allocation), nbytes, allocation)
 
-    def free(self, buffer: Buffer) -> None:
-        """Free device memory."""
-        buffer.owner.free()
+    def free(self, memory: Any) -> None:
+        memory.free()
 
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return page-locked host memory."""
         try:
             array: NDArray[np.uint8] = self._driver.pagelocked_empty(nbytes, np.uint8)
         except self._driver.MemoryError as error:
@@ -68,59 +63,42 @@ class PyCuda(Cuda):
         return array
 
     def unpin(self, array: NDArray[np.uint8]) -> None:
-        """Free page-locked memory, which pycuda does when its last view goes."""
-        del array
+        del array  # pycuda frees it when its last view goes
 
-    def stream(self) -> Stream:
-        """Return a new stream."""
-        return _DriverStream(self._driver.Stream(NON_BLOCKING))
+    def stream(self) -> Any:
+        return self._driver.Stream(NON_BLOCKING)
 
-    def event(self) -> Event:
-        """Return a new event."""
-        return _DriverEvent(self._driver.Event())
+    def handle(self, stream: Any) -> int:
+        return int(stream.handle)
+
+    def synchronize(self, stream: Any) -> None:
+        stream.synchronize()
+
+    def event(self) -> Any:
+        return self._driver.Event()
+
+    def record(self, event: Any, stream: Any) -> None:
+        event.record(stream)
+
+    def seconds_between(self, start: Any, end: Any) -> float:
+        return float(start.time_till(end)) / 1e3
+
+    def to_device(self, memory: Any, source: NDArray[np.uint8], stream: Any) -> None:
+        self._driver.memcpy_htod_async(int(memory), source, stream)
+
+    def to_host(self, target: NDArray[np.uint8], memory: Any, stream: Any) -> None:
+        self._driver.memcpy_dtoh_async(target, int(memory), stream)
+
+    def capture(self, stream: Any, queue: Callable[[], None]) -> Any:
+        del stream, queue
+        raise BackendError("pycuda cannot capture CUDA graphs", "pip install cuda-python")
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        """Nothing: there are no graphs."""
+
+    def release(self, *things: Any) -> None:
+        """Nothing: what pycuda makes is freed with its last reference."""
 
     def close(self) -> None:
         """Release the primary context, of which pycuda counts the users."""
         self._context.detach()
-
-    def to_device(self, buffer: Buffer, source: NDArray[np.uint8], stream: Stream) -> None:
-        """Queue a copy to the device."""
-        assert isinstance(stream, _DriverStream)
-        self._driver.memcpy_htod_async(buffer.pointer, source, stream.stream)
-
-    def to_host(self, target: NDArray[np.uint8], buffer: Buffer, stream: Stream) -> None:
-        """Queue a copy to the host."""
-        assert isinstance(stream, _DriverStream)
-        self._driver.memcpy_dtoh_async(target, buffer.pointer, stream.stream)
-
-
-class _DriverStream(Stream):
-    """A stream of pycuda, which frees itself."""
-
-    def __init__(self, stream: Any) -> None:  # noqa: ANN401 - pycuda has no types
-        self.stream = stream
-        self.handle = int(stream.handle)
-
-    def synchronize(self) -> None:
-        self.stream.synchronize()
-
-    def close(self) -> None:
-        self.stream = None
-
-
-class _DriverEvent(Event):
-    """An event of pycuda, which frees itself."""
-
-    def __init__(self, event: Any) -> None:  # noqa: ANN401 - pycuda has no types
-        self.event = event
-
-    def record(self, stream: Stream) -> None:
-        assert isinstance(stream, _DriverStream)
-        self.event.record(stream.stream)
-
-    def seconds_since(self, earlier: Event) -> float:
-        assert isinstance(earlier, _DriverEvent)
-        return float(earlier.event.time_till(self.event)) / 1e3
-
-    def close(self) -> None:
-        self.event = None

@@ -4,7 +4,6 @@ import builtins
 import ctypes
 import itertools
 import threading
-from enum import IntEnum
 from functools import partial
 
 import numpy as np
@@ -35,15 +34,6 @@ class MemoryError(Error, builtins.MemoryError):  # noqa: A001
     """Memory is short."""
 
 
-class device_attribute(IntEnum):  # noqa: N801
-    """Attributes of a device."""
-
-    MULTIPROCESSOR_COUNT = 16
-    INTEGRATED = 18
-    COMPUTE_CAPABILITY_MAJOR = 75
-    COMPUTE_CAPABILITY_MINOR = 76
-
-
 def stack():
     """The contexts pushed in this thread."""
     if not hasattr(state, "stack"):
@@ -67,16 +57,6 @@ def init(flags=0):
     initialised.append(flags)
 
 
-def get_version():
-    """The CUDA release that pycuda was compiled for."""
-    return gpu.runtime_version // 1000, gpu.runtime_version % 1000 // 10, 0
-
-
-def get_driver_version():
-    """The newest CUDA release that the driver supports."""
-    return gpu.driver_version
-
-
 class Device:
     """A device."""
 
@@ -85,27 +65,6 @@ class Device:
             raise LogicError("cuDeviceGet failed: initialization error")
         if not 0 <= number < gpu.count:
             raise LogicError("cuDeviceGet failed: invalid device ordinal")
-
-    @staticmethod
-    def count():
-        return gpu.count
-
-    def name(self):
-        return gpu.name
-
-    def compute_capability(self):
-        return gpu.compute_capability
-
-    def total_memory(self):
-        return gpu.memory_bytes
-
-    def get_attribute(self, attribute):
-        return {
-            device_attribute.MULTIPROCESSOR_COUNT: 16,
-            device_attribute.INTEGRATED: gpu.integrated,
-            device_attribute.COMPUTE_CAPABILITY_MAJOR: gpu.compute_capability[0],
-            device_attribute.COMPUTE_CAPABILITY_MINOR: gpu.compute_capability[1],
-        }[attribute]
 
     def retain_primary_context(self):
         return Context()
@@ -138,16 +97,6 @@ class Context:
 
     def __del__(self):
         gpu.contexts.pop(self._number, None)
-
-    @staticmethod
-    def synchronize():
-        require_context("cuCtxSynchronize")
-        gpu.synchronise_all()
-
-    @staticmethod
-    def get_device():
-        require_context("cuCtxGetDevice")
-        return Device(0)
 
 
 class DeviceAllocation:
@@ -283,19 +232,11 @@ class Event:
         gpu.record(self.handle, stream_handle(stream))
         return self
 
-    def synchronize(self):
-        require_context("cuEventSynchronize")
-        gpu.wait(self.handle)
-        return self
-
     def time_till(self, event):
         times = gpu.event(self.handle).time, gpu.event(event.handle).time
         if None in times:
             raise LogicError("cuEventElapsedTime failed: device not ready")
         return times[1] - times[0]
-
-    def time_since(self, event):
-        return event.time_till(self)
 
     def __del__(self):
         if hasattr(self, "_discard"):

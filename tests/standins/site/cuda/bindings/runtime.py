@@ -59,15 +59,6 @@ class cudaStreamCaptureMode(IntEnum):
     cudaStreamCaptureModeRelaxed = 2
 
 
-class cudaDeviceAttr(IntEnum):
-    """Attributes of a device."""
-
-    cudaDevAttrMultiProcessorCount = 16
-    cudaDevAttrIntegrated = 18
-    cudaDevAttrComputeCapabilityMajor = 75
-    cudaDevAttrComputeCapabilityMinor = 76
-
-
 class Handle:
     """An opaque handle: int() of it is its value."""
 
@@ -203,27 +194,9 @@ def cudaGetDeviceProperties(device):
     return cudaDeviceProp()
 
 
-@call(1)
-def cudaDeviceGetAttribute(attr, device):
-    if not 0 <= integer(device) < gpu.count:
-        return cudaError_t.cudaErrorInvalidDevice
-    properties = cudaDeviceProp()
-    return {
-        cudaDeviceAttr.cudaDevAttrMultiProcessorCount: properties.multiProcessorCount,
-        cudaDeviceAttr.cudaDevAttrIntegrated: properties.integrated,
-        cudaDeviceAttr.cudaDevAttrComputeCapabilityMajor: properties.major,
-        cudaDeviceAttr.cudaDevAttrComputeCapabilityMinor: properties.minor,
-    }[enum(attr, cudaDeviceAttr)]
-
-
 @call(2)
 def cudaMemGetInfo():
     return gpu.memory_bytes - gpu.used_bytes, gpu.memory_bytes
-
-
-@call(0)
-def cudaDeviceSynchronize():
-    return None if gpu.synchronise_all() else cudaError_t.cudaErrorStreamCaptureUnsupported
 
 
 @call(1)
@@ -292,19 +265,9 @@ def cudaEventCreate():
     return cudaEvent_t(gpu.create_event())
 
 
-@call(1)
-def cudaEventCreateWithFlags(flags):
-    return cudaEvent_t(gpu.create_event(timed=not integer(flags) & cudaEventDisableTiming))
-
-
 @call(0)
 def cudaEventRecord(event, stream):
     gpu.record(handle(event, cudaEvent_t), handle(stream, cudaStream_t))
-
-
-@call(0)
-def cudaEventSynchronize(event):
-    gpu.wait(handle(event, cudaEvent_t))
 
 
 @call(1)
@@ -354,17 +317,5 @@ def cudaGraphDestroy(graph):
     gpu.destroy_graph(handle(graph, cudaGraph_t))
 
 
-def cudaRuntimeGetVersion():
-    return SUCCESS, gpu.runtime_version
-
-
-def cudaDriverGetVersion():
-    return SUCCESS, gpu.driver_version if gpu.count else 0
-
-
 def cudaGetErrorString(error):
     return SUCCESS, MESSAGES.get(cudaError_t(error), b"unknown error")
-
-
-def cudaGetErrorName(error):
-    return SUCCESS, cudaError_t(error).name.encode()

@@ -1,0 +1,181 @@
+"""Engines: what they are built for, and what TensorRT and TensorRT-RTX, which build and run them, answer alike."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from edgeresnext.backends import cuda
+from edgeresnext.backends._trt.build import build_engine
+from edgeresnext.backends._trt.module import load_module
+from edgeresnext.backends._trt.session import EngineSession
+from edgeresnext.backends.base import Backend
+from edgeresnext.backends.identity import platform_name, read_header, release_key, same_release
+from edgeresnext.errors import BackendError, NotInstalledError
+from edgeresnext.extras import installed
+from edgeresnext.machine import gpu
+from edgeresnext.progress import silent
+from edgeresnext.spec import EngineOptions, Precision
+
+if TYPE_CHECKING:
+    from edgeresnext.backends.base import Session
+    from edgeresnext.machine.gpu import Gpu
+    from edgeresnext.progress import Progress
+    from edgeresnext.spec import Artifact, Engine, ModelSpec
+
+REBUILD = "edgeresnext build BUNDLE --target here"
+NO_GPU = "no NVIDIA GPU with a driver on this machine"
+AMPERE = 8.0
+"""Compute capability from which AMPERE_PLUS engines can be built and run (TensorRT developer guide)."""
+
+
+class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine is built for and from; it goes to the process that builds as JSON.
+
+    Args:
+        name: Of the artefact, for messages and progress.
+        backend: Which builds it, and will run it.
+        file: The engine to write.
+        precision: What it is to compute in.
+        compute_capabilities: Such as `("8.9",)`; empty for the GPU of this machine.
+        onnx: What to compile; the file states every precision.
+        options: Batch profile and everything that is left to the user.
+        layer_macs: Multiply-accumulates of each convolution and Gemm.
+        weak_onnx: The same for releases without typed networks (TensorRT 8), where that is another file.
+        plain_onnx: The network without Q/DQ, for INT8 whose thresholds stand beside the graph.
+        calibration_cache: Those thresholds, in TensorRT's format.
+    """
+
+    name: str
+    backend: str
+    file: Path
+    precision: Precision
+    compute_capabilities: tuple[str, ...]
+    onnx: Path
+    options: EngineOptions
+    layer_macs: dict[str, int]
+    weak_onnx: Path | None = None
+    plain_onnx: Path | None = None
+    calibration_cache: Path | None = None
+
+
+class EngineBackend(Backend):
+    """A runtime whose artefacts are engines: compiled for one kind of GPU by one release of it."""
+
+    title: ClassVar[str]
+    how_to_install: ClassVar[str]
+    distributions: ClassVar[tuple[str, ...]]
+    """Names under which the package may be installed, for its version; it is imported by the backend's own name."""
+    without_gpu: ClassVar[str]
+    """What to do about a build for the GPU of a machine that has none."""
+
+    def release(self) -> str:
+        """Return the installed release, such as "10.3.0"; empty where the package does not say it without loading."""
+        for name in self.distributions:
+            try:
+                return importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return ""
+
+    def missing(self) -> str | None:
+        """Return None where the package is installed, or one line: what is missing and how to get it."""
+        return None if installed(self.name) else f"{self.title} is not installed: {self.how_to_install}"
+
+    @abstractmethod
+    def check(self, options: EngineOptions, precision: Precision) -> None:
+        """Refuse options that this runtime, or this machine, cannot build with.
+
+        Raises:
+            RequestError: One of them is not for it.
+            NotInstalledError: A GPU is missing.
+        """
+
+    def device(self) -> Gpu:
+        """Return the GPU of this machine.
+
+        Raises:
+            NotInstalledError: There is none.
+        """
+        device = gpu.detect()
+        if device is None:
+            raise NotInstalledError(NO_GPU, self.without_gpu, values=("targets",))
+        return device
+
+    def build(self, request: EngineRequest, progress: Progress = silent) -> Engine:
+        """Compile an ONNX file for the compute capabilities asked for, else for the GPU of this machine.
+
+        What the builder warns of is logged.
+
+        Args:
+            request: What for, from what, and how.
+            progress: Told how far the build is, in percent.
+
+        Raises:
+            NotInstalledError: The runtime is missing, or a GPU that it needs.
+            RequestError: The options do not fit this runtime, the target or each other.
+            BackendError: The build failed; its last words are in the message.
+        """
+        if (reason := self.missing()) is not None:
+            raise NotInstalledError(reason)
+        return build_engine(request, None if request.compute_capabilities else self.device(), progress)
+
+    def unavailable(self, precision: Precision) -> str | None:
+        """Return what is missing to run an engine."""
+        if precision == "bf16":
+            return f"{self.title} engines are fp32, fp16 or int8"
+        if gpu.detect() is None:
+            return f"{NO_GPU}: edgeresnext doctor shows what is missing"
+        if (reason := self.missing()) is not None:
+            return reason
+        if cuda.installed() is None:
+            return f"no Python library for CUDA memory: {cuda.how_to_install()}"
+        return None
+
+    def misfit(self, artifact: Artifact) -> str | None:
+        """Return why this machine cannot run an engine, told by the manifest alone, and the way out."""
+        engine = artifact.engine
+        if engine is None:
+            return None
+        device = gpu.detect()
+        if device is not None and not self._runs_on(engine, device.compute_capability):
+            capabilities = " or ".join(engine.compute_capabilities)
+            built_on = f" ({engine.device})" if engine.device else ""
+            return (
+                f"built for compute capability {capabilities}{built_on}, and this GPU, {device.name}, "
+                f"has {device.compute_capability}: {REBUILD}"
+            )
+        here = platform_name()
+        if engine.platform != here:
+            return f"built for {engine.platform}, and this is {here}: {REBUILD}"
+        try:
+            release = self.release() or str(load_module(self.name).__version__)
+        except NotInstalledError as error:
+            return error.what
+        later = engine.options.version_compatible and release_key(release) >= release_key(engine.release)
+        if not same_release(release, engine.release) and not later:
+            return f"built by {self.title} {engine.release}, and {release} is installed: {REBUILD}"
+        return None
+
+    def _runs_on(self, engine: Engine, capability: str) -> bool:
+        """Whether an engine runs on GPUs of a compute capability."""
+        if capability in engine.compute_capabilities:
+            return True
+        both = (capability, *engine.compute_capabilities)
+        return engine.options.hardware_compatible and all(float(one) >= AMPERE for one in both)
+
+    def open(
+        self, file: Path, model: ModelSpec, artifact: Artifact, threads: int | None = None, *, profiled: bool = False
+    ) -> Session:
+        """Deserialise an engine; `threads` of the CPU have no part in it, and any engine can be profiled."""
+        del threads, profiled
+        if (reason := self.unavailable(artifact.precision)) is not None:
+            raise BackendError(f"cannot run '{file}': {reason}")
+        header = read_header(file)
+        if header.backend != self.name:
+            raise BackendError(f"'{file}' is an engine for {header.backend}, not {self.name}", REBUILD)
+        return EngineSession(self.name, file, model, artifact.engine.options if artifact.engine else None)
