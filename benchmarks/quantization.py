@@ -363,8 +363,8 @@ def gate(task: Task, root: Path) -> list[dict[str, Any]]:
         started = time.perf_counter()
         try:
             bundle = edgeresnext.build(
-                task.spec.name, weights=task.weights, calibration=task.calibration, precisions=["int8"], method="max",
-                repairs=(), preprocess=task.spec.preprocess, gate=limits, output=root / "gated",
+                task.spec.name, weights=task.weights, calibration=task.calibration, precisions=["int8"],
+                recipe=Recipe(method="max", repairs=()), preprocess=task.spec.preprocess, gate=limits, output=root / "gated",
             )  # fmt: skip
         except edgeresnext.EdgeResNeXtError as error:
             rows.append({

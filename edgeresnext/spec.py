@@ -98,12 +98,13 @@ AUTO = "auto"
 """The calibration method that takes, for each tensor, the method which leaves the smallest error behind."""
 
 
-class Recipe(Value, frozen=True):
+class Recipe(Value, frozen=True, kw_only=True):
     """How a network is calibrated; the form of `calibration/recipes/*.toml`.
 
-    `method` is auto, max, percentile (99.999), percentile:P, mse or entropy. `samples` images are drawn with `seed`,
-    which also draws random weights; `stratified` takes the same number from each class folder. `repairs` are made
-    before and after, any of `REPAIRS`.
+    `method` is auto, max, percentile (99.999), percentile:P, mse or entropy. `samples` images are drawn at most, with
+    `seed`, which also draws random weights; `stratified` takes the same number from each class folder. `repairs` are
+    made before and after, any of `REPAIRS`. `keep` names layers that are not to be INT8, such as "fp16:layer1.*" or
+    "fp32:fc".
     """
 
     method: str = AUTO
@@ -111,6 +112,7 @@ class Recipe(Value, frozen=True):
     seed: int = 0
     stratified: bool = True
     repairs: tuple[Repair, ...] = REPAIRS
+    keep: tuple[str, ...] = ()
 
 
 class Ranges(Value, frozen=True):
@@ -164,13 +166,14 @@ class FileEntry(Value, frozen=True):
     sha256: str
 
 
-class EngineOptions(Value, frozen=True):
+class EngineOptions(Value, frozen=True, kw_only=True):
     """How an engine is built; what is None is left to TensorRT.
 
     `batch` is the smallest, the most frequent and the largest number of images a run. `dla_core` builds for that deep
     learning accelerator of a Jetson. `int8_grouped` says whether grouped convolutions are INT8 in INT8 engines: "auto"
     builds both ways and keeps the faster. `implicit_calibration` names a folder of images on which TensorRT calibrates
-    INT8 by itself, instead of taking our thresholds.
+    INT8 by itself, instead of taking our thresholds. `backend` is tensorrt or tensorrt_rtx, for the target `here` where
+    both are installed.
     """
 
     batch: tuple[int, int, int] = (1, 1, 8)
@@ -182,6 +185,7 @@ class EngineOptions(Value, frozen=True):
     dla_core: int | None = None
     int8_grouped: Literal["auto", "on", "off"] = "auto"
     implicit_calibration: str = ""
+    backend: str | None = None
 
 
 class EngineLayer(Value, frozen=True):
@@ -291,7 +295,7 @@ MIN_SNR_DB: dict[Precision, float] = {"fp16": 35.0, "bf16": 20.0, "int8": 15.0}
 """Signal-to-noise ratio under which an artefact is taken for broken rather than quantised."""
 
 
-class Gate(Value, frozen=True):
+class Gate(Value, frozen=True, kw_only=True):
     """What an INT8 file must reach on validation images before it may be published.
 
     `validation` is a folder of images that were used neither for training nor for calibration. `max_drop` is how many

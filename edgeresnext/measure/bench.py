@@ -6,7 +6,6 @@ import io
 import signal
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,12 +18,11 @@ from edgeresnext.errors import DataError, EdgeResNeXtError, RequestError
 from edgeresnext.machine.energy import find_meter, joules_an_image
 from edgeresnext.machine.watch import MachineWatch
 from edgeresnext.measure import scenarios, variants
-from edgeresnext.measure import sensitivity as analysis
 from edgeresnext.measure.accuracy import Changes, Classified, best_classes, classify
 from edgeresnext.measure.latency import Record, Turns, batch_of, settle
 from edgeresnext.measure.layers import profile
 from edgeresnext.measure.memory import peak_memory
-from edgeresnext.measure.options import Request, check, choose_scenarios
+from edgeresnext.measure.options import BenchOptions, Request, check, choose_scenarios
 from edgeresnext.measure.rows import Findings, report_of
 from edgeresnext.measure.scopes import time_scopes
 from edgeresnext.measure.variants import RECORDED, REFERENCE, Variant
@@ -32,7 +30,8 @@ from edgeresnext.progress import silent
 from edgeresnext.spec import CPU
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from edgeresnext.measure.results import Mode, Report, Scenario
     from edgeresnext.progress import Progress
 
+_DEFAULT = BenchOptions()
 _TIMED_IMAGES = 64
 _JPEG_QUALITY = 95
 
@@ -58,20 +58,11 @@ def bench(
     path: str | Path,
     *,
     data: str | Path | None = None,
+    scenario: Scenario | Iterable[Scenario] | None = None,
+    mode: Mode = "default",
     backend: str | None = None,
     precision: str | None = None,
-    scenario: Scenario | Iterable[Scenario] | None = None,
-    batch: int | None = None,
-    mode: Mode = "default",
-    seconds: float | None = None,
-    rounds: int | None = None,
-    threads: int | None = None,
-    rate: float | None = None,
-    latency_bound_s: float | None = None,
-    baseline: str | None = None,
-    samples: int | None = None,
-    skip: Collection[str] = (),
-    sensitivity: bool = False,
+    options: BenchOptions = _DEFAULT,
     progress: Progress = silent,
 ) -> Report:
     """Compare every artefact of a bundle with PyTorch: latency, accuracy, layers, energy, size and memory.
@@ -83,38 +74,25 @@ def bench(
         path: The bundle.
         data: Folder of images that were used neither for training nor for calibration; with one folder a class,
             accuracy is measured too. Without it the golden images of the bundle serve for latency and agreement.
-        backend: Benchmark this backend only (beside the baseline).
-        precision: Benchmark this precision only (beside the baseline).
         scenario: How queries arrive, one or several: "single-stream", "multi-stream" (8 images a query), "offline"
             (throughput, batches of 1 to 32), "server" (at random times). None is the first, or the second with a batch.
-        batch: Images a query of multi-stream, or a run of offline.
         mode: "quick" (seconds, not for quoting), "default", or "official": each variant is timed for 600 s in each
             scenario (offline: over all batches together), and often enough for p99.
-        seconds: Time to spend on each scenario; with "official" on each variant of it.
-        rounds: Run exactly this many rounds instead.
-        threads: CPU threads of every variant; None leaves the choice to each runtime.
-        rate: Queries a second of the server scenario.
-        latency_bound_s: Find the highest rate of the server scenario whose p99 stays within it (p90 in "quick").
-        baseline: Name of the variant that speed is compared with; None for PyTorch eager FP32, on the GPU where it
-            runs there. Accuracy is always compared with PyTorch eager FP32 on the CPU.
-        samples: Images to draw for accuracy, evenly over the classes; None for all (64 in "quick").
-        skip: Stages to leave out, of `request.STAGES`.
-        sensitivity: Show what each layer's quantisation costs, too; takes PyTorch, and a minute for ResNeXt-50.
+        backend: Benchmark this backend only (beside the baseline).
+        precision: Benchmark this precision only (beside the baseline).
+        options: Batch, time or rounds, threads, the server's rate, what to leave out, and the like.
         progress: Told how far each stage is.
 
     Raises:
         BundleError: The path is no bundle, or a file of it is missing or altered.
-        NotInstalledError: `sensitivity` is asked for without PyTorch.
         DataError: The image folder cannot be used, or its classes are not the model's.
         RequestError: A number is out of range, options do not fit, the bundle has no such artefact, or nothing here
             keeps the rate or the latency bound.
         InterruptedBenchError: Ctrl-C, after something had been measured.
     """
     request = Request(
-        path=Path(path), data=None if data is None else Path(data), backend=backend, precision=precision,
-        scenarios=choose_scenarios(scenario, batch), batch=batch, mode=mode, seconds=seconds, rounds=rounds,
-        threads=threads, rate=rate, latency_bound_s=latency_bound_s, baseline=baseline, samples=samples,
-        skip=frozenset(skip), sensitivity=sensitivity,
+        path=str(path), data=None if data is None else str(data), scenario=choose_scenarios(scenario, options.batch),
+        mode=mode, backend=backend, precision=precision, options=options,
     )  # fmt: skip
     check(request)
     run = _Run(request, progress)
@@ -159,12 +137,10 @@ class _Run:
     """
 
     def __init__(self, request: Request, progress: Progress) -> None:
-        self._request = request
+        self._request, self._options = request, request.options
         self._progress = progress
         self._bundle = bundles.read(request.path)
         chosen, baseline = variants.choose(self._bundle, request)
-        if request.sensitivity:
-            analysis.check(self._bundle)
         self._labels = self._bundle.labels()
         self._all_images = None if request.data is None else folder.scan(request.data)
         self._images = self._drawn()
@@ -177,14 +153,14 @@ class _Run:
 
     def _drawn(self) -> ImageFolder | None:
         """Return the images that accuracy is measured on."""
-        images, count = self._all_images, self._request.samples or self._request.effort.accuracy_images
+        images, count = self._all_images, self._options.samples or self._request.effort.accuracy_images
         return images if images is None or count is None else images.sample(count, seed=0)
 
     def measure(self) -> None:
         """Measure everything that was asked for."""
         found, request = self.findings, self._request
         variants.open_all(self._bundle, found.variants, request, found.baseline)
-        for scenario in request.scenarios:
+        for scenario in request.scenario:
             try:
                 self._latency(scenario)
             except RequestError as error:  # nothing here keeps the rate or the latency bound
@@ -202,8 +178,6 @@ class _Run:
         for name, stage in stages.items():
             if not request.skips(name):
                 self._attempt(name, stage)
-        if request.sensitivity:
-            self._attempt("sensitivity", self._sensitivity)
 
     def _attempt(self, name: str, stage: Callable[[], None]) -> None:
         """Run a stage; what it cannot do is said in the report, and what was measured before is kept."""
@@ -214,9 +188,6 @@ class _Run:
             self.findings.notes.append(f"{name} was not measured: {error.what}")
         self.findings.unfinished = ""
         self.watch.sample()
-
-    def _sensitivity(self) -> None:
-        self.findings.sensitivity = analysis.sensitivity(self._bundle.path, progress=self._progress)
 
     def close(self) -> None:
         """Free every session."""
@@ -276,7 +247,7 @@ class _Run:
         self.findings.scopes = {"compute": compute, "end-to-end": end_to_end}
         time_scopes(
             self._sessions(), self._timed, self._files, self._bundle.manifest.model.preprocess, self._batch(),
-            rounds=self._request.rounds or self._request.effort.scope_rounds, compute=compute, end_to_end=end_to_end,
+            rounds=self._options.rounds or self._request.effort.scope_rounds, compute=compute, end_to_end=end_to_end,
             progress=lambda done, total: self._progress("scopes", done, total),
         )  # fmt: skip
         self._fail("scopes", compute.failures)
@@ -325,7 +296,7 @@ class _Run:
         for done, (name, variant) in enumerate(usable.items()):
             self._progress("layers", done, len(usable))
             try:
-                self.findings.layers[name] = profile(self._bundle, variant.artifact, batch, self._request.threads)
+                self.findings.layers[name] = profile(self._bundle, variant.artifact, batch, self._options.threads)
             except EdgeResNeXtError as error:
                 self._lack(name, f"layers: {error.what}")
         self._progress("layers", len(usable), len(usable))
@@ -334,7 +305,7 @@ class _Run:
         usable = self._usable()
         for done, (name, variant) in enumerate(usable.items()):
             self._progress("memory", done, len(usable))
-            peak, reason = peak_memory(self._bundle.path, variant.artifact, self._batch(), self._request.threads)
+            peak, reason = peak_memory(self._bundle.path, variant.artifact, self._batch(), self._options.threads)
             if peak is None:
                 self._lack(name, reason)
             else:

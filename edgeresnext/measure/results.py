@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from edgeresnext.spec import CPU, Precision, Sensitivity, Value, variant_name
+from edgeresnext.spec import CPU, Precision, Value, variant_name
 
 REPORT_SCHEMA = 2
 
@@ -158,14 +158,14 @@ class ChangedImage(Value, frozen=True):
     thumbnail: bytes
 
 
-class Report(Value, frozen=True):
+class Report(Value, frozen=True, forbid_unknown_fields=False):  # reports of before may hold `sensitivity`
     """The result of a benchmark: a row a variant, scenario and batch, beside where and on what it was measured.
 
     `baseline` says in words what speed is compared with, `baseline_variant` is its name and `reference` the name of
     what accuracy is compared with. `partial` is True where the run was interrupted; what it had measured is here.
     `images_sha256` is over the pixels of all images in order: accuracies of two reports pair where it is the same.
     `overlap` counts the images that the bundle was calibrated on, None where that is not known. `command` repeats the
-    run.
+    run: what to type, or the call in Python where it was one.
     """
 
     bundle: dict[str, str]
@@ -183,5 +183,4 @@ class Report(Value, frozen=True):
     overlap: int | None = None
     classes: tuple[ClassAccuracy, ...] = ()
     changed: tuple[ChangedImage, ...] = ()
-    sensitivity: Sensitivity | None = None
     schema: int = REPORT_SCHEMA

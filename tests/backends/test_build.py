@@ -29,7 +29,10 @@ def build(digit_folders, digit_weights, tmp_path):
             "model": MODEL, "weights": digit_weights, "calibration": digit_folders["calibration"], "samples": 16,
             "output": tmp_path / "out",
         } | changes  # fmt: skip
-        return edgeresnext.build(options.pop("model"), **options)
+        recipe = edgeresnext.Recipe(
+            **{name: options.pop(name) for name in edgeresnext.Recipe.__struct_fields__ if name in options}
+        )
+        return edgeresnext.build(options.pop("model"), recipe=recipe, **options)
 
     return call
 
@@ -78,7 +81,7 @@ def test_random_weights_need_no_images_and_mark_the_bundle_untrained(tmp_path):
     assert not bundle.manifest.trained
     assert bundle.manifest.onnx[0].file == "onnx/fp32.onnx"
     assert "generated" in bundle.manifest.calibration
-    report = edgeresnext.bench(bundle.path, rounds=8, skip=LATENCY_ALONE)
+    report = edgeresnext.bench(bundle.path, options=edgeresnext.BenchOptions(rounds=8, skip=LATENCY_ALONE))
     assert all(row.top1 is None and "random weights" in row.reason for row in report.rows if row.status == "ok")
 
 
@@ -121,7 +124,7 @@ def test_the_class_count_is_inferred_from_fc(tmp_path, digit_weights, digit_fold
     state["fc.weight"], state["fc.bias"] = state["fc.weight"][:7].clone(), state["fc.bias"][:7].clone()
     save_file(state, tmp_path / "seven.safetensors")
     bundle = edgeresnext.build(
-        MODEL, weights=tmp_path / "seven.safetensors", calibration=digit_folders["calibration"], samples=16,
+        MODEL, weights=tmp_path / "seven.safetensors", calibration=digit_folders["calibration"], recipe=edgeresnext.Recipe(samples=16),
         output=tmp_path / "out",
     )  # fmt: skip
     assert bundle.manifest.model.classes == 7

@@ -81,7 +81,11 @@ def test_the_whole_path_on_every_release(each, bundle_copy):
     checks = {check.artifact: check for check in edgeresnext.verify(bundle_copy)}
     assert all(checks[artifact.name].status == "ok" for artifact in found.values())
     assert {timing.artifact for timing in bundle.manifest.selection.timings} >= {one.name for one in found.values()}
-    report = edgeresnext.bench(bundle_copy, rounds=3, backend=found["fp32"].backend, skip=["energy", "memory"])
+    report = edgeresnext.bench(
+        bundle_copy,
+        backend=found["fp32"].backend,
+        options=edgeresnext.BenchOptions(rounds=3, skip=("energy", "memory")),
+    )
     rows = {row.name: row for row in report.rows if row.status == "ok"}
     assert {artifact.name for artifact in found.values()} <= set(rows)
     fp32 = rows[found["fp32"].name]
@@ -503,7 +507,9 @@ def test_both_runtimes_ask_for_a_choice(install, bundle_copy, monkeypatch):
     with pytest.raises(RequestError, match="both TensorRT and TensorRT-RTX are installed") as caught:
         edgeresnext.build_engines(bundle_copy)
     assert "--backend tensorrt" in caught.value.hint
-    bundle = edgeresnext.build_engines(bundle_copy, engine_backend="tensorrt", precisions=["fp16"])
+    bundle = edgeresnext.build_engines(
+        bundle_copy, precisions=["fp16"], engine_options=EngineOptions(backend="tensorrt")
+    )
     assert engines(bundle)["fp16"].backend == "tensorrt"
 
 

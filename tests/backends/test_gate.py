@@ -26,7 +26,10 @@ def build_with(weights, folders, output, **changes):
         "weights": weights, "calibration": folders["calibration"], "output": output,
         "samples": 100, "precisions": ["int8"], "gate": Gate(validation=str(folders["validation"])),
     } | changes  # fmt: skip
-    return edgeresnext.build("resnext20_8x4d", **options)
+    recipe = edgeresnext.Recipe(
+        **{name: options.pop(name) for name in edgeresnext.Recipe.__struct_fields__ if name in options}
+    )
+    return edgeresnext.build("resnext20_8x4d", recipe=recipe, **options)
 
 
 @pytest.fixture
@@ -73,7 +76,9 @@ def test_repairs_leave_the_gate_nothing_to_do(build):
 def test_the_figures_are_those_of_bench(build, digit_folders):
     bundle = build(precisions=["fp32", "int8"])
     verdict = verdicts(bundle)["int8-cpu"].verdict
-    report = edgeresnext.bench(bundle.path, data=digit_folders["validation"], rounds=2)
+    report = edgeresnext.bench(
+        bundle.path, data=digit_folders["validation"], options=edgeresnext.BenchOptions(rounds=2)
+    )
     rows = {row.name: row for row in report.rows}
     assert verdict.images == 600
     assert verdict.top1_fp32 == rows["torch-fp32"].top1
@@ -121,9 +126,14 @@ def test_calibration_images_among_the_validation_images_are_counted(build, digit
         shutil.copy(image, mixed / "7" / f"renamed-{image.name}")
     bundle = build(samples=197, gate=Gate(validation=str(mixed), max_drop=5))
     assert verdicts(bundle)["int8"].verdict.overlap == len(list((mixed / "7").iterdir()))
-    report = edgeresnext.bench(bundle.path, data=mixed, rounds=2)
+    report = edgeresnext.bench(bundle.path, data=mixed, options=edgeresnext.BenchOptions(rounds=2))
     assert report.overlap == len(list((mixed / "7").iterdir()))
-    assert edgeresnext.bench(bundle.path, data=digit_folders["validation"], rounds=2).overlap == 0
+    assert (
+        edgeresnext.bench(
+            bundle.path, data=digit_folders["validation"], options=edgeresnext.BenchOptions(rounds=2)
+        ).overlap
+        == 0
+    )
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from edgeresnext.compiler.evaluate import Evaluator
 from edgeresnext.data import folder
 from edgeresnext.data.images import batches
 root, weights, calibration, validation, known, count = sys.argv[1:]
-built = edgeresnext.build("resnext20_8x4d", weights=weights, calibration=calibration, output=root + "/bundle", samples=64,
+built = edgeresnext.build("resnext20_8x4d", weights=weights, calibration=calibration, output=root + "/bundle", recipe=edgeresnext.Recipe(samples=64),
                           gate=edgeresnext.Gate(validation=validation), targets=["cpu", "jetson-orin"])
 checks = edgeresnext.verify(built.path)
 photos = folder.scan(validation).sample(int(count), seed=0)

@@ -13,7 +13,6 @@ from edgeresnext.compiler.thresholds import STANDARD
 from edgeresnext.data.digits import prepare
 from edgeresnext.errors import DataError, InputError, RequestError
 from edgeresnext.pipeline import ranges
-from edgeresnext.pipeline import recipe as recipe_files
 from edgeresnext.spec import Recipe
 
 
@@ -25,9 +24,11 @@ def build(digit_folders, digit_weights, tmp_path):
             "samples": 100, "precisions": ["int8"],
         } | changes  # fmt: skip
         stages = []
+        fields = {name: options.pop(name) for name in Recipe.__struct_fields__ if name in options}
         bundle = edgeresnext.build(
-            options.pop("model", "resnext20_8x4d"), **options, progress=lambda stage, *_: stages.append(stage)
-        )
+            options.pop("model", "resnext20_8x4d"), **({"recipe": Recipe(**fields)} | options),
+            progress=lambda stage, *_: stages.append(stage),
+        )  # fmt: skip
         return bundle, "calibrate" in stages
 
     return call
@@ -194,9 +195,9 @@ def test_activations_that_are_not_finite_name_the_layer_and_leave_nothing(build,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_recipe_is_read_from_a_file_and_options_come_before_it(build, tmp_path):
-    (tmp_path / "r.toml").write_text('method = "mse"\nsamples = 16\nseed = 3\nrepairs = ["bias-correction"]\n')
-    bundle, _ = build(recipe=tmp_path / "r.toml", samples=24)
+def test_a_recipe_is_read_from_a_file(build, tmp_path):
+    (tmp_path / "r.toml").write_text('method = "mse"\nsamples = 24\nseed = 3\nrepairs = ["bias-correction"]\n')
+    bundle, _ = build(recipe=edgeresnext.read_recipe(tmp_path / "r.toml"))
     assert bundle.manifest.recipe == Recipe(method="mse", samples=24, seed=3, repairs=("bias-correction",))
     assert bundle.manifest.calibration == "mse, 24 images of 'calibration', seed 3"
 
@@ -211,11 +212,11 @@ def test_a_recipe_is_read_from_a_file_and_options_come_before_it(build, tmp_path
         (None, "cannot read recipe"),
     ],
 )
-def test_files_that_are_no_recipe_are_refused(build, tmp_path, text, message):
+def test_files_that_are_no_recipe_are_refused(tmp_path, text, message):
     if text is not None:
         (tmp_path / "r.toml").write_text(text)
     with pytest.raises(InputError, match=message):
-        build(recipe=tmp_path / "r.toml")
+        edgeresnext.read_recipe(tmp_path / "r.toml")
 
 
 def test_repairs_that_do_not_exist_are_refused(build):
@@ -236,7 +237,7 @@ def test_ranges_and_kept_layers_are_refused_where_they_would_change_nothing(buil
 
 @pytest.mark.parametrize("recipe", ["default", "max", "entropy", "quick"])
 def test_the_recipes_of_the_repository_are_recipes(recipe, request):
-    found = recipe_files.read(request.config.rootpath / "calibration" / "recipes" / f"{recipe}.toml")
+    found = edgeresnext.read_recipe(request.config.rootpath / "calibration" / "recipes" / f"{recipe}.toml")
     assert found.samples >= 64
     if recipe == "default":
         assert found == Recipe()
