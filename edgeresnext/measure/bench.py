@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import signal
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
-
 from edgeresnext import bundle as bundles
-from edgeresnext.data import folder
-from edgeresnext.data.images import load_image
-from edgeresnext.errors import DataError, EdgeResNeXtError, RequestError
+from edgeresnext.errors import EdgeResNeXtError, RequestError
 from edgeresnext.machine.energy import find_meter, joules_an_image
 from edgeresnext.machine.watch import MachineWatch
-from edgeresnext.measure import scenarios, variants
+from edgeresnext.measure import images, scenarios, variants
 from edgeresnext.measure.accuracy import Changes, Classified, best_classes, classify
 from edgeresnext.measure.latency import Record, Turns, batch_of, settle
 from edgeresnext.measure.layers import profile
@@ -33,17 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from edgeresnext.backends.base import Session
     from edgeresnext.bundle import Bundle
-    from edgeresnext.data.folder import ImageFolder
     from edgeresnext.measure.results import Mode, Report, Scenario
     from edgeresnext.progress import Progress
 
 _DEFAULT = BenchOptions()
-_TIMED_IMAGES = 64
-_JPEG_QUALITY = 95
 
 
 class InterruptedBenchError(KeyboardInterrupt):
@@ -141,20 +130,15 @@ class _Run:
         self._progress = progress
         self._bundle = bundles.read(request.path)
         chosen, baseline = variants.choose(self._bundle, request)
-        self._labels = self._bundle.labels()
-        self._all_images = None if request.data is None else folder.scan(request.data)
-        self._images = self._drawn()
-        self._targets = _targets(self._images, self._labels)
-        self._timed, self._files = _timed_images(self._bundle, self._all_images)
+        self._images = images.choose(
+            self._bundle, request.data, self._options.samples or request.effort.accuracy_images
+        )
+        self._preprocess = self._bundle.manifest.model.preprocess
         self._prepared = False
         self.watch = MachineWatch()
-        self.findings = Findings(request=request, bundle=self._bundle, variants=chosen, baseline=baseline)
-        self.findings.data = _about(self._all_images, self._images)
-
-    def _drawn(self) -> ImageFolder | None:
-        """Return the images that accuracy is measured on."""
-        images, count = self._all_images, self._options.samples or self._request.effort.accuracy_images
-        return images if images is None or count is None else images.sample(count, seed=0)
+        self.findings = Findings(
+            request=request, bundle=self._bundle, variants=chosen, baseline=baseline, data=self._images.about
+        )
 
     def measure(self) -> None:
         """Measure everything that was asked for."""
@@ -215,18 +199,18 @@ class _Run:
         measured = self.findings.measured
         before = len(measured)
         scenarios.measure(
-            scenario, self._sessions(), self._timed, request=self._request, found=measured,
+            scenario, self._sessions(), self._images.timed, request=self._request, found=measured,
             progress=lambda done, total: self._progress(scenario, done, total),
         )  # fmt: skip
         for one in measured[before:]:
             self._fail(f"{scenario} at batch {one.batch}", one.record.failures)
 
     def _accuracy(self) -> None:
-        sessions, found = self._sessions(), self.findings
-        if self._images is None:
+        sessions, found, drawn = self._sessions(), self.findings, self._images.drawn
+        if drawn is None:
             found.classified = found.against = _classify_golden(self._bundle, sessions)
         else:
-            changes = Changes(REFERENCE, self._labels)
+            changes = Changes(REFERENCE, self._bundle.labels())
 
             def keep(classified: Classified) -> None:
                 found.classified, found.changed = classified, changes.found()
@@ -234,7 +218,7 @@ class _Run:
                     found.against = classified
 
             classify(
-                sessions, self._images.images, self._targets, self._bundle.manifest.model.preprocess,
+                sessions, drawn.images, self._images.targets, self._preprocess,
                 lambda done, total: self._progress("accuracy", done, total), watcher=changes, done=keep,
             )  # fmt: skip
             found.against = found.against or _classify_golden(self._bundle, sessions)
@@ -246,7 +230,7 @@ class _Run:
         compute, end_to_end = Record(), Record()
         self.findings.scopes = {"compute": compute, "end-to-end": end_to_end}
         time_scopes(
-            self._sessions(), self._timed, self._files, self._bundle.manifest.model.preprocess, self._batch(),
+            self._sessions(), self._images.timed, self._images.files, self._preprocess, self._batch(),
             rounds=self._options.rounds or self._request.effort.scope_rounds, compute=compute, end_to_end=end_to_end,
             progress=lambda done, total: self._progress("scopes", done, total),
         )  # fmt: skip
@@ -262,13 +246,13 @@ class _Run:
             return
         self._prepared = True
         record = Record()
-        first = batch_of(self._timed, self._batch(), 0)
+        first = batch_of(self._images.timed, self._batch(), 0)
         Turns(self._sessions(), record).each(lambda _name, session: session.prepare(first))
         self._fail("preparing", record.failures)
 
     def _energy(self) -> None:
         self._prepare()
-        batch = batch_of(self._timed, self._batch(), 0)
+        batch = batch_of(self._images.timed, self._batch(), 0)
         usable = self._usable()
         for done, (name, variant) in enumerate(usable.items()):
             session = variant.session
@@ -291,7 +275,7 @@ class _Run:
                 self.findings.energy[name] = (joules, images_per_s, meter.source)
 
     def _layers(self) -> None:
-        batch = batch_of(self._timed, self._batch(), 0)
+        batch = batch_of(self._images.timed, self._batch(), 0)
         usable = self._usable()
         for done, (name, variant) in enumerate(usable.items()):
             self._progress("layers", done, len(usable))
@@ -313,40 +297,6 @@ class _Run:
         self._progress("memory", len(usable), len(usable))
 
 
-def _targets(images: ImageFolder | None, labels: tuple[str, ...]) -> list[int] | None:
-    """Return the right class of every image, or None where the folder has no classes."""
-    if images is None or not images.classes:
-        return None
-    mapping = folder.match_classes(images.classes, labels, images.root)
-    return [mapping[target] for target in images.targets]
-
-
-def _timed_images(bundle: Bundle, images: ImageFolder | None) -> tuple[NDArray[np.uint8], list[bytes]]:
-    """Return the images that latency is measured on, decoded and as encoded files.
-
-    Golden images are kept decoded; for `end-to-end` they are encoded as JPEG, of the network's size.
-    """
-    if images is None:
-        golden = bundle.golden().images
-        return golden, [_jpeg(image) for image in golden]
-    decoded, encoded = [], []
-    for path in images.sample(_TIMED_IMAGES, seed=0).images:
-        try:
-            decoded.append(load_image(path, bundle.manifest.model.preprocess))
-        except DataError:  # the accuracy pass reports it by name
-            continue
-        encoded.append(path.read_bytes())
-    if not decoded:
-        raise DataError(f"no image of '{images.root}' can be read", "Replace them, or give another folder.")
-    return np.stack(decoded), encoded
-
-
-def _jpeg(image: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    return buffer.getvalue()
-
-
 def _classify_golden(bundle: Bundle, sessions: dict[str, Session]) -> Classified:
     """Classify the golden images with every session, beside PyTorch's recorded logits."""
     golden = bundle.golden()
@@ -357,12 +307,3 @@ def _classify_golden(bundle: Bundle, sessions: dict[str, Session]) -> Classified
         except EdgeResNeXtError as error:
             found.failures[name] = error.what
     return found
-
-
-def _about(everything: ImageFolder | None, images: ImageFolder | None) -> str:
-    """Say which images are used."""
-    if everything is None or images is None:
-        return "the bundle's golden images"
-    if len(images.images) < len(everything.images):
-        return f"{len(images.images)} of {len(everything.images)} images of '{everything.root}'"
-    return f"{len(images.images)} images of '{everything.root}'"
