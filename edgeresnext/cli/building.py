@@ -19,7 +19,7 @@ from edgeresnext.cli.options import (
     with_options,
 )
 from edgeresnext.cli.show_bundle import show_bundle
-from edgeresnext.cli.typed import PreprocessName, given
+from edgeresnext.cli.typed import given, preprocessing
 from edgeresnext.errors import InputError, RequestError
 
 
@@ -46,7 +46,7 @@ from edgeresnext.errors import InputError, RequestError
 )
 @click.option(
     "--preprocess",
-    type=PreprocessName(),
+    type=preprocessing,
     metavar="NAME|FILE",
     help="Preprocessing of the weights; `models` lists the names.",
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from edgeresnext.cli.typed import BatchProfile, Scaled, repairs
+from edgeresnext.cli.typed import Scaled, batch_profile, repairs
 from edgeresnext.errors import RequestError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 ENGINE_OPTIONS = (
     click.option(
         "--batch",
-        type=BatchProfile(),
+        type=batch_profile,
         metavar="MIN:OPT:MAX",
         help="Images a run that engines take; N alone fixes it. [1:1:8]",
     ),

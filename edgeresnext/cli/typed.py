@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from edgeresnext.errors import InputError, RequestError, unknown_name
 
@@ -45,52 +47,43 @@ class Scaled(click.ParamType):  # type: ignore[type-arg]  # generic since click 
         return value / self._factor
 
 
-class BatchProfile(click.ParamType):  # type: ignore[type-arg]
-    """The smallest, the usual and the largest batch of an engine as MIN:OPT:MAX; one number fixes it."""
+def batch_profile(text: str) -> tuple[int, int, int]:
+    """Return MIN:OPT:MAX as numbers; one number fixes the batch.
 
-    name = "MIN:OPT:MAX"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int, int]:  # noqa: ANN401
-        """Return the three numbers."""
-        parts = str(value).split(":")
-        if len(parts) not in (1, 3) or not all(part.isascii() and part.isdecimal() for part in parts):
-            self.fail(f"cannot read '{value}'. Give MIN:OPT:MAX such as 1:1:8, or one number.", param, ctx)
+    Raises:
+        RequestError: It is neither.
+    """
+    parts = text.split(":")
+    if len(parts) in (1, 3) and all(part.isascii() and part.isdecimal() for part in parts):
         smallest, usual, largest = (int(part) for part in (parts if len(parts) > 1 else parts * 3))
         return smallest, usual, largest
+    raise RequestError(
+        f"cannot read batch profile '{text}'", "Give MIN:OPT:MAX such as 1:1:8, or one number.", values=("batch",)
+    )
 
 
-class PreprocessName(click.ParamType):  # type: ignore[type-arg]
-    """A named preprocessing, or a JSON file with one."""
+def preprocessing(text: str) -> Preprocess:
+    """Return a named preprocessing, or one read from a JSON file.
 
-    name = "NAME|FILE"
+    Raises:
+        RequestError: There is no such name.
+        InputError: The file cannot be read.
+    """
+    from edgeresnext.model.catalogue import PREPROCESS
+    from edgeresnext.spec import Preprocess
 
-    def convert(self, value: Any, _param: click.Parameter | None, _ctx: click.Context | None) -> Preprocess:  # noqa: ANN401
-        """Return the preprocessing.
-
-        Raises:
-            RequestError: There is no such name.
-            InputError: The file cannot be read.
-        """
-        from pathlib import Path
-
-        import msgspec
-
-        from edgeresnext.model.catalogue import PREPROCESS
-        from edgeresnext.spec import Preprocess
-
-        if value in PREPROCESS:
-            return PREPROCESS[value]
-        path = Path(value)
-        if path.suffix != ".json":
-            raise unknown_name("preprocessing", value, PREPROCESS)
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=Preprocess)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"cannot read preprocessing from '{path}': {error}",
-                'Write it as {"resize_px": 256, "crop_px": 224, "interpolation": "bilinear"}, with mean and std if '
-                "needed.",
-            ) from None
+    if text in PREPROCESS:
+        return PREPROCESS[text]
+    path = Path(text)
+    if path.suffix != ".json":
+        raise unknown_name("preprocessing", text, PREPROCESS)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Preprocess)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot read preprocessing from '{path}': {error}",
+            'Write it as {"resize_px": 256, "crop_px": 224, "interpolation": "bilinear"}, with mean and std if needed.',
+        ) from None
 
 
 def repairs(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from edgeresnext import bundle as bundles
 from edgeresnext.errors import EdgeResNeXtError, RequestError
 from edgeresnext.machine.energy import find_meter, joules_an_image
 from edgeresnext.machine.watch import MachineWatch
-from edgeresnext.measure import images, scenarios, variants
+from edgeresnext.measure import photos, scenarios, variants
 from edgeresnext.measure.accuracy import Changes, Classified, best_classes, classify
 from edgeresnext.measure.latency import Record, Turns, batch_of, settle
 from edgeresnext.measure.layers import profile
@@ -130,14 +130,14 @@ class _Run:
         self._progress = progress
         self._bundle = bundles.read(request.path)
         chosen, baseline = variants.choose(self._bundle, request)
-        self._images = images.choose(
+        self._photos = photos.choose(
             self._bundle, request.data, self._options.samples or request.effort.accuracy_images
         )
         self._preprocess = self._bundle.manifest.model.preprocess
         self._prepared = False
         self.watch = MachineWatch()
         self.findings = Findings(
-            request=request, bundle=self._bundle, variants=chosen, baseline=baseline, data=self._images.about
+            request=request, bundle=self._bundle, variants=chosen, baseline=baseline, data=self._photos.about
         )
 
     def measure(self) -> None:
@@ -199,14 +199,14 @@ class _Run:
         measured = self.findings.measured
         before = len(measured)
         scenarios.measure(
-            scenario, self._sessions(), self._images.timed, request=self._request, found=measured,
+            scenario, self._sessions(), self._photos.timed, request=self._request, found=measured,
             progress=lambda done, total: self._progress(scenario, done, total),
         )  # fmt: skip
         for one in measured[before:]:
             self._fail(f"{scenario} at batch {one.batch}", one.record.failures)
 
     def _accuracy(self) -> None:
-        sessions, found, drawn = self._sessions(), self.findings, self._images.drawn
+        sessions, found, drawn = self._sessions(), self.findings, self._photos.drawn
         if drawn is None:
             found.classified = found.against = _classify_golden(self._bundle, sessions)
         else:
@@ -218,7 +218,7 @@ class _Run:
                     found.against = classified
 
             classify(
-                sessions, drawn.images, self._images.targets, self._preprocess,
+                sessions, drawn.images, self._photos.targets, self._preprocess,
                 lambda done, total: self._progress("accuracy", done, total), watcher=changes, done=keep,
             )  # fmt: skip
             found.against = found.against or _classify_golden(self._bundle, sessions)
@@ -230,7 +230,7 @@ class _Run:
         compute, end_to_end = Record(), Record()
         self.findings.scopes = {"compute": compute, "end-to-end": end_to_end}
         time_scopes(
-            self._sessions(), self._images.timed, self._images.files, self._preprocess, self._batch(),
+            self._sessions(), self._photos.timed, self._photos.files, self._preprocess, self._batch(),
             rounds=self._options.rounds or self._request.effort.scope_rounds, compute=compute, end_to_end=end_to_end,
             progress=lambda done, total: self._progress("scopes", done, total),
         )  # fmt: skip
@@ -246,13 +246,13 @@ class _Run:
             return
         self._prepared = True
         record = Record()
-        first = batch_of(self._images.timed, self._batch(), 0)
+        first = batch_of(self._photos.timed, self._batch(), 0)
         Turns(self._sessions(), record).each(lambda _name, session: session.prepare(first))
         self._fail("preparing", record.failures)
 
     def _energy(self) -> None:
         self._prepare()
-        batch = batch_of(self._images.timed, self._batch(), 0)
+        batch = batch_of(self._photos.timed, self._batch(), 0)
         usable = self._usable()
         for done, (name, variant) in enumerate(usable.items()):
             session = variant.session
@@ -275,7 +275,7 @@ class _Run:
                 self.findings.energy[name] = (joules, images_per_s, meter.source)
 
     def _layers(self) -> None:
-        batch = batch_of(self._images.timed, self._batch(), 0)
+        batch = batch_of(self._photos.timed, self._batch(), 0)
         usable = self._usable()
         for done, (name, variant) in enumerate(usable.items()):
             self._progress("layers", done, len(usable))

@@ -23,7 +23,7 @@ from edgeresnext.machine.allocator import keeping_freed_memory
 from edgeresnext.machine.environment import machine, package_versions
 from edgeresnext.pipeline.accept import accept
 from edgeresnext.pipeline.on_device import add_engines
-from edgeresnext.pipeline.request import check, is_int8
+from edgeresnext.pipeline.request import check_request, is_int8
 from edgeresnext.progress import silent
 from edgeresnext.spec import AUTO, CPU, EngineOptions, Manifest, Recipe, Selection
 
@@ -89,7 +89,7 @@ def build(
         AccuracyError: A file is too far from PyTorch to be published, or does not pass the gate.
     """
     # Whatever can be wrong with the request is found before anything slow is done.
-    request = check(
+    request = check_request(
         weights=weights, random_weights=random_weights, calibration=calibration, targets=targets, precisions=precisions,
         recipe=recipe, ranges=ranges, gate=gate, engine_options=engine_options,
     )  # fmt: skip

@@ -34,7 +34,7 @@ def read_recipe(path: str | Path) -> Recipe:
         ) from None
 
 
-def check(recipe: Recipe) -> Recipe:
+def check_recipe(recipe: Recipe) -> Recipe:
     """Return a recipe with its repairs in order, each once.
 
     Raises:

@@ -11,7 +11,7 @@ from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, ONNX_FILES
 from edgeresnext.errors import RequestError, unknown_name
 from edgeresnext.pipeline import engines
-from edgeresnext.pipeline.recipe import check as check_recipe
+from edgeresnext.pipeline.recipe import check_recipe
 from edgeresnext.spec import CPU, Artifact
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class BuildRequest:
     """What `build` makes, as far as that does not depend on the network.
 
     Args:
@@ -45,7 +45,7 @@ class Request:
     recipe: Recipe
 
 
-def check(
+def check_request(
     *,
     weights: str | Path | None,
     random_weights: bool,
@@ -56,7 +56,7 @@ def check(
     ranges: str | Path | None,
     gate: Gate | None,
     engine_options: EngineOptions,
-) -> Request:
+) -> BuildRequest:
     """Return what is to be made, by the arguments of `build`; refuse what contradicts itself or would change nothing.
 
     Raises:
@@ -84,7 +84,7 @@ def check(
         )
     if recipe.keep and set(chosen) <= {"fp32"}:
         raise RequestError("keep would change nothing: only FP32 is built", "Leave it out.", values=("keep",))
-    return Request(
+    return BuildRequest(
         precisions=chosen,
         targets=tuple(target.name for target in asked),
         artifacts=_artifacts(asked, chosen),

@@ -5,7 +5,7 @@ import pytest
 from stages import LATENCY_ALONE
 
 import edgeresnext
-from edgeresnext.cli.typed import PreprocessName
+from edgeresnext.cli.typed import preprocessing
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_build_prints_json_alone(run, tmp_path, digit_weights, digit_folders):
 def test_build_reads_preprocessing_from_a_file(run, tmp_path):
     file = tmp_path / "p.json"
     file.write_text('{"resize_px": 40, "crop_px": 36}')
-    assert PreprocessName().convert(str(file), None, None) == edgeresnext.Preprocess(resize_px=40, crop_px=36)
+    assert preprocessing(str(file)) == edgeresnext.Preprocess(resize_px=40, crop_px=36)
     arguments = ("build", "resnext20_8x4d", "--random-weights", "--precision", "fp32", "-o", tmp_path / "b")
     file.write_text('{"resize_px": 30, "crop_px": 36}')
     code, _, err = run(*arguments, "--preprocess", file)

@@ -38,13 +38,10 @@ def test_latency_counts_from_the_arrival():
 
 def test_a_queue_that_only_grows_is_given_up():
     clock = Clock(look_s=1e-6)
-    kept = []
+    session = Scripted(clock, 0.1)
     with pytest.raises(OverloadedError):
-        serve(
-            Scripted(clock, 0.1), IMAGES, np.arange(100) * 0.01,
-            record=kept, give_up_s=1.0, clock=clock, sleep=clock.sleep,
-        )  # fmt: skip
-    assert 10 <= len(kept) < 14
+        serve(session, IMAGES, np.arange(100) * 0.01, give_up_s=1.0, clock=clock, sleep=clock.sleep)
+    assert 10 <= session.runs < 14
 
 
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])

@@ -24,7 +24,7 @@ _JPEG_QUALITY = 95
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
+class Photos:
     """What a benchmark looks at.
 
     Args:
@@ -42,7 +42,7 @@ class Images:
     about: str
 
 
-def choose(bundle: Bundle, data: str | None, count: int | None) -> Images:
+def choose(bundle: Bundle, data: str | None, count: int | None) -> Photos:
     """Return the images of a folder, or a bundle's golden images, which are kept decoded and encoded as JPEG here.
 
     Args:
@@ -56,30 +56,30 @@ def choose(bundle: Bundle, data: str | None, count: int | None) -> Images:
     if data is None:
         golden = bundle.golden().images
         encoded = [_jpeg(image) for image in golden]
-        return Images(timed=golden, files=encoded, drawn=None, targets=None, about="the bundle's golden images")
-    photos = folder.scan(data)
-    drawn = photos if count is None else photos.sample(count, seed=0)
+        return Photos(timed=golden, files=encoded, drawn=None, targets=None, about="the bundle's golden images")
+    given = folder.scan(data)
+    drawn = given if count is None else given.sample(count, seed=0)
     targets = None
     if drawn.classes:
         mapping = folder.match_classes(drawn.classes, bundle.labels(), drawn.root)
         targets = [mapping[target] for target in drawn.targets]
-    timed, encoded = _timed(bundle, photos)
-    some = f"{len(drawn.images)} of " if len(drawn.images) < len(photos.images) else ""
-    about = f"{some}{len(photos.images)} images of '{photos.root}'"
-    return Images(timed=timed, files=encoded, drawn=drawn, targets=targets, about=about)
+    timed, encoded = _timed(bundle, given)
+    some = f"{len(drawn.images)} of " if len(drawn.images) < len(given.images) else ""
+    about = f"{some}{len(given.images)} images of '{given.root}'"
+    return Photos(timed=timed, files=encoded, drawn=drawn, targets=targets, about=about)
 
 
-def _timed(bundle: Bundle, photos: ImageFolder) -> tuple[NDArray[np.uint8], list[bytes]]:
+def _timed(bundle: Bundle, given: ImageFolder) -> tuple[NDArray[np.uint8], list[bytes]]:
     """Return some images of a folder, decoded and as files."""
     decoded, encoded = [], []
-    for path in photos.sample(_TIMED_IMAGES, seed=0).images:
+    for path in given.sample(_TIMED_IMAGES, seed=0).images:
         try:
             decoded.append(load_image(path, bundle.manifest.model.preprocess))
         except DataError:  # the accuracy pass reports it by name
             continue
         encoded.append(path.read_bytes())
     if not decoded:
-        raise DataError(f"no image of '{photos.root}' can be read", "Replace them, or give another folder.")
+        raise DataError(f"no image of '{given.root}' can be read", "Replace them, or give another folder.")
     return np.stack(decoded), encoded
 
 
