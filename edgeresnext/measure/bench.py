@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from edgeresnext import bundle as bundles
-from edgeresnext.errors import EdgeResNeXtError, RequestError
+from edgeresnext.errors import BackendError, EdgeResNeXtError, RequestError
 from edgeresnext.machine.energy import find_meter, joules_an_image
 from edgeresnext.machine.watch import MachineWatch
 from edgeresnext.measure import photos, scenarios, variants
@@ -250,51 +250,48 @@ class _Run:
         Turns(self._sessions(), record).each(lambda _name, session: session.prepare(first))
         self._fail("preparing", record.failures)
 
+    def _each(self, stage: str, measure: Callable[[Variant], None]) -> None:
+        """Measure something of every variant in turn; where that cannot be done, the variant's row says why."""
+        usable = self._usable()
+        for done, (name, variant) in enumerate(usable.items()):
+            self._progress(stage, done, len(usable))
+            try:
+                measure(variant)
+            except EdgeResNeXtError as error:
+                self._lack(name, f"{stage}: {error.what}")
+        self._progress(stage, len(usable), len(usable))
+
     def _energy(self) -> None:
         self._prepare()
         batch = batch_of(self._photos.timed, self._batch(), 0)
-        usable = self._usable()
-        for done, (name, variant) in enumerate(usable.items()):
+
+        def joules(variant: Variant) -> None:
             session = variant.session
             assert session is not None
             meter, reason = find_meter("cpu" if variant.artifact.target == CPU else "gpu")
             if meter is None:
-                self._lack(name, f"energy: {reason}")
-                continue
-            self._progress("energy", done, len(usable))
+                raise BackendError(reason)
+            settle(session, batch)
+            found = joules_an_image(meter, lambda: len(session.run(batch)), seconds=self._request.effort.energy_s)
+            self.findings.energy[variant.name] = (*found, meter.source)
 
-            def once(session: Session = session) -> int:
-                return len(session.run(batch))
-
-            try:
-                settle(session, batch)
-                joules, images_per_s = joules_an_image(meter, once, seconds=self._request.effort.energy_s)
-            except EdgeResNeXtError as error:
-                self._lack(name, f"energy: {error.what}")
-            else:
-                self.findings.energy[name] = (joules, images_per_s, meter.source)
+        self._each("energy", joules)
 
     def _layers(self) -> None:
         batch = batch_of(self._photos.timed, self._batch(), 0)
-        usable = self._usable()
-        for done, (name, variant) in enumerate(usable.items()):
-            self._progress("layers", done, len(usable))
-            try:
-                self.findings.layers[name] = profile(self._bundle, variant.artifact, batch, self._options.threads)
-            except EdgeResNeXtError as error:
-                self._lack(name, f"layers: {error.what}")
-        self._progress("layers", len(usable), len(usable))
+
+        def layers(variant: Variant) -> None:
+            found = profile(self._bundle, variant.artifact, batch, self._options.threads)
+            self.findings.layers[variant.name] = found
+
+        self._each("layers", layers)
 
     def _memory(self) -> None:
-        usable = self._usable()
-        for done, (name, variant) in enumerate(usable.items()):
-            self._progress("memory", done, len(usable))
-            peak, reason = peak_memory(self._bundle.path, variant.artifact, self._batch(), self._options.threads)
-            if peak is None:
-                self._lack(name, reason)
-            else:
-                self.findings.memory[name] = peak
-        self._progress("memory", len(usable), len(usable))
+        def peak(variant: Variant) -> None:
+            found = peak_memory(self._bundle.path, variant.artifact, self._batch(), self._options.threads)
+            self.findings.memory[variant.name] = found
+
+        self._each("memory", peak)
 
 
 def _classify_golden(bundle: Bundle, sessions: dict[str, Session]) -> Classified:

@@ -59,14 +59,23 @@ def choose(bundle: Bundle, data: str | None, count: int | None) -> Photos:
         return Photos(timed=golden, files=encoded, drawn=None, targets=None, about="the bundle's golden images")
     given = folder.scan(data)
     drawn = given if count is None else given.sample(count, seed=0)
-    targets = None
-    if drawn.classes:
-        mapping = folder.match_classes(drawn.classes, bundle.labels(), drawn.root)
-        targets = [mapping[target] for target in drawn.targets]
+    targets = targets_of(bundle, drawn)
     timed, encoded = _timed(bundle, given)
     some = f"{len(drawn.images)} of " if len(drawn.images) < len(given.images) else ""
     about = f"{some}{len(given.images)} images of '{given.root}'"
     return Photos(timed=timed, files=encoded, drawn=drawn, targets=targets, about=about)
+
+
+def targets_of(bundle: Bundle, drawn: ImageFolder) -> list[int] | None:
+    """Return the right class of each image, as the network counts them; None where the folder has no classes.
+
+    Raises:
+        DataError: A class is none of the network's labels.
+    """
+    if not drawn.classes:
+        return None
+    mapping = folder.match_classes(drawn.classes, bundle.labels(), drawn.root)
+    return [mapping[target] for target in drawn.targets]
 
 
 def _timed(bundle: Bundle, given: ImageFolder) -> tuple[NDArray[np.uint8], list[bytes]]:

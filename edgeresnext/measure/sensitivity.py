@@ -9,6 +9,7 @@ from edgeresnext.data import folder
 from edgeresnext.data.images import Skipped, batches
 from edgeresnext.errors import DataError, RequestError, unknown_name
 from edgeresnext.extras import require
+from edgeresnext.measure.photos import targets_of
 from edgeresnext.progress import silent
 from edgeresnext.spec import LayerCost, Sensitivity
 
@@ -137,10 +138,7 @@ def _images(bundle: Bundle, data: str | Path | None, samples: int) -> tuple[Imag
     if data is None:
         return None, None
     photos = folder.scan(data).sample(samples, seed=0)
-    if not photos.classes or not bundle.manifest.trained:
-        return photos, None
-    mapping = folder.match_classes(photos.classes, bundle.labels(), photos.root)
-    return photos, [mapping[target] for target in photos.targets]
+    return photos, targets_of(bundle, photos) if bundle.manifest.trained else None
 
 
 def _batches(
