@@ -56,7 +56,7 @@ def press(browser, table, heading):
 
 def test_the_page_loads_without_errors_or_requests(browser, html):
     address = browser.open(html)
-    assert browser.run("return document.querySelectorAll('svg').length") == 8
+    assert browser.run("return document.querySelectorAll('svg').length") == 7
     assert browser.console() == []
     requests = browser.requests()
     assert requests[0] == address
