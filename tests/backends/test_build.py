@@ -238,7 +238,7 @@ def test_building_without_torch_names_the_extra(build, monkeypatch):
 
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "torch" else find(name, *a))
-    with pytest.raises(NotInstalledError, match="building needs torch") as caught:
+    with pytest.raises(NotInstalledError, match="building needs PyTorch") as caught:
         build()
     assert "edgeresnext[build]" in caught.value.hint
 
