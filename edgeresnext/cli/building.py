@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,7 @@ import click
 
 import edgeresnext
 from edgeresnext.cli import console
-from edgeresnext.cli.options import (
-    ENGINE_OPTIONS,
-    QUANTISATION_OPTIONS,
-    json_option,
-    replaced,
-    take_gate,
-    with_options,
-)
+from edgeresnext.cli.options import ENGINE_OPTIONS, QUANTISATION_OPTIONS, json_option, replaced, take_gate, with_options
 from edgeresnext.cli.show_bundle import show_bundle
 from edgeresnext.cli.typed import given, preprocessing
 from edgeresnext.errors import InputError, RequestError
@@ -142,7 +136,8 @@ def models(as_json: bool) -> None:  # noqa: FBT001
 
 def _check_for_bundle(asked: dict[str, Any]) -> None:
     """Refuse options that belong to a checkpoint where a bundle is given: they would change nothing."""
-    others = tuple(name for name in asked if name not in ("targets", "precisions", "output"))
+    known = inspect.signature(edgeresnext.build_engines).parameters
+    others = tuple(name for name in asked if name not in known)
     if others:
         raise RequestError(
             f"{', '.join(others)} would change nothing: a bundle is given, not a model",

@@ -9,13 +9,7 @@ import click
 
 import edgeresnext
 from edgeresnext.cli import console
-from edgeresnext.cli.options import (
-    backend_option,
-    bundle_argument,
-    json_option,
-    precision_option,
-    threads_option,
-)
+from edgeresnext.cli.options import backend_option, bundle_argument, json_option, precision_option, threads_option
 from edgeresnext.cli.show_bundle import show_bundle, show_checks
 from edgeresnext.cli.show_file import show_engine, show_onnx
 from edgeresnext.errors import EdgeResNeXtError

@@ -261,22 +261,12 @@ def _writer(
     if ranges is not None:
         sample = normalise(torch.from_numpy(np.concatenate(list(images.batches(IMAGES)))), spec)
     return Writer(
-        graph=graph,
-        spec=spec,
-        recipe=recipe,
-        ranges=ranges,
-        images=sample,
-        golden=golden,
-        folder=staging / "onnx",
+        graph=graph, spec=spec, recipe=recipe, ranges=ranges, images=sample, golden=golden, folder=staging / "onnx"
     )
 
 
 def _emit(
-    writer: Writer,
-    names: tuple[str, ...],
-    kept: Mapping[str, Keep],
-    validation: Validation | None,
-    progress: Progress,
+    writer: Writer, names: tuple[str, ...], kept: Mapping[str, Keep], validation: Validation | None, progress: Progress
 ) -> tuple[OnnxFile, ...]:
     """Write the ONNX files, those in INT8 past the gate; each must be like PyTorch on the golden images."""
     files: dict[str, OnnxFile] = {}
