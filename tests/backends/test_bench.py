@@ -1,4 +1,4 @@
-"""One benchmark with every runtime and stage, and what its report holds; `test_bench_run.py` has the ways it may go."""
+"""One benchmark with every runtime and stage but one, and what its report holds; `test_bench_run.py` has the ways it may go."""
 
 import json
 
@@ -21,7 +21,7 @@ SCHEMA_KEYS = {
 @pytest.fixture(scope="module")
 def report(built, digit_folders):
     return edgeresnext.bench(
-        built.path, data=digit_folders["validation"], options=BenchOptions(rounds=11, skip=("compile",))
+        built.path, data=digit_folders["validation"], options=BenchOptions(rounds=11, skip=("compile", "memory"))
     )
 
 
@@ -41,7 +41,7 @@ def test_a_call_in_python_is_recorded_as_one(report, built, digit_folders):
     data = str(digit_folders["validation"])
     assert report.command == (
         f"from edgeresnext import BenchOptions, bench; bench(path={str(built.path)!r}, data={data!r}, "
-        "options=BenchOptions(rounds=11, skip=('compile',)))"
+        "options=BenchOptions(rounds=11, skip=('compile', 'memory')))"
     )
 
 
@@ -68,7 +68,8 @@ def test_rows_have_the_documented_keys_and_every_null_has_its_reason(report):
             assert row["latency_s"]["p90"] is None
             assert "p90 needs 64" in row["reason"]
             assert row["size_bytes"] > 100_000
-            assert row["peak_memory_bytes"] > 20 << 20
+            assert row["peak_memory_bytes"] is None
+            assert "left out: compile, memory" in row["reason"]
             assert (row["energy_j_per_image"] is None) == ("energy: " in row["reason"])
     assert {"cpu", "cores", "python", "date"} <= set(decoded["environment"])
     assert msgspec.json.decode(to_json(report), type=Report) == report
@@ -109,11 +110,6 @@ def test_the_most_changed_images_are_there(report):
     assert [one.change for one in changed] == sorted((one.change for one in changed), reverse=True)
     assert changed[0].thumbnail.startswith(b"\xff\xd8")
     assert not [one for one in report.changed if one.variant == "torch-fp32"]
-
-
-def test_peak_memory_is_the_artefact_s_own(report):
-    rows = rows_of(report)
-    assert rows["onnxruntime-fp32"].peak_memory_bytes < rows["torch-fp32"].peak_memory_bytes
 
 
 def test_pytorch_s_faster_ways_are_measured_or_say_why_not(report):

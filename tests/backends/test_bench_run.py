@@ -273,3 +273,10 @@ def test_sessions_are_prepared_once_more_where_another_batch_was_measured_last(b
     assert opened["openvino-int8"].prepared == [1, 8, 1]  # the scenarios, then once for the scopes
     bench(built, asked, data=data, precision="int8")
     assert opened["openvino-int8"].prepared == [1]
+
+
+@pytest.mark.usefixtures("opened")
+def test_peak_memory_is_the_artefact_s_own(built):
+    asked = options(skip=tuple(stage for stage in LATENCY_ALONE if stage != "memory"))
+    rows = rows_of(bench(built, asked, backend="onnxruntime", precision="int8"))
+    assert 20 << 20 < rows["onnxruntime-int8"].peak_memory_bytes < rows["torch-fp32"].peak_memory_bytes
