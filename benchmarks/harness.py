@@ -116,8 +116,10 @@ def comparisons() -> list[dict[str, Any]]:
                 else opened(bundle, artifact, threads, **more)
             )
             return edgeresnext.bench(
-                bundle.path, backend="openvino", rounds=PAIR_ROUNDS,
-                skip=["pytorch", "accuracy", "scopes", "layers", "energy", "memory"],
+                bundle.path, backend="openvino",
+                options=edgeresnext.BenchOptions(
+                    rounds=PAIR_ROUNDS, skip=("pytorch", "accuracy", "scopes", "layers", "energy", "memory")
+                ),
             )  # fmt: skip
 
         for share in SLOWER:

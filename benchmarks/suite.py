@@ -62,8 +62,11 @@ def measure_models(root: Path) -> list[dict[str, Any]]:
         for batch in BATCHES:
             first = batch == 1
             report = edgeresnext.bench(
-                bundle.path, scenario="single-stream" if first else "offline", batch=batch, seconds=SECONDS,
-                skip=["layers", "energy"] if first else ["compile", "scopes", "layers", "energy", "memory"],
+                bundle.path, scenario="single-stream" if first else "offline",
+                options=edgeresnext.BenchOptions(
+                    batch=batch, seconds=SECONDS,
+                    skip=("layers", "energy") if first else ("compile", "scopes", "layers", "energy", "memory"),
+                ),
             )  # fmt: skip
             print(model, batch, *report.warnings, sep="\n  ", flush=True)
             rows += [{"model": model, "warnings": report.warnings, **msgspec.to_builtins(row)} for row in report.rows]

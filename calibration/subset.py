@@ -16,14 +16,14 @@ from edgeresnext.spec import Value
 MANIFEST = "manifest.json"
 
 
-class SubsetImage(Value, frozen=True):
+class SubsetImage(Value, frozen=True, kw_only=True):
     """One image of a drawn set: its path below the folder, and its SHA-256."""
 
     file: str
     sha256: str
 
 
-class Subset(Value, frozen=True):
+class Subset(Value, frozen=True, kw_only=True):
     """Images drawn from a folder, such that the same can be drawn again."""
 
     source: str

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     from edgeresnext.comparison.compare import compare as compare
     from edgeresnext.errors import EdgeResNeXtError as EdgeResNeXtError
     from edgeresnext.measure.bench import bench as bench
+    from edgeresnext.measure.options import BenchOptions as BenchOptions
     from edgeresnext.measure.results import Report as Report
     from edgeresnext.measure.sensitivity import sensitivity as sensitivity
     from edgeresnext.model.training import train as train
     from edgeresnext.pipeline.build import build as build
     from edgeresnext.pipeline.on_device import build_engines as build_engines
+    from edgeresnext.pipeline.recipe import read_recipe as read_recipe
     from edgeresnext.report.files import read_report as read_report
     from edgeresnext.report.files import save_report as save_report
     from edgeresnext.runtime.classifier import Classifier as Classifier
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "BenchOptions": "edgeresnext.measure.options",
     "Bundle": "edgeresnext.bundle",
     "Classifier": "edgeresnext.runtime.classifier",
     "EdgeResNeXtError": "edgeresnext.errors",
@@ -48,6 +51,7 @@ _HOME = {
     "build_engines": "edgeresnext.pipeline.on_device",
     "compare": "edgeresnext.comparison.compare",
     "load": "edgeresnext.runtime.load",
+    "read_recipe": "edgeresnext.pipeline.recipe",
     "read_report": "edgeresnext.report.files",
     "save_report": "edgeresnext.report.files",
     "sensitivity": "edgeresnext.measure.sensitivity",

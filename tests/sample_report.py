@@ -9,7 +9,6 @@ from PIL import Image
 
 from edgeresnext.measure.results import ChangedImage, ClassAccuracy, Latency, LayerTime, Report, Row, Timed
 from edgeresnext.measure.statistics import mcnemar, wilson
-from edgeresnext.spec import LayerCost, Sensitivity
 
 # backend, precision, median ms, top-1 of 2000 images, lost, gained, MiB, peak MiB
 VARIANTS = (
@@ -52,7 +51,7 @@ def small_report(**changes) -> Report:
     """A report of the first two variants without layers, quickly drawn, for what does not depend on the content."""
     report = sample_report(rounds=16)
     rows = tuple(msgspec.structs.replace(row, layers=()) for row in report.rows[:2])
-    return msgspec.structs.replace(report, **({"rows": rows, "changed": (), "sensitivity": None} | changes))
+    return msgspec.structs.replace(report, **({"rows": rows, "changed": ()} | changes))
 
 
 def latency(samples):
@@ -160,24 +159,6 @@ def _classes(generator, count, names):
     return tuple(found)
 
 
-def _sensitivity(generator):
-    names = layer_names()
-    shares = generator.lognormal(-4.5, 0.9, len(names))
-    costs = tuple(
-        LayerCost(layer=name, snr_db=float(29 - 10 * math.log10(share)), share=float(share), agreement=0.99)
-        for name, share in zip(names, shares, strict=True)
-    )
-    together = LayerCost(layer="all", snr_db=29.0, share=1.0, agreement=0.97)
-    return Sensitivity(
-        bundle="resnext50-bundle",
-        file="onnx/int8-cpu.onnx",
-        data="'imagenet/val'",
-        images=64,
-        together=together,
-        layers=costs,
-    )
-
-
 def _single_stream(generator, rounds):
     rows = []
     baseline = _samples(generator, 61e-3, rounds)
@@ -266,6 +247,5 @@ def sample_report(*, rounds: int = 720, class_count: int = 10, **changes) -> Rep
         "overlap": 0,
         "classes": _classes(generator, class_count, names),
         "changed": _changed(generator),
-        "sensitivity": _sensitivity(generator),
     }  # fmt: skip
     return Report(**(fields | changes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,10 @@ import click
 
 import edgeresnext
 from edgeresnext.cli import console
-from edgeresnext.cli.options import (
-    ENGINE_OPTION_NAMES,
-    engine_options,
-    json_option,
-    parse_preprocess,
-    quantisation_options,
-    take_engine_options,
-    take_gate,
-)
+from edgeresnext.cli.options import ENGINE_OPTIONS, QUANTISATION_OPTIONS, json_option, replaced, take_gate, with_options
+from edgeresnext.cli.show_bundle import show_bundle
+from edgeresnext.cli.typed import given, preprocessing
 from edgeresnext.errors import InputError, RequestError
-
-_SINGULAR = {"repairs": "repair"}
-"""Names of repeatable options, where they differ."""
 
 
 @click.command()
@@ -46,9 +38,13 @@ _SINGULAR = {"repairs": "repair"}
     metavar="NAME",
     help="fp32, fp16, int8. Repeatable. [all as ONNX files; engines in what pays]",
 )
-@click.option("--preprocess", metavar="NAME|FILE", help="Preprocessing of the weights; `models` lists the names.")
-@quantisation_options
-@engine_options
+@click.option(
+    "--preprocess",
+    type=preprocessing,
+    metavar="NAME|FILE",
+    help="Preprocessing of the weights; `models` lists the names.",
+)
+@with_options(*QUANTISATION_OPTIONS, *ENGINE_OPTIONS)
 @json_option
 def build(model: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     """Build a bundle: MODEL and its weights as ONNX in every precision, checked and measured.
@@ -56,36 +52,36 @@ def build(model: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401, F
     Or add engines to a BUNDLE, for the GPU of this machine: edgeresnext build BUNDLE --target here
     """
     from edgeresnext.model.catalogue import CATALOGUE
+    from edgeresnext.spec import EngineOptions, Recipe
 
-    given = {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
-    named = model in CATALOGUE and bool(given.keys() & {"weights", "random_weights"})
+    asked = given(options)
+    named = model in CATALOGUE and bool(asked.keys() & {"weights", "random_weights"})
     from_bundle = Path(model).is_dir() and not named
-    if from_bundle:
-        _check_for_bundle(given)
-    given["engine_options"] = take_engine_options(given)
-    gate = take_gate(given)
-    if gate is not None:
-        given["gate"] = gate
-    if "preprocess" in given:
-        given["preprocess"] = parse_preprocess(given["preprocess"])
+    engine_options = replaced(EngineOptions(), asked)
     with console.progress() as progress:
         if from_bundle:
-            bundle = edgeresnext.build_engines(model, progress=progress, **given)
+            _check_for_bundle(asked)
+            bundle = edgeresnext.build_engines(model, engine_options=engine_options, progress=progress, **asked)
         else:
-            if model not in CATALOGUE and (os.sep in model or "output" not in given):
+            if model not in CATALOGUE and (os.sep in model or "output" not in asked):
                 raise InputError(
                     f"'{model}' is neither a network nor the directory of a bundle",
                     "`edgeresnext models` lists the networks; check the path of the bundle.",
                 )
-            if "output" not in given:
-                raise RequestError("no output directory", "Add --output DIR, where the bundle will be.")
-            bundle = edgeresnext.build(model, progress=progress, **given)
+            if "output" not in asked:
+                raise RequestError("no output directory", "Give the one where the bundle will be.", values=("output",))
+            file = asked.pop("recipe", None)
+            recipe = replaced(edgeresnext.read_recipe(file) if file else Recipe(), asked)
+            gate = take_gate(asked)
+            bundle = edgeresnext.build(
+                model, recipe=recipe, gate=gate, engine_options=engine_options, progress=progress, **asked
+            )
     if as_json:
         from edgeresnext.runtime.inspect import inspect as inspect_path
 
         console.print_json(inspect_path(bundle.path))
         return
-    console.print_bundle(bundle)
+    show_bundle(bundle)
     name = bundle.path
     gate = bundle.manifest.gate
     validation = gate.validation if gate else "VALIDATION_FOLDER"
@@ -138,12 +134,13 @@ def models(as_json: bool) -> None:  # noqa: FBT001
     console.print_table(("--preprocess", "resize px", "crop px", "filter"), sizes, left=(0, 3))
 
 
-def _check_for_bundle(given: dict[str, Any]) -> None:
+def _check_for_bundle(asked: dict[str, Any]) -> None:
     """Refuse options that belong to a checkpoint where a bundle is given: they would change nothing."""
-    known = ("targets", "precisions", "output", *ENGINE_OPTION_NAMES)
-    other = [f"--{_SINGULAR.get(name, name).replace('_', '-')}" for name in given if name not in known]
-    if other:
+    known = inspect.signature(edgeresnext.build_engines).parameters
+    others = tuple(name for name in asked if name not in known)
+    if others:
         raise RequestError(
-            f"{', '.join(other)} would change nothing: a bundle is given, not a model",
+            f"{', '.join(others)} would change nothing: a bundle is given, not a model",
             "Leave it out, or build the bundle again from its checkpoint.",
+            values=others,
         )

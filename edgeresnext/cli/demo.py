@@ -7,9 +7,14 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from edgeresnext.cli.measuring import bench as bench_command
+from edgeresnext.cli.typed import command_line
 from edgeresnext.data.digits import prepare
 from edgeresnext.errors import DataError, shortened
 from edgeresnext.measure.bench import bench
+from edgeresnext.measure.options import BenchOptions
 from edgeresnext.pipeline.build import build
 from edgeresnext.progress import silent
 from edgeresnext.runtime.verify import verify
@@ -22,7 +27,7 @@ if TYPE_CHECKING:
     from edgeresnext.spec import Check
 
 MODEL = "resnext20_8x4d"
-_SECONDS = 10.0
+_BENCH = BenchOptions(seconds=10.0, skip=("compile",))
 _OWN = ("digits", "bundle", ".bundle.lock")
 
 
@@ -55,5 +60,6 @@ def demo(output: str | Path, progress: Progress = silent) -> tuple[tuple[Check, 
             MODEL, weights=path, calibration=folders["calibration"], output=output / "bundle", progress=progress
         )
     checks = verify(bundle.path)
-    report = bench(bundle.path, data=folders["validation"], seconds=_SECONDS, skip=["compile"], progress=progress)
-    return checks, report
+    report = bench(bundle.path, data=folders["validation"], options=_BENCH, progress=progress)
+    asked = {"bundle": bundle.path, "data": folders["validation"], **msgspec.structs.asdict(_BENCH)}
+    return checks, msgspec.structs.replace(report, command=command_line(bench_command, asked))

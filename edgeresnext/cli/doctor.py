@@ -5,30 +5,27 @@ Nothing heavy is imported: packages are looked up, the GPU is asked of its drive
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import platform
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from edgeresnext.backends import base, cuda, targets
-from edgeresnext.extras import installed
+from edgeresnext.extras import how_to_install, installed
 from edgeresnext.machine import cpu, gpu, jetson
-from edgeresnext.machine.environment import machine
+from edgeresnext.machine.environment import machine, package_versions
 from edgeresnext.spec import CPU
 
 Status = Literal["ok", "missing", "none"]
 
 _PACKAGES = {
-    "torch": ("PyTorch", "build from a checkpoint; the baseline of bench", "pip install 'edgeresnext[build]'"),
-    "onnx": ("ONNX", "build from a checkpoint", "pip install 'edgeresnext[build]'"),
-    "safetensors": ("safetensors", "build from a checkpoint", "pip install 'edgeresnext[build]'"),
-    "onnxruntime": ("ONNX Runtime", "run on this CPU; check what is built", "pip install 'edgeresnext[cpu]'"),
-    "openvino": ("OpenVINO", "run on this CPU, fastest", "pip install 'edgeresnext[cpu]'"),
+    "torch": ("PyTorch", "build from a checkpoint; the baseline of bench", "build"),
+    "onnx": ("ONNX", "build from a checkpoint", "build"),
+    "safetensors": ("safetensors", "build from a checkpoint", "build"),
+    "onnxruntime": ("ONNX Runtime", "run on this CPU; check what is built", "cpu"),
+    "openvino": ("OpenVINO", "run on this CPU, fastest", "cpu"),
 }
-"""Package, its name, what it is for, and how it is installed."""
+"""Package, its name, what it is for, and the extra that installs it."""
 
 _TEGRA, _POWER = jetson.RELEASE, jetson.POWER
 
@@ -81,17 +78,10 @@ def examine() -> tuple[tuple[Finding, ...], tuple[Job, ...]]:
 
 
 def _package(package: str) -> Finding:
-    name, purpose, remedy = _PACKAGES[package]
+    name, purpose, extra = _PACKAGES[package]
     if not installed(package):
-        return Finding(name=name, status="missing", detail=f"needed to {purpose}", remedy=remedy)
-    return Finding(name=name, status="ok", detail=_version(package))
-
-
-def _version(*distributions: str) -> str:
-    for name in distributions:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(name)
-    return "version unknown"
+        return Finding(name=name, status="missing", detail=f"needed to {purpose}", remedy=how_to_install(extra))
+    return Finding(name=name, status="ok", detail=package_versions(package).get(package, "version unknown"))
 
 
 def _gpu() -> Finding:

@@ -13,6 +13,7 @@ import click
 
 import edgeresnext
 from edgeresnext.cli import building, console, measuring, running, starting
+from edgeresnext.cli.typed import options_of
 from edgeresnext.errors import EdgeResNeXtError, RequestError, unknown_name
 
 if TYPE_CHECKING:
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
 
 
 class _Root(click.Group):
-    """A group that suggests the nearest command for a mistyped one."""
+    """A group that shows errors of ours, and suggests the nearest command for a mistyped one."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command; an error of ours ends it with its exit code, naming the options that it is about."""
+        try:
+            return super().invoke(ctx)
+        except EdgeResNeXtError as error:
+            command = self.commands.get(ctx.invoked_subcommand or "")
+            options = options_of(command, error.values) if command else ""
+            console.fail(f"{error}\n  Options: {options}" if options else str(error), error.exit_code)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -60,8 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         cli.main(args=None if arguments is None else list(arguments), prog_name="edgeresnext", standalone_mode=False)
-    except EdgeResNeXtError as error:
-        console.fail(str(error), error.exit_code)
     except click.UsageError as error:
         usage = f"\n  {error.ctx.command_path} --help shows the options" if error.ctx else ""
         console.fail(error.format_message() + usage, RequestError.exit_code)

@@ -6,27 +6,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 import edgeresnext
 from edgeresnext.cli import console
 from edgeresnext.cli.options import (
-    bench_options,
+    BENCH_OPTIONS,
     bundle_argument,
     json_option,
+    replaced,
     save_option,
     take_mode,
+    with_options,
 )
+from edgeresnext.cli.typed import Scaled, command_line, given
 from edgeresnext.errors import EdgeResNeXtError, RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgeresnext.measure.results import Report
+    from edgeresnext.spec import Sensitivity
+
+_BAR = 20
+"""Characters of the longest bar."""
 
 
 @click.command()
 @bundle_argument
-@bench_options
+@with_options(*BENCH_OPTIONS)
 @save_option
 @json_option
 def bench(bundle: Path, files: tuple[Path, ...], as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
@@ -37,22 +45,19 @@ def bench(bundle: Path, files: tuple[Path, ...], as_json: bool, **options: Any) 
     from edgeresnext.measure.bench import InterruptedBenchError
     from edgeresnext.report.files import check_save
 
-    mode = take_mode(options)
-    bound_ms = options.pop("latency_bound")
+    asked = given(options)
+    command = command_line(bench, {"bundle": bundle, **asked})
+    mode = take_mode(asked)
+    chosen = replaced(edgeresnext.BenchOptions(), asked)
     for file in files:
         check_save(file)
     interrupted = False
     try:
         with console.progress() as progress:
-            report = edgeresnext.bench(
-                bundle,
-                mode=mode,
-                latency_bound_s=None if bound_ms is None else bound_ms / 1e3,
-                progress=progress,
-                **options,
-            )
+            report = edgeresnext.bench(bundle, mode=mode, options=chosen, progress=progress, **asked)
     except InterruptedBenchError as error:
         report, interrupted = error.report, True
+    report = msgspec.structs.replace(report, command=command)
     _show_report(report, files, as_json=as_json)
     if interrupted:
         console.fail(
@@ -65,7 +70,9 @@ def bench(bundle: Path, files: tuple[Path, ...], as_json: bool, **options: Any) 
 @click.command()
 @click.argument("old", type=click.Path(path_type=Path))
 @click.argument("new", required=False, type=click.Path(path_type=Path))
-@click.option("--threshold", type=float, metavar="PERCENT", help="Smallest change of latency that counts. [3]")
+@click.option(
+    "--threshold", type=Scaled("%", 0.01), metavar="PERCENT", help="Smallest change of latency that counts. [3]"
+)
 @click.option("--fail-if-worse", is_flag=True, help="Exit code 1 where anything became slower or less accurate.")
 @save_option
 @json_option
@@ -77,16 +84,20 @@ def report(old: Path, new: Path | None, files: tuple[Path, ...], as_json: bool, 
 
     for file in files:
         check_save(file)
-    threshold, fail_if_worse = options["threshold"], options["fail_if_worse"]
+    asked = given(options)
     if new is None:
-        if threshold is not None or fail_if_worse:
-            name = "--fail-if-worse" if threshold is None else "--threshold"
-            raise RequestError(f"{name} would change nothing without a second report", "Give OLD.json NEW.json.")
+        if asked:
+            raise RequestError(
+                f"{next(iter(asked))} would change nothing without a second report",
+                "Give OLD.json NEW.json.",
+                values=tuple(asked),
+            )
         _show_report(read_report(old), files, as_json=as_json)
         return
     if files:
         raise RequestError("--save would write one of two reports", "Compare without it, or give one report.")
-    found = compare(read_report(old), read_report(new), **({} if threshold is None else {"threshold": threshold / 100}))
+    fail_if_worse = asked.pop("fail_if_worse", False)
+    found = compare(read_report(old), read_report(new), **asked)
     if as_json:
         console.print_json(found)
     else:
@@ -116,7 +127,7 @@ def sensitivity(bundle: Path, plot_file: Path | None, as_json: bool, **options: 
     if as_json:
         console.print_json(found)
     else:
-        console.print_sensitivity(found)
+        _show_sensitivity(found)
 
 
 def _show_report(report: Report, files: Sequence[Path], *, as_json: bool) -> None:
@@ -140,3 +151,29 @@ def _show_report(report: Report, files: Sequence[Path], *, as_json: bool) -> Non
             console.wide_console().print(render(report))
     if failed is not None:
         raise failed
+
+
+def _show_sensitivity(found: Sensitivity) -> None:
+    """Print what each layer's quantisation costs, the most sensitive first."""
+    click.echo(f"{found.bundle}, {found.file}: each layer in INT8 alone, {found.images} images ({found.data})\n")
+    ranked = sorted(found.layers, key=lambda row: row.share, reverse=True)
+    rows = [
+        (
+            row.layer,
+            "exact" if row.snr_db is None else f"{row.snr_db:.1f}",
+            f"{row.share:.1%}",
+            f"{row.agreement:.2%}",
+            "n/a" if row.top1 is None else f"{row.top1:.2%}",
+            "█" * round(_BAR * row.share / ranked[0].share) if ranked[0].share else "",
+        )
+        for row in [msgspec.structs.replace(found.together, layer="all together"), *ranked]
+    ]
+    bars = [row if index else (*row[:-1], "") for index, row in enumerate(rows)]
+    console.print_table(("layer", "SNR dB", "noise", "agree", "top-1", ""), bars, left=(0, 5))
+    if found.floating:
+        click.echo(f"in floating point already: {', '.join(found.floating)}")
+    if found.together.agreement < 1:
+        console.hint(
+            "To keep the most sensitive layer in floating point:",
+            f"edgeresnext build ... --keep 'fp16:{ranked[0].layer}'",
+        )

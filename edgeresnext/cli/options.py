@@ -1,24 +1,27 @@
-"""Options of the command line that several commands share, or that make one value together."""
+"""Options of the command line that several commands share, or that make one value together.
+
+An option is called as the field or argument that it gives; the values are in `spec` and `measure.options`.
+"""
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+import msgspec
 
-from edgeresnext.errors import InputError, RequestError, unknown_name
+from edgeresnext.cli.typed import Scaled, batch_profile, repairs
+from edgeresnext.errors import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from edgeresnext.measure.results import Mode
-    from edgeresnext.spec import EngineOptions, Gate, Preprocess
+    from edgeresnext.spec import Gate
 
     Command = TypeVar("Command", bound=Callable[..., Any])
-
-_MIB = 2**20
+    AnyValue = TypeVar("AnyValue", bound=msgspec.Struct)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout.")
 backend_option = click.option(
@@ -35,11 +38,22 @@ save_option = click.option(
 )
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 
-_ENGINE_OPTIONS = (
-    click.option("--batch", metavar="MIN:OPT:MAX", help="Images a run that engines take; N alone fixes it. [1:1:8]"),
-    click.option("--workspace", type=float, metavar="MIB", help="Memory that TensorRT may use to build. [all]"),
+ENGINE_OPTIONS = (
+    click.option(
+        "--batch",
+        type=batch_profile,
+        metavar="MIN:OPT:MAX",
+        help="Images a run that engines take; N alone fixes it. [1:1:8]",
+    ),
+    click.option(
+        "--workspace",
+        "workspace_bytes",
+        type=Scaled("MiB", 2**20, whole=True),
+        metavar="MIB",
+        help="Memory that TensorRT may use to build. [all]",
+    ),
     click.option("--optimization-level", type=int, metavar="N", help="0 builds fast, 5 searches longest. [TensorRT's]"),
-    click.option("--timing-cache", type=click.Path(path_type=Path), help="File of kernel timings to use and extend."),
+    click.option("--timing-cache", type=click.Path(), help="File of kernel timings to use and extend."),
     click.option("--version-compatible", is_flag=True, help="An engine for later TensorRT releases too; slower."),
     click.option("--hardware-compatible", is_flag=True, help="An engine for all GPUs from Ampere on; slower."),
     click.option(
@@ -50,17 +64,15 @@ _ENGINE_OPTIONS = (
         type=click.Choice(["auto", "on", "off"]),
         help="Grouped convolutions of INT8 engines in INT8; auto measures both on the device. [auto]",
     ),
-    click.option("--backend", "engine_backend", metavar="NAME", help="For target here: tensorrt or tensorrt_rtx."),
+    click.option("--backend", metavar="NAME", help="For target here: tensorrt or tensorrt_rtx."),
 )
 
-
-_BENCH_OPTIONS = (
+BENCH_OPTIONS = (
     click.option("--data", type=click.Path(path_type=Path), help="Folder of images; one folder a class for accuracy."),
     backend_option,
     precision_option,
     click.option(
         "--scenario",
-        "scenario",
         multiple=True,
         metavar="NAME",
         help="single-stream, multi-stream (8 images a query), offline (throughput), server (random arrivals). "
@@ -68,7 +80,13 @@ _BENCH_OPTIONS = (
     ),
     click.option("--batch", type=int, metavar="N", help="Images a query of multi-stream, or a run of offline."),
     click.option("--rate", type=float, metavar="N", help="Queries a second of server."),
-    click.option("--latency-bound", type=float, metavar="MS", help="Find the highest rate of server that keeps it."),
+    click.option(
+        "--latency-bound",
+        "latency_bound_s",
+        type=Scaled("ms", 1e-3),
+        metavar="MS",
+        help="Find the highest rate of server that keeps it.",
+    ),
     click.option("--baseline", metavar="NAME", help="What speed is compared with. [torch-fp32, on the GPU if it is]"),
     click.option("--quick", is_flag=True, help="Seconds instead of minutes; not for quoting."),
     click.option("--official", is_flag=True, help="600 s a variant and scenario, as MLPerf asks."),
@@ -81,46 +99,11 @@ _BENCH_OPTIONS = (
         metavar="STAGE",
         help="Leave out pytorch (its other ways), compile, accuracy, scopes, layers, energy or memory. Repeatable.",
     ),
-    click.option("--sensitivity", is_flag=True, help="Add what each layer's quantisation costs."),
     threads_option,
 )
 
-
-ENGINE_OPTION_NAMES = (
-    "batch", "workspace", "optimization_level", "timing_cache", "version_compatible", "hardware_compatible", "dla_core",
-    "int8_grouped", "engine_backend",
-)  # fmt: skip
-"""What a command is given these as."""
-
-
-def bench_options(command: Command) -> Command:
-    """Add the options of a benchmark to a command."""
-    for option in reversed(_BENCH_OPTIONS):
-        command = option(command)
-    return command
-
-
-def take_mode(given: dict[str, Any]) -> Mode:
-    """Remove the flags of a benchmark's mode from what was given, and return the mode.
-
-    Raises:
-        RequestError: Both are given.
-    """
-    quick, official = given.pop("quick"), given.pop("official")
-    if quick and official:
-        raise RequestError("--quick contradicts --official", "Leave one of them out.")
-    return "quick" if quick else "official" if official else "default"
-
-
-def engine_options(command: Command) -> Command:
-    """Add the options of engines to a command."""
-    for option in reversed(_ENGINE_OPTIONS):
-        command = option(command)
-    return command
-
-
-_QUANTISATION_OPTIONS = (
-    click.option("--recipe", type=click.Path(path_type=Path), help="TOML file with what the next four options say."),
+QUANTISATION_OPTIONS = (
+    click.option("--recipe", type=click.Path(), help="TOML file with what the next five options say."),
     click.option(
         "--method",
         metavar="NAME",
@@ -133,18 +116,19 @@ _QUANTISATION_OPTIONS = (
         "repairs",
         multiple=True,
         metavar="NAME",
+        callback=repairs,
         help="equalisation, bias-correction, weight-clipping, none. Repeatable. [all]",
     ),
-    click.option("--ranges", type=click.Path(path_type=Path), help="ranges.json of an earlier build of the same."),
     click.option(
         "--keep",
         multiple=True,
         metavar="PRECISION:LAYERS",
         help="Layers that are not to be INT8, such as 'fp16:layer1.*'. Repeatable.",
     ),
+    click.option("--ranges", type=click.Path(), help="ranges.json of an earlier build of the same."),
     click.option(
         "--validation",
-        type=click.Path(path_type=Path),
+        type=click.Path(),
         help="Folder of images on which INT8 must keep its accuracy, or sensitive layers go back.",
     ),
     click.option("--max-drop", type=float, metavar="POINTS", help="Points of top-1 that INT8 may lose. [0.5]"),
@@ -157,88 +141,50 @@ _QUANTISATION_OPTIONS = (
 )
 
 
-def quantisation_options(command: Command) -> Command:
-    """Add the options of calibration and of the accuracy gate to a command."""
-    for option in reversed(_QUANTISATION_OPTIONS):
-        command = option(command)
-    return command
+def with_options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    """Add options to a command, in this order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def replaced(value: AnyValue, given: dict[str, Any]) -> AnyValue:
+    """Return a value with what was given of its fields in their place; remove that from what was given."""
+    fields = [name for name in value.__struct_fields__ if name in given]
+    return msgspec.structs.replace(value, **{name: given.pop(name) for name in fields})
+
+
+def take_mode(given: dict[str, Any]) -> Mode:
+    """Remove the flags of a benchmark's mode from what was given, and return the mode.
+
+    Raises:
+        RequestError: Both are given.
+    """
+    quick, official = given.pop("quick", False), given.pop("official", False)
+    if quick and official:
+        raise RequestError("--quick contradicts --official", "Leave one of them out.")
+    return "quick" if quick else "official" if official else "default"
 
 
 def take_gate(given: dict[str, Any]) -> Gate | None:
-    """Remove the options of the accuracy gate from what was given, and return them as one value.
+    """Remove what belongs to the accuracy gate from what was given, and return it as one value.
 
     Raises:
-        RequestError: Limits are given without images to measure on, or `none` among repairs.
+        RequestError: Limits are given without images to measure on.
     """
     from edgeresnext.spec import Gate
 
-    if "repairs" in given and "none" in given["repairs"]:
-        if len(given["repairs"]) > 1:
-            raise RequestError("--repair none contradicts the other repairs", "Leave one of them out.")
-        given["repairs"] = ()
-    limits = {name: given.pop(name) for name in ("max_drop", "min_agreement", "min_int8") if name in given}
-    if "validation" not in given:
-        if limits:
-            name = f"--{next(iter(limits)).replace('_', '-')}"
-            raise RequestError(f"{name} would change nothing without images to measure on", "Add --validation DIR.")
+    limits = [name for name in Gate.__struct_fields__ if name in given]
+    if not limits:
         return None
-    return Gate(validation=str(given.pop("validation")), **limits)
-
-
-def take_engine_options(given: dict[str, Any]) -> EngineOptions:
-    """Remove the options of engines from what was given, and return them as one value.
-
-    Raises:
-        RequestError: The batch profile or the workspace cannot be read.
-    """
-    from edgeresnext.spec import EngineOptions
-
-    values: dict[str, Any] = {}
-    if "batch" in given:
-        values["batch"] = _batch(given.pop("batch"))
-    if "workspace" in given:
-        mib = given.pop("workspace")
-        if not math.isfinite(mib):
-            raise RequestError(f"workspace is {mib} MiB", "Give a positive number of MiB.")
-        values["workspace_bytes"] = int(mib * _MIB)
-    if "timing_cache" in given:
-        values["timing_cache"] = str(given.pop("timing_cache"))
-    for name in ("optimization_level", "version_compatible", "hardware_compatible", "dla_core", "int8_grouped"):
-        if name in given:
-            values[name] = given.pop(name)
-    return EngineOptions(**values)
-
-
-def _batch(text: str) -> tuple[int, int, int]:
-    """Return MIN:OPT:MAX as numbers; one number fixes the batch."""
-    parts = text.split(":")
-    if len(parts) in (1, 3) and all(part.isascii() and part.isdecimal() for part in parts):
-        smallest, usual, largest = (int(part) for part in (parts if len(parts) > 1 else parts * 3))
-        return smallest, usual, largest
-    raise RequestError(f"cannot read batch profile '{text}'", "Give MIN:OPT:MAX such as 1:1:8, or one number.")
-
-
-def parse_preprocess(text: str) -> Preprocess:
-    """Return a named preprocessing, or one read from a JSON file.
-
-    Raises:
-        RequestError: There is no such name.
-        InputError: The file cannot be read.
-    """
-    import msgspec
-
-    from edgeresnext.model.catalogue import PREPROCESS
-    from edgeresnext.spec import Preprocess
-
-    if text in PREPROCESS:
-        return PREPROCESS[text]
-    path = Path(text)
-    if path.suffix != ".json":
-        raise unknown_name("preprocessing", text, PREPROCESS)
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Preprocess)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"cannot read preprocessing from '{path}': {error}",
-            'Write it as {"resize_px": 256, "crop_px": 224, "interpolation": "bilinear"}, with mean and std if needed.',
-        ) from None
+    if "validation" not in given:
+        raise RequestError(
+            f"{limits[0]} would change nothing without images to measure on",
+            "Give a folder of validation images.",
+            values=(limits[0], "validation"),
+        )
+    return replaced(Gate(validation=given["validation"]), given)

@@ -9,13 +9,9 @@ import click
 
 import edgeresnext
 from edgeresnext.cli import console
-from edgeresnext.cli.options import (
-    backend_option,
-    bundle_argument,
-    json_option,
-    precision_option,
-    threads_option,
-)
+from edgeresnext.cli.options import backend_option, bundle_argument, json_option, precision_option, threads_option
+from edgeresnext.cli.show_bundle import show_bundle, show_checks
+from edgeresnext.cli.show_file import show_engine, show_onnx
 from edgeresnext.errors import EdgeResNeXtError
 
 
@@ -55,7 +51,7 @@ def verify(bundle: Path, as_json: bool) -> None:  # noqa: FBT001
     if as_json:
         console.print_json(checks)
     else:
-        console.print_checks(checks)
+        show_checks(checks)
     failed = [check.artifact for check in checks if check.status == "failed"]
     if failed:
         raise EdgeResNeXtError(f"{', '.join(failed)} failed", "Rebuild the bundle, or use another backend.")
@@ -75,10 +71,10 @@ def inspect(path: Path, layers: bool, as_json: bool) -> None:  # noqa: FBT001
     if as_json:
         console.print_json(found)
     elif found["kind"] == "onnx":
-        console.print_onnx(found, layers=layers)
+        show_onnx(found, layers=layers)
     elif found["kind"] == "engine":
-        console.print_engine(found, layers=layers)
+        show_engine(found, layers=layers)
     else:
         from edgeresnext.bundle import read
 
-        console.print_bundle(read(path), layers=layers)
+        show_bundle(read(path), layers=layers)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgeresnext.cli import console
-from edgeresnext.cli.options import (
-    json_option,
-)
+from edgeresnext.cli.options import json_option
+from edgeresnext.cli.show_bundle import show_checks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgeresnext.cli.doctor import Finding, Job
 
 
 @click.command()
@@ -22,7 +27,7 @@ def doctor(as_json: bool) -> None:  # noqa: FBT001
     if as_json:
         console.print_json({"findings": findings, "jobs": jobs})
     else:
-        console.print_doctor(findings, jobs)
+        _show(findings, jobs)
 
 
 @click.command()
@@ -40,7 +45,7 @@ def demo(output: Path, as_json: bool) -> None:  # noqa: FBT001
     if as_json:
         click.echo(to_json(report), nl=False)
         return
-    console.print_checks(checks)
+    show_checks(checks)
     click.echo()
     console.wide_console().print(render(report))
     image = min(prepare(output / "digits")["validation"].glob("7/*.png"))
@@ -50,4 +55,19 @@ def demo(output: Path, as_json: bool) -> None:  # noqa: FBT001
         f"edgeresnext inspect {output / 'bundle'} --layers",
         f"edgeresnext bench {output / 'bundle'} --data {output / 'digits' / 'validation'} --batch 8 --save report.json",
         "edgeresnext build resnext50_32x4d --random-weights --output build/speed",
+    )
+
+
+def _show(findings: Sequence[Finding], jobs: Sequence[Job]) -> None:
+    """Print what a machine has and lacks, then what can be done with it."""
+    signs = {"ok": "ok", "missing": "missing", "none": "-"}
+    console.print_table(
+        ("", "", "", "to get it"),
+        [(signs[one.status], one.name, one.detail, one.remedy) for one in findings],
+        left=(0, 1, 2, 3),
+    )
+    console.print_table(
+        ("edgeresnext can", "", ""),
+        [("yes" if job.possible else "no", job.name, job.reason) for job in jobs],
+        left=(0, 1, 2),
     )

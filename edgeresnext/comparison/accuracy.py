@@ -23,7 +23,7 @@ _OTHER_IMAGES = "top-1 of other images: not paired, so that some of the differen
 _NOT_SAID = "not paired: a run does not say which images it got right"
 
 
-class AccuracyComparison(Value, frozen=True):
+class AccuracyComparison(Value, frozen=True, kw_only=True):
     """One variant's top-1 in both runs.
 
     Where both runs classified the same images, `lost` and `gained` count those that the old run alone and the new one

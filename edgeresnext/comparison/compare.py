@@ -31,7 +31,7 @@ _PASSING = ("date", "load_1min")
 _BUNDLE = ("model", "weights_sha256", "calibration")
 
 
-class RowComparison(Value, frozen=True):
+class RowComparison(Value, frozen=True, kw_only=True):
     """One variant in one scenario, batch and scope, in both runs.
 
     `old_s` and `new_s` are median latencies, `old_images_per_s` and `new_images_per_s` throughputs. `change` is None
@@ -56,7 +56,7 @@ class RowComparison(Value, frozen=True):
     reasons: tuple[str, ...] = ()
 
 
-class Comparison(Value, frozen=True):
+class Comparison(Value, frozen=True, kw_only=True):
     """Two runs, row by row, and what else differs between them.
 
     `environment` and `bundle` hold the values that differ, old and new, empty where one run has none. `only_old` and

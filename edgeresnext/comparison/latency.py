@@ -20,7 +20,7 @@ _Z_99 = 2.575829
 """Two-sided 99 % of the normal distribution."""
 
 
-class Change(Value, frozen=True):
+class Change(Value, frozen=True, kw_only=True):
     """How a latency changed: `ratio` is new over old (1.1: 10 % slower), `interval` its 99 % interval.
 
     `resolution` is the ratio above which this comparison would have said "slower" at this noise; its inverse is that of

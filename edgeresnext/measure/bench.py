@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import signal
 import threading
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
-
 from edgeresnext import bundle as bundles
-from edgeresnext.data import folder
-from edgeresnext.data.images import load_image
-from edgeresnext.errors import DataError, EdgeResNeXtError, RequestError
+from edgeresnext.errors import BackendError, EdgeResNeXtError, RequestError
 from edgeresnext.machine.energy import find_meter, joules_an_image
 from edgeresnext.machine.watch import MachineWatch
-from edgeresnext.measure import scenarios, variants
-from edgeresnext.measure import sensitivity as analysis
+from edgeresnext.measure import photos, scenarios, variants
 from edgeresnext.measure.accuracy import Changes, Classified, best_classes, classify
 from edgeresnext.measure.findings import Findings
 from edgeresnext.measure.latency import Record, Turns, batch_of, settle
 from edgeresnext.measure.layers import profile
 from edgeresnext.measure.memory import peak_memory
-from edgeresnext.measure.options import Request, check, choose_scenarios
+from edgeresnext.measure.options import BenchOptions, Request, check, choose_scenarios
 from edgeresnext.measure.rows import report_of
 from edgeresnext.measure.scopes import time_scopes
 from edgeresnext.measure.variants import RECORDED, REFERENCE, Variant
@@ -33,18 +25,15 @@ from edgeresnext.progress import silent
 from edgeresnext.spec import CPU
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
-
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
     from edgeresnext.backends.base import Session
     from edgeresnext.bundle import Bundle
-    from edgeresnext.data.folder import ImageFolder
     from edgeresnext.measure.results import Mode, Report, Scenario
     from edgeresnext.progress import Progress
 
-_TIMED_IMAGES = 64
-_JPEG_QUALITY = 95
+_DEFAULT = BenchOptions()
 
 
 class InterruptedBenchError(KeyboardInterrupt):
@@ -59,20 +48,11 @@ def bench(
     path: str | Path,
     *,
     data: str | Path | None = None,
+    scenario: Scenario | Iterable[Scenario] | None = None,
+    mode: Mode = "default",
     backend: str | None = None,
     precision: str | None = None,
-    scenario: Scenario | Iterable[Scenario] | None = None,
-    batch: int | None = None,
-    mode: Mode = "default",
-    seconds: float | None = None,
-    rounds: int | None = None,
-    threads: int | None = None,
-    rate: float | None = None,
-    latency_bound_s: float | None = None,
-    baseline: str | None = None,
-    samples: int | None = None,
-    skip: Collection[str] = (),
-    sensitivity: bool = False,
+    options: BenchOptions = _DEFAULT,
     progress: Progress = silent,
 ) -> Report:
     """Compare every artefact of a bundle with PyTorch: latency, accuracy, layers, energy, size and memory.
@@ -84,38 +64,25 @@ def bench(
         path: The bundle.
         data: Folder of images that were used neither for training nor for calibration; with one folder a class,
             accuracy is measured too. Without it the golden images of the bundle serve for latency and agreement.
-        backend: Benchmark this backend only (beside the baseline).
-        precision: Benchmark this precision only (beside the baseline).
         scenario: How queries arrive, one or several: "single-stream", "multi-stream" (8 images a query), "offline"
             (throughput, batches of 1 to 32), "server" (at random times). None is the first, or the second with a batch.
-        batch: Images a query of multi-stream, or a run of offline.
         mode: "quick" (seconds, not for quoting), "default", or "official": each variant is timed for 600 s in each
             scenario (offline: over all batches together), and often enough for p99.
-        seconds: Time to spend on each scenario; with "official" on each variant of it.
-        rounds: Run exactly this many rounds instead.
-        threads: CPU threads of every variant; None leaves the choice to each runtime.
-        rate: Queries a second of the server scenario.
-        latency_bound_s: Find the highest rate of the server scenario whose p99 stays within it (p90 in "quick").
-        baseline: Name of the variant that speed is compared with; None for PyTorch eager FP32, on the GPU where it
-            runs there. Accuracy is always compared with PyTorch eager FP32 on the CPU.
-        samples: Images to draw for accuracy, evenly over the classes; None for all (64 in "quick").
-        skip: Stages to leave out, of `request.STAGES`.
-        sensitivity: Show what each layer's quantisation costs, too; takes PyTorch, and a minute for ResNeXt-50.
+        backend: Benchmark this backend only (beside the baseline).
+        precision: Benchmark this precision only (beside the baseline).
+        options: Batch, time or rounds, threads, the server's rate, what to leave out, and the like.
         progress: Told how far each stage is.
 
     Raises:
         BundleError: The path is no bundle, or a file of it is missing or altered.
-        NotInstalledError: `sensitivity` is asked for without PyTorch.
         DataError: The image folder cannot be used, or its classes are not the model's.
         RequestError: A number is out of range, options do not fit, the bundle has no such artefact, or nothing here
             keeps the rate or the latency bound.
         InterruptedBenchError: Ctrl-C, after something had been measured.
     """
     request = Request(
-        path=Path(path), data=None if data is None else Path(data), backend=backend, precision=precision,
-        scenarios=choose_scenarios(scenario, batch), batch=batch, mode=mode, seconds=seconds, rounds=rounds,
-        threads=threads, rate=rate, latency_bound_s=latency_bound_s, baseline=baseline, samples=samples,
-        skip=frozenset(skip), sensitivity=sensitivity,
+        path=str(path), data=None if data is None else str(data), scenario=choose_scenarios(scenario, options.batch),
+        mode=mode, backend=backend, precision=precision, options=options,
     )  # fmt: skip
     check(request)
     run = _Run(request, progress)
@@ -160,32 +127,25 @@ class _Run:
     """
 
     def __init__(self, request: Request, progress: Progress) -> None:
-        self._request = request
+        self._request, self._options = request, request.options
         self._progress = progress
         self._bundle = bundles.read(request.path)
         chosen, baseline = variants.choose(self._bundle, request)
-        if request.sensitivity:
-            analysis.check(self._bundle)
-        self._labels = self._bundle.labels()
-        self._all_images = None if request.data is None else folder.scan(request.data)
-        self._images = self._drawn()
-        self._targets = _targets(self._images, self._labels)
-        self._timed, self._files = _timed_images(self._bundle, self._all_images)
+        self._photos = photos.choose(
+            self._bundle, request.data, self._options.samples or request.effort.accuracy_images
+        )
+        self._preprocess = self._bundle.manifest.model.preprocess
         self._prepared = False
         self.watch = MachineWatch()
-        self.findings = Findings(request=request, bundle=self._bundle, variants=chosen, baseline=baseline)
-        self.findings.data = _about(self._all_images, self._images)
-
-    def _drawn(self) -> ImageFolder | None:
-        """Return the images that accuracy is measured on."""
-        images, count = self._all_images, self._request.samples or self._request.effort.accuracy_images
-        return images if images is None or count is None else images.sample(count, seed=0)
+        self.findings = Findings(
+            request=request, bundle=self._bundle, variants=chosen, baseline=baseline, data=self._photos.about
+        )
 
     def measure(self) -> None:
         """Measure everything that was asked for."""
         found, request = self.findings, self._request
         variants.open_all(self._bundle, found.variants, request, found.baseline)
-        for scenario in request.scenarios:
+        for scenario in request.scenario:
             try:
                 self._latency(scenario)
             except RequestError as error:  # nothing here keeps the rate or the latency bound
@@ -203,8 +163,6 @@ class _Run:
         for name, stage in stages.items():
             if not request.skips(name):
                 self._attempt(name, stage)
-        if request.sensitivity:
-            self._attempt("sensitivity", self._sensitivity)
 
     def _attempt(self, name: str, stage: Callable[[], None]) -> None:
         """Run a stage; what it cannot do is said in the report, and what was measured before is kept."""
@@ -215,9 +173,6 @@ class _Run:
             self.findings.notes.append(f"{name} was not measured: {error.what}")
         self.findings.unfinished = ""
         self.watch.sample()
-
-    def _sensitivity(self) -> None:
-        self.findings.sensitivity = analysis.sensitivity(self._bundle.path, progress=self._progress)
 
     def close(self) -> None:
         """Free every session."""
@@ -245,18 +200,18 @@ class _Run:
         measured = self.findings.measured
         before = len(measured)
         scenarios.measure(
-            scenario, self._sessions(), self._timed, request=self._request, found=measured,
+            scenario, self._sessions(), self._photos.timed, request=self._request, found=measured,
             progress=lambda done, total: self._progress(scenario, done, total),
         )  # fmt: skip
         for one in measured[before:]:
             self._fail(f"{scenario} at batch {one.batch}", one.record.failures)
 
     def _accuracy(self) -> None:
-        sessions, found = self._sessions(), self.findings
-        if self._images is None:
+        sessions, found, drawn = self._sessions(), self.findings, self._photos.drawn
+        if drawn is None:
             found.classified = found.against = _classify_golden(self._bundle, sessions)
         else:
-            changes = Changes(REFERENCE, self._labels)
+            changes = Changes(REFERENCE, self._bundle.labels())
 
             def keep(classified: Classified) -> None:
                 found.classified, found.changed = classified, changes.found()
@@ -264,7 +219,7 @@ class _Run:
                     found.against = classified
 
             classify(
-                sessions, self._images.images, self._targets, self._bundle.manifest.model.preprocess,
+                sessions, drawn.images, self._photos.targets, self._preprocess,
                 lambda done, total: self._progress("accuracy", done, total), watcher=changes, done=keep,
             )  # fmt: skip
             found.against = found.against or _classify_golden(self._bundle, sessions)
@@ -276,8 +231,8 @@ class _Run:
         compute, end_to_end = Record(), Record()
         self.findings.scopes = {"compute": compute, "end-to-end": end_to_end}
         time_scopes(
-            self._sessions(), self._timed, self._files, self._bundle.manifest.model.preprocess, self._batch(),
-            rounds=self._request.rounds or self._request.effort.scope_rounds, compute=compute, end_to_end=end_to_end,
+            self._sessions(), self._photos.timed, self._photos.files, self._preprocess, self._batch(),
+            rounds=self._options.rounds or self._request.effort.scope_rounds, compute=compute, end_to_end=end_to_end,
             progress=lambda done, total: self._progress("scopes", done, total),
         )  # fmt: skip
         self._fail("scopes", compute.failures)
@@ -292,89 +247,52 @@ class _Run:
             return
         self._prepared = True
         record = Record()
-        first = batch_of(self._timed, self._batch(), 0)
+        first = batch_of(self._photos.timed, self._batch(), 0)
         Turns(self._sessions(), record).each(lambda _name, session: session.prepare(first))
         self._fail("preparing", record.failures)
 
-    def _energy(self) -> None:
-        self._prepare()
-        batch = batch_of(self._timed, self._batch(), 0)
+    def _each(self, stage: str, measure: Callable[[Variant], None]) -> None:
+        """Measure something of every variant in turn; where that cannot be done, the variant's row says why."""
         usable = self._usable()
         for done, (name, variant) in enumerate(usable.items()):
+            self._progress(stage, done, len(usable))
+            try:
+                measure(variant)
+            except EdgeResNeXtError as error:
+                self._lack(name, f"{stage}: {error.what}")
+        self._progress(stage, len(usable), len(usable))
+
+    def _energy(self) -> None:
+        self._prepare()
+        batch = batch_of(self._photos.timed, self._batch(), 0)
+
+        def joules(variant: Variant) -> None:
             session = variant.session
             assert session is not None
             meter, reason = find_meter("cpu" if variant.artifact.target == CPU else "gpu")
             if meter is None:
-                self._lack(name, f"energy: {reason}")
-                continue
-            self._progress("energy", done, len(usable))
+                raise BackendError(reason)
+            settle(session, batch)
+            found = joules_an_image(meter, lambda: len(session.run(batch)), seconds=self._request.effort.energy_s)
+            self.findings.energy[variant.name] = (*found, meter.source)
 
-            def once(session: Session = session) -> int:
-                return len(session.run(batch))
-
-            try:
-                settle(session, batch)
-                joules, images_per_s = joules_an_image(meter, once, seconds=self._request.effort.energy_s)
-            except EdgeResNeXtError as error:
-                self._lack(name, f"energy: {error.what}")
-            else:
-                self.findings.energy[name] = (joules, images_per_s, meter.source)
+        self._each("energy", joules)
 
     def _layers(self) -> None:
-        batch = batch_of(self._timed, self._batch(), 0)
-        usable = self._usable()
-        for done, (name, variant) in enumerate(usable.items()):
-            self._progress("layers", done, len(usable))
-            try:
-                self.findings.layers[name] = profile(self._bundle, variant.artifact, batch, self._request.threads)
-            except EdgeResNeXtError as error:
-                self._lack(name, f"layers: {error.what}")
-        self._progress("layers", len(usable), len(usable))
+        batch = batch_of(self._photos.timed, self._batch(), 0)
+
+        def layers(variant: Variant) -> None:
+            found = profile(self._bundle, variant.artifact, batch, self._options.threads)
+            self.findings.layers[variant.name] = found
+
+        self._each("layers", layers)
 
     def _memory(self) -> None:
-        usable = self._usable()
-        for done, (name, variant) in enumerate(usable.items()):
-            self._progress("memory", done, len(usable))
-            peak, reason = peak_memory(self._bundle.path, variant.artifact, self._batch(), self._request.threads)
-            if peak is None:
-                self._lack(name, reason)
-            else:
-                self.findings.memory[name] = peak
-        self._progress("memory", len(usable), len(usable))
+        def peak(variant: Variant) -> None:
+            found = peak_memory(self._bundle.path, variant.artifact, self._batch(), self._options.threads)
+            self.findings.memory[variant.name] = found
 
-
-def _targets(images: ImageFolder | None, labels: tuple[str, ...]) -> list[int] | None:
-    """Return the right class of every image, or None where the folder has no classes."""
-    if images is None or not images.classes:
-        return None
-    mapping = folder.match_classes(images.classes, labels, images.root)
-    return [mapping[target] for target in images.targets]
-
-
-def _timed_images(bundle: Bundle, images: ImageFolder | None) -> tuple[NDArray[np.uint8], list[bytes]]:
-    """Return the images that latency is measured on, decoded and as encoded files.
-
-    Golden images are kept decoded; for `end-to-end` they are encoded as JPEG, of the network's size.
-    """
-    if images is None:
-        golden = bundle.golden().images
-        return golden, [_jpeg(image) for image in golden]
-    decoded, encoded = [], []
-    for path in images.sample(_TIMED_IMAGES, seed=0).images:
-        try:
-            decoded.append(load_image(path, bundle.manifest.model.preprocess))
-        except DataError:  # the accuracy pass reports it by name
-            continue
-        encoded.append(path.read_bytes())
-    if not decoded:
-        raise DataError(f"no image of '{images.root}' can be read", "Replace them, or give another folder.")
-    return np.stack(decoded), encoded
-
-
-def _jpeg(image: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    return buffer.getvalue()
+        self._each("memory", peak)
 
 
 def _classify_golden(bundle: Bundle, sessions: dict[str, Session]) -> Classified:
@@ -387,12 +305,3 @@ def _classify_golden(bundle: Bundle, sessions: dict[str, Session]) -> Classified
         except EdgeResNeXtError as error:
             found.failures[name] = error.what
     return found
-
-
-def _about(everything: ImageFolder | None, images: ImageFolder | None) -> str:
-    """Say which images are used."""
-    if everything is None or images is None:
-        return "the bundle's golden images"
-    if len(images.images) < len(everything.images):
-        return f"{len(images.images)} of {len(everything.images)} images of '{everything.root}'"
-    return f"{len(images.images)} images of '{everything.root}'"

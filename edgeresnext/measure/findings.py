@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from edgeresnext.measure.results import ChangedImage, LayerTime, Scope
     from edgeresnext.measure.scenarios import Measured
     from edgeresnext.measure.variants import Variant
-    from edgeresnext.spec import Sensitivity
 
 
 @dataclass(kw_only=True)
@@ -40,7 +39,6 @@ class Findings:
         lacking: Why something was not measured, by variant.
         notes: Warnings of the run as a whole.
         unfinished: The stage that is running; after an interruption, the one that was.
-        sensitivity: What each layer's quantisation costs, where that was asked for.
     """
 
     request: Request
@@ -59,7 +57,6 @@ class Findings:
     lacking: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     unfinished: str = ""
-    sensitivity: Sensitivity | None = None
 
     @property
     def has_samples(self) -> bool:

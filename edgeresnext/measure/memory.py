@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from edgeresnext.errors import BackendError
+
 if TYPE_CHECKING:
     from edgeresnext.spec import Artifact
 
@@ -22,25 +24,29 @@ _RUNS = 3
 _TIMEOUT_S = 120
 
 
-def peak_memory(bundle: Path, artifact: Artifact, batch: int, threads: int | None) -> tuple[int | None, str]:
-    """Return the peak resident memory in bytes of a process that runs the artefact, or None and why not."""
+def peak_memory(bundle: Path, artifact: Artifact, batch: int, threads: int | None) -> int:
+    """Return the peak resident memory in bytes of a process that runs the artefact.
+
+    Raises:
+        BackendError: It cannot be measured, or the process failed.
+    """
     if sys.platform == "win32":
-        return None, "peak memory is not measured on Windows"
+        raise BackendError("it is not measured on Windows")
     if artifact.mode:
-        return None, f"peak memory: not measured of mode {artifact.mode}, whose compiler would count"
+        raise BackendError(f"not measured of mode {artifact.mode}, whose compiler would count")
     command = [sys.executable, "-m", __name__, str(bundle), str(batch)]
     command += [str(threads)] if threads else []
     try:
         done = subprocess.run(  # noqa: S603
             command, input=msgspec.json.encode(artifact), capture_output=True, timeout=_TIMEOUT_S, check=True
         )
-        return int(done.stdout), ""
+        return int(done.stdout)
     except subprocess.TimeoutExpired:
-        return None, f"peak memory: no answer within {_TIMEOUT_S} s"
+        raise BackendError(f"no answer within {_TIMEOUT_S} s") from None
     except (subprocess.CalledProcessError, ValueError, OSError) as error:
         stderr = getattr(error, "stderr", None)
         text = stderr.decode(errors="replace") if stderr else str(error)
-        return None, f"peak memory: {text.strip().rpartition(chr(10))[2] or error}"
+        raise BackendError(f"{text.strip().rpartition(chr(10))[2] or error}") from None
 
 
 def own_peak() -> int:

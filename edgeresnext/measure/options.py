@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from edgeresnext.errors import RequestError, unknown_name
 from edgeresnext.measure.results import Mode, Scenario
 from edgeresnext.measure.statistics import PERCENTILES, samples_needed
+from edgeresnext.spec import Value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 MULTI_STREAM_BATCH = 8
@@ -79,26 +78,40 @@ EFFORTS: dict[Mode, Effort] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What `bench` was asked for; see there."""
+class BenchOptions(Value, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """What a benchmark may be asked for beside its subject; what is None is left to the scenario and the mode.
 
-    path: Path
-    data: Path | None
-    backend: str | None
-    precision: str | None
-    scenarios: tuple[Scenario, ...]
-    batch: int | None
-    mode: Mode
-    seconds: float | None
-    rounds: int | None
-    threads: int | None
-    rate: float | None
-    latency_bound_s: float | None
-    baseline: str | None
-    samples: int | None
-    skip: frozenset[str]
-    sensitivity: bool
+    `batch` is the images a query of multi-stream, or a run of offline. `seconds` are spent on each scenario, in an
+    official run on each variant of it; `rounds` asks for exactly so many interleaved rounds instead. `threads` are the
+    CPU threads of every variant, without it each runtime's choice. The server scenario takes `rate` queries a second,
+    or seeks the highest rate whose p99 (p90 in a quick run) stays within `latency_bound_s`.
+
+    `baseline` names the variant that speed is compared with, without it PyTorch eager FP32, on the GPU where it runs
+    there; accuracy is always compared with PyTorch eager FP32 on the CPU. `samples` images are drawn for accuracy,
+    evenly over the classes, without it all (64 in a quick run). `skip` leaves out any of `STAGES`.
+    """
+
+    batch: int | None = None
+    seconds: float | None = None
+    rounds: int | None = None
+    threads: int | None = None
+    rate: float | None = None
+    latency_bound_s: float | None = None
+    baseline: str | None = None
+    samples: int | None = None
+    skip: tuple[str, ...] = ()
+
+
+class Request(Value, frozen=True, kw_only=True, repr_omit_defaults=True):
+    """What `bench` was asked for, by the names of its arguments; `scenario` holds at least one."""
+
+    path: str
+    data: str | None = None
+    scenario: tuple[Scenario, ...] = ("single-stream",)
+    mode: Mode = "default"
+    backend: str | None = None
+    precision: str | None = None
+    options: BenchOptions = BenchOptions()
 
     @property
     def effort(self) -> Effort:
@@ -108,35 +121,21 @@ class Request:
     def batch_of(self, scenario: Scenario) -> int:
         """Return the images of a query."""
         if scenario == "multi-stream":
-            return self.batch or MULTI_STREAM_BATCH
+            return self.options.batch or MULTI_STREAM_BATCH
         return 1
 
     def budget_s(self) -> float:
         """Return the seconds to spend on one scenario; in an official run on each variant of it, untimed runs aside."""
-        return self.effort.seconds if self.seconds is None else self.seconds
+        return self.effort.seconds if self.options.seconds is None else self.options.seconds
 
     def skips(self, stage: str) -> bool:
         """Whether a stage is left out."""
-        return stage in self.skip or (stage == "compile" and ("pytorch" in self.skip or self.mode == "quick"))
+        skip = self.options.skip
+        return stage in skip or (stage == "compile" and ("pytorch" in skip or self.mode == "quick"))
 
     def command(self) -> str:
-        """Return the command that asks for the same."""
-        words = ["edgeresnext", "bench", str(self.path)]
-        options = {
-            "--data": self.data, "--backend": self.backend, "--precision": self.precision, "--batch": self.batch,
-            "--seconds": self.seconds, "--rounds": self.rounds, "--threads": self.threads, "--rate": self.rate,
-            "--latency-bound": None if self.latency_bound_s is None else f"{self.latency_bound_s * 1e3:g}",
-            "--baseline": self.baseline, "--samples": self.samples,
-        }  # fmt: skip
-        for scenario in self.scenarios:
-            words += ["--scenario", scenario]
-        for name, value in options.items():
-            words += [] if value is None else [name, f"{value:g}" if isinstance(value, float) else str(value)]
-        words += [f"--{self.mode}"] if self.mode != "default" else []
-        words += ["--sensitivity"] if self.sensitivity else []
-        for stage in sorted(self.skip):
-            words += ["--skip", stage]
-        return shlex.join(words)
+        """Return the call that asks for the same; what the command line was asked for, it says in its own words."""
+        return f"from edgeresnext import BenchOptions, bench; {repr(self).replace('Request', 'bench', 1)}"
 
 
 def choose_scenarios(given: str | Iterable[str] | None, batch: int | None) -> tuple[Scenario, ...]:
@@ -154,31 +153,32 @@ def choose_scenarios(given: str | Iterable[str] | None, batch: int | None) -> tu
     return tuple(scenario for scenario in SCENARIOS if scenario in names)
 
 
+_POSITIVE = {
+    "batch": "Give one image or more.",
+    "seconds": "Give a positive time.",
+    "rounds": "Give one round or more.",
+    "threads": "Give one thread or more, or leave it out.",
+    "rate": "Give queries a second, such as 50.",
+    "latency_bound_s": "Give a positive time, such as 0.015 s (15 ms).",
+    "samples": "Give one image or more.",
+}
+
+
 def check(request: Request) -> None:
     """Refuse what cannot be meant.
 
     Raises:
         RequestError: A number is out of range, or an option does not fit the others.
     """
-    positive = {
-        "batch": (request.batch, "Give one image or more."),
-        "seconds": (request.seconds, "Give a positive time."),
-        "rounds": (request.rounds, "Give one round or more."),
-        "threads": (request.threads, "Give one thread or more, or leave it out."),
-        "rate": (request.rate, "Give queries a second, such as 50."),
-        "latency bound": (request.latency_bound_s, "Give milliseconds, such as 15."),
-        "samples": (request.samples, "Give one image or more."),
-    }
-    for name, (value, hint) in positive.items():
+    for name, hint in _POSITIVE.items():
+        value = getattr(request.options, name)
         if value is not None and not 0 < value < math.inf:
-            raise RequestError(f"{name} is {value:g}", hint)
+            raise RequestError(f"{name} is {value:g}", hint, values=(name,))
     if request.mode not in EFFORTS:
         raise unknown_name("mode", request.mode, EFFORTS)
-    for stage in request.skip:
+    for stage in request.options.skip:
         if stage not in STAGES:
             raise unknown_name("stage to skip", stage, STAGES)
-    if request.samples is not None and request.data is None:
-        raise RequestError("--samples would change nothing without images to draw from", "Add --data DIR.")
     _check_contradictions(request)
     _check_scenarios(request)
     _check_official(request)
@@ -186,32 +186,39 @@ def check(request: Request) -> None:
 
 def _check_contradictions(request: Request) -> None:
     """Refuse options of which one would change nothing beside the other."""
-    if request.rounds is not None and request.seconds is not None:
-        raise RequestError("--seconds would change nothing beside --rounds", "Leave one of them out.")
-    if request.rounds is not None and "server" in request.scenarios:
-        raise RequestError("--rounds would change nothing in the server scenario", "Give --seconds instead.")
-    if request.samples is not None and "accuracy" in request.skip:
-        raise RequestError("--samples would change nothing beside --skip accuracy", "Leave one of them out.")
-    compiled = request.baseline is not None and request.baseline.endswith("-compile")
-    if compiled and request.skip & {"pytorch", "compile"}:
-        raise RequestError(f"--skip contradicts --baseline {request.baseline}", "Leave one of them out.")
+    asked = request.options
+    if asked.samples is not None and request.data is None:
+        raise _useless("samples", "without images to draw from", "Give a folder of images as data.", "data")
+    if asked.samples is not None and "accuracy" in asked.skip:
+        raise _useless("samples", "where accuracy is skipped", "Leave one of them out.", "skip")
+    if asked.rounds is not None and asked.seconds is not None:
+        raise _useless("seconds", "beside rounds", "Leave one of them out.", "rounds")
+    if asked.rounds is not None and "server" in request.scenario:
+        raise _useless("rounds", "in the server scenario", "Give seconds instead.", "seconds")
+    if asked.baseline is not None and asked.baseline.endswith("-compile") and {"pytorch", "compile"} & {*asked.skip}:
+        raise RequestError(
+            f"baseline {asked.baseline} is to be skipped", "Leave one of them out.", values=("baseline", "skip")
+        )
 
 
 def _check_scenarios(request: Request) -> None:
     """Refuse options of scenarios that are not asked for."""
-    serving = "server" in request.scenarios
-    if serving and request.rate is None and request.latency_bound_s is None:
+    asked = request.options
+    serving = "server" in request.scenario
+    if serving and asked.rate is None and asked.latency_bound_s is None:
         raise RequestError(
             "the server scenario needs a rate or a latency bound",
-            "Add --rate 50 (queries a second), or --latency-bound 15 (ms) for the highest rate that keeps it.",
+            "Give a rate such as 50 (queries a second), or a bound such as 15 ms for the highest rate that keeps it.",
+            values=("rate", "latency_bound_s"),
         )
-    for name, value in {"--rate": request.rate, "--latency-bound": request.latency_bound_s}.items():
-        if value is not None and not serving:
-            raise RequestError(f"{name} would change nothing without the server scenario", "Add --scenario server.")
-    if request.batch is not None and not {"multi-stream", "offline"} & set(request.scenarios) and request.batch != 1:
+    for name in ("rate", "latency_bound_s"):
+        if getattr(asked, name) is not None and not serving:
+            raise _useless(name, "without the server scenario", "Ask for scenario 'server'.", "scenario")
+    if asked.batch not in (None, 1) and not {"multi-stream", "offline"} & set(request.scenario):
         raise RequestError(
-            f"{' and '.join(request.scenarios)} takes one image at a time, and batch is {request.batch}",
-            "Use --scenario multi-stream or offline for batches.",
+            f"{' and '.join(request.scenario)} takes one image at a time, and batch is {asked.batch}",
+            "Use scenario 'multi-stream' or 'offline' for batches.",
+            values=("scenario", "batch"),
         )
 
 
@@ -219,9 +226,21 @@ def _check_official(request: Request) -> None:
     """Refuse what would make an official run shorter than its name says."""
     if request.mode != "official":
         return
-    if request.rounds is not None:
-        raise RequestError("--rounds does not fit --official, which measures by time", "Leave one of them out.")
-    if request.seconds is not None and request.seconds < OFFICIAL_S:
-        raise RequestError(f"an official run lasts 600 s a variant, and seconds is {request.seconds:g}", "Give more.")
-    if request.samples is not None:
-        raise RequestError("an official run takes the full set of images, and --samples is given", "Leave it out.")
+    asked = request.options
+    if asked.rounds is not None:
+        raise RequestError("an official run measures by time, and rounds is given", "Leave it out.", values=("rounds",))
+    if asked.seconds is not None and asked.seconds < OFFICIAL_S:
+        raise RequestError(
+            f"an official run lasts 600 s a variant, and seconds is {asked.seconds:g}",
+            "Give more.",
+            values=("seconds",),
+        )
+    if asked.samples is not None:
+        raise RequestError(
+            "an official run takes the full set of images, and samples is given", "Leave it out.", values=("samples",)
+        )
+
+
+def _useless(name: str, why: str, hint: str, other: str) -> RequestError:
+    """Return the error for a value that would change nothing, naming the other value that decides it."""
+    return RequestError(f"{name} would change nothing {why}", hint, values=(name, other))

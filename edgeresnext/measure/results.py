@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from edgeresnext.spec import CPU, Precision, Sensitivity, Value, variant_name
+from edgeresnext.spec import CPU, Precision, Value, variant_name
 
 REPORT_SCHEMA = 3
 
@@ -25,7 +25,7 @@ where the runtime writes it. `copies`: uint8 images in memory to logits in memor
 Mode = Literal["quick", "default", "official"]
 
 
-class Latency(Value, frozen=True):
+class Latency(Value, frozen=True, kw_only=True):
     """The distribution of one variant's latency in seconds.
 
     Percentiles are the sample's own, None where it is too small for the bound. `bound` holds, for each percentile that
@@ -50,14 +50,14 @@ class Latency(Value, frozen=True):
     drift: float | None = None
 
 
-class Timed(Value, frozen=True):
+class Timed(Value, frozen=True, kw_only=True):
     """The latency in another scope than the row's: its distribution and every sample, in seconds."""
 
     latency_s: Latency
     samples_s: tuple[float, ...]
 
 
-class LayerTime(Value, frozen=True):
+class LayerTime(Value, frozen=True, kw_only=True):
     """What one layer of the network took in a run that was profiled, a pass of its own.
 
     `module` is the layer's name in PyTorch; empty for what belongs to no convolution or Gemm alone, then `kind` is
@@ -69,7 +69,7 @@ class LayerTime(Value, frozen=True):
     seconds: float
 
 
-class Row(Value, frozen=True):
+class Row(Value, frozen=True, kw_only=True):
     """One variant in one scenario at one batch.
 
     `mode` is how PyTorch runs it ("compile"; empty is eager), `detail` what the runtime chose for itself. `scope` is
@@ -131,7 +131,7 @@ class Row(Value, frozen=True):
         return variant_name(self.backend, self.precision, self.target, self.mode)
 
 
-class ClassAccuracy(Value, frozen=True):
+class ClassAccuracy(Value, frozen=True, kw_only=True):
     """One class: its label, how many images show it, and the share that each variant gets right."""
 
     label: str
@@ -139,7 +139,7 @@ class ClassAccuracy(Value, frozen=True):
     top1: dict[str, float]
 
 
-class ChangedImage(Value, frozen=True):
+class ChangedImage(Value, frozen=True, kw_only=True):
     """An image of which a variant is much less, or more, sure than PyTorch.
 
     `label` is the right class, empty without labels. `change` is the largest difference of a class's softmax
@@ -158,14 +158,14 @@ class ChangedImage(Value, frozen=True):
     thumbnail: bytes
 
 
-class Report(Value, frozen=True):
+class Report(Value, frozen=True, kw_only=True):
     """The result of a benchmark: a row a variant, scenario and batch, beside where and on what it was measured.
 
     `baseline` says in words what speed is compared with, `baseline_variant` is its name and `reference` the name of
     what accuracy is compared with. `partial` is True where the run was interrupted; what it had measured is here.
     `images_sha256` is over the pixels of all images in order: accuracies of two reports pair where it is the same.
     `overlap` counts the images that the bundle was calibrated on, None where that is not known. `command` repeats the
-    run.
+    run: what to type, or the call in Python where it was one.
     """
 
     bundle: dict[str, str]
@@ -183,5 +183,4 @@ class Report(Value, frozen=True):
     overlap: int | None = None
     classes: tuple[ClassAccuracy, ...] = ()
     changed: tuple[ChangedImage, ...] = ()
-    sensitivity: Sensitivity | None = None
     schema: int = REPORT_SCHEMA

@@ -40,7 +40,7 @@ def report_of(found: Findings, watch: MachineWatch, *, partial: bool = False) ->
         data += f", {len(classified.skipped)} unreadable"
     if partial and found.unfinished == "accuracy" and classified:
         data = f"the first {len(classified.digests)} of {data}"
-    threads = {"threads": str(found.request.threads)} if found.request.threads else {}
+    threads = {"threads": str(found.request.options.threads)} if found.request.options.threads else {}
     return Report(
         bundle={
             "path": str(bundle.path),
@@ -63,7 +63,6 @@ def report_of(found: Findings, watch: MachineWatch, *, partial: bool = False) ->
         overlap=found.overlap(),
         classes=classified.classes(bundle.labels()) if classified and bundle.manifest.trained else (),
         changed=found.changed,
-        sensitivity=found.sensitivity,
     )
 
 
@@ -129,8 +128,8 @@ def _row(found: Findings, measured: Measured, variant: Variant) -> Row:
     else:
         first = found.measured[0]
         reasons.append(f"layers, energy, memory, other scopes: with {first.scenario} at batch {first.batch}")
-    if request.skip:
-        reasons.append(f"left out: {', '.join(sorted(request.skip))}")
+    if request.options.skip:
+        reasons.append(f"left out: {', '.join(sorted(request.options.skip))}")
     return msgspec.structs.replace(row, reasons=tuple(dict.fromkeys(filter(None, reasons))))
 
 
@@ -155,14 +154,14 @@ def _with_speed(row: Row, found: Findings, measured: Measured, reasons: list[str
         row, latency_s=latency, latency_n=len(own), samples_s=tuple(own), images_per_s=throughput
     )
     if row.scenario == "server":
-        rate, bound_s = measured.rates[row.name], found.request.latency_bound_s
+        rate, bound_s = measured.rates[row.name], found.request.options.latency_bound_s
         percentile = found.request.effort.server_percentile
         row = msgspec.structs.replace(row, rate=rate, images_per_s=rate, latency_bound_s=bound_s)
         if bound_s is not None:
             bound = latency.bound.get(percentile)
             row = msgspec.structs.replace(row, within_bound=None if bound is None else bound <= bound_s)
             reasons.append(f"the bound of {bound_s * 1e3:g} ms is on {percentile}")
-            if found.request.rate is None:
+            if found.request.options.rate is None:
                 reasons.append("the highest rate is sought in steps of 7 %")
         reasons.append("bounds take queries to be independent, which those of one queue are not")
     baseline = measured.record.samples.get(found.baseline)
@@ -188,7 +187,7 @@ def _with_accuracy(row: Row, found: Findings, reasons: list[str]) -> Row:
     """Add what the images say, with labels and without."""
     classified, against = found.classified, found.against
     if classified is None or row.name not in classified.best:
-        if "accuracy" not in found.request.skip and not any(
+        if "accuracy" not in found.request.options.skip and not any(
             "accuracy" in one for one in found.lacking.get(row.name, [])
         ):
             reasons.append("accuracy: not measured")

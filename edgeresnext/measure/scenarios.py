@@ -80,7 +80,7 @@ def measure(
     batches: tuple[int, ...] = (request.batch_of(scenario),)
     fewest = effort.min_rounds
     if scenario == "offline":
-        batches = (request.batch,) if request.batch else effort.batches
+        batches = (request.options.batch,) if request.options.batch else effort.batches
         fewest = effort.offline_rounds
     for index, batch in enumerate(batches):
         found.append(Measured(scenario=scenario, batch=batch))
@@ -88,8 +88,8 @@ def measure(
             sessions,
             images,
             batch,
-            min_rounds=request.rounds or fewest,
-            max_rounds=request.rounds or (effort.max_rounds if request.seconds is None else None),
+            min_rounds=request.options.rounds or fewest,
+            max_rounds=request.options.rounds or (effort.max_rounds if request.options.seconds is None else None),
             budget_s=budget_s / len(batches),
             progress=lambda done, total, index=index: progress(index * total + done, len(batches) * total),  # type: ignore[misc]
             record=found[-1].record,
@@ -123,7 +123,7 @@ class _Server:
 
     def run(self) -> None:
         """Learn how long a query takes alone, refuse what nobody can do, then serve."""
-        request, measured = self._request, self._measured
+        asked, measured = self._request.options, self._measured
         first = batch_of(self._images, 1, 0)
 
         def learn(name: str, session: Session) -> None:
@@ -133,13 +133,13 @@ class _Server:
             self._services[name] = [timed(session, first) for _ in range(_SERVICES)]
 
         self._turns.each(learn)
-        if request.rate is not None:
-            self._refuse_rate(request.rate)
-            self._serve_rate(request.rate)
+        if asked.rate is not None:
+            self._refuse_rate(asked.rate)
+            self._serve_rate(asked.rate)
         else:
-            assert request.latency_bound_s is not None
-            self._refuse_bound(request.latency_bound_s)
-            self._serve_bound(request.latency_bound_s)
+            assert asked.latency_bound_s is not None
+            self._refuse_bound(asked.latency_bound_s)
+            self._serve_bound(asked.latency_bound_s)
 
     def _fastest(self) -> tuple[str, list[float]]:
         return min(self._services.items(), key=lambda item: sum(item[1]))
@@ -189,7 +189,7 @@ class _Server:
         settle(session, batch_of(self._images, 1, 0))
         count = -(-self._queries(rate) // parts)
         least_s = self._budget_s / parts if self._request.mode == "official" else 0.0
-        give_up_s = _GIVE_UP * _quantile(self._services[name], 0.5) + (self._request.latency_bound_s or 0)
+        give_up_s = _GIVE_UP * _quantile(self._services[name], 0.5) + (self._request.options.latency_bound_s or 0)
         return serve(session, self._images, arrivals(rate, count, seed, least_s), give_up_s=give_up_s)
 
     def _serve_rate(self, rate: float) -> None:

@@ -9,6 +9,7 @@ from edgeresnext.data import folder
 from edgeresnext.data.images import Skipped, batches
 from edgeresnext.errors import DataError, RequestError, unknown_name
 from edgeresnext.extras import require
+from edgeresnext.measure.photos import targets_of
 from edgeresnext.progress import silent
 from edgeresnext.spec import LayerCost, Sensitivity
 
@@ -57,11 +58,16 @@ def sensitivity(
         NotInstalledError: A package of the `build` extra is missing.
     """
     if samples is not None and samples < 1:
-        raise RequestError(f"samples is {samples}", "Give one image or more.")
+        raise RequestError(f"samples is {samples}", "Give one image or more.", values=("samples",))
     if samples is not None and data is None:
-        raise RequestError("--samples would change nothing without images to draw from", "Add --data DIR.")
+        raise RequestError(
+            "samples would change nothing without images to draw from",
+            "Give a folder of images as data.",
+            values=("samples", "data"),
+        )
     bundle = bundles.read(path)
-    chosen = check(bundle, file)
+    chosen = _choose(bundle, file)
+    require("build", "torch", "onnx", "safetensors", needed_by="sensitivity")
     photos, targets = _images(bundle, data, samples or DEFAULT_SAMPLES)
     import torch
 
@@ -109,25 +115,17 @@ def sensitivity(
     )
 
 
-def check(bundle: Bundle, file: str | None = None) -> OnnxFile:
-    """Return the INT8 file of a bundle that `sensitivity` would look at.
+def _choose(bundle: Bundle, name: str | None) -> OnnxFile:
+    """Return an INT8 file of a bundle.
 
     Raises:
         RequestError: The bundle has no such file.
-        NotInstalledError: A package of the `build` extra is missing.
     """
-    chosen = _choose(bundle, file)
-    require("build", "torch", "onnx", "safetensors", needed_by="sensitivity")
-    return chosen
-
-
-def _choose(bundle: Bundle, name: str | None) -> OnnxFile:
-    """Return an INT8 file of a bundle."""
     known = {
         file.file.removeprefix("onnx/").removesuffix(".onnx"): file for file in bundle.manifest.onnx if file.plan.inputs
     }
     if not known:
-        raise RequestError(f"bundle '{bundle.path}' has no INT8 file", "Build it with --precision int8.")
+        raise RequestError(f"bundle '{bundle.path}' has no INT8 file", "Build it with precision int8.")
     if name is None:
         return known.get(_PREFERRED, next(iter(known.values())))
     if name not in known:
@@ -140,10 +138,7 @@ def _images(bundle: Bundle, data: str | Path | None, samples: int) -> tuple[Imag
     if data is None:
         return None, None
     photos = folder.scan(data).sample(samples, seed=0)
-    if not photos.classes or not bundle.manifest.trained:
-        return photos, None
-    mapping = folder.match_classes(photos.classes, bundle.labels(), photos.root)
-    return photos, [mapping[target] for target in photos.targets]
+    return photos, targets_of(bundle, photos) if bundle.manifest.trained else None
 
 
 def _batches(

@@ -75,7 +75,6 @@ def serve(
     images: NDArray[np.uint8],
     due: NDArray[np.float64],
     *,
-    record: list[float] | None = None,
     give_up_s: float = float("inf"),
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
@@ -86,7 +85,6 @@ def serve(
         session: What answers; prepared for one image.
         images: uint8 `(n, H, W, 3)`, taken in turn.
         due: When each arrives, in seconds from the start.
-        record: Where latencies are added as they come; a new list if None.
         give_up_s: Latency at which the queue is taken for endless.
         clock: Seconds, monotonic.
         sleep: Waits for seconds, or a little longer.
@@ -95,7 +93,7 @@ def serve(
         OverloadedError: A latency reached `give_up_s`.
         BackendError: The runtime failed.
     """
-    latencies: list[float] = [] if record is None else record
+    latencies: list[float] = []
     start = clock()
     for index, arrival in enumerate(due.tolist()):
         while (ahead := start + arrival - clock()) > 0:

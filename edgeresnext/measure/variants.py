@@ -87,7 +87,7 @@ def choose(bundle: Bundle, request: Request) -> tuple[list[Variant], str]:
     everything = request.backend in (None, base.BASELINE) and request.precision is None
     known = {a.name: a for a in (base.BASELINE_ARTIFACT, *ways, *bundle.manifest.artifacts)}
     chosen = [base.BASELINE_ARTIFACT, *ways, *asked] if everything else [base.BASELINE_ARTIFACT, *asked]
-    baseline = request.baseline
+    baseline = request.options.baseline
     if baseline is None:
         on_gpu = ON_GPU in known and base.unavailable(known[ON_GPU]) is None
         baseline = ON_GPU if on_gpu else REFERENCE
@@ -105,7 +105,7 @@ def open_all(bundle: Bundle, variants: list[Variant], request: Request, baseline
         extra = artifact.backend == base.BASELINE and artifact.name not in (REFERENCE, baseline)
         stage = "compile" if artifact.mode == COMPILE else "pytorch"
         if extra and request.skips(stage):
-            why = "compiling takes half a minute" if request.mode == "quick" else f"--skip {stage}"
+            why = "compiling takes half a minute" if request.mode == "quick" else f"skip {stage}"
             variant.status, variant.reasons = "skipped", (f"left out: {why}",)
             continue
         reason = base.unavailable(artifact)
@@ -113,7 +113,7 @@ def open_all(bundle: Bundle, variants: list[Variant], request: Request, baseline
             variant.status, variant.reasons = "skipped", (reason,)
             continue
         try:
-            variant.session = open_artifact(bundle, artifact, request.threads)
+            variant.session = open_artifact(bundle, artifact, request.options.threads)
         except EdgeResNeXtError as error:
             variant.fail(error.what)
             continue

@@ -14,36 +14,32 @@ import numpy as np
 
 from edgeresnext import bundle as bundles
 from edgeresnext import files
-from edgeresnext.backends import base
-from edgeresnext.backends.targets import CPU_ARTIFACTS, HERE, JETSON
-from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.bundle import Bundle, Golden
-from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, ONNX_FILES
 from edgeresnext.data import calibration_set, folder
-from edgeresnext.errors import DataError, RequestError
+from edgeresnext.errors import DataError
 from edgeresnext.extras import require
 from edgeresnext.machine.allocator import keeping_freed_memory
 from edgeresnext.machine.environment import machine, package_versions
-from edgeresnext.pipeline import recipe as recipes
 from edgeresnext.pipeline.accept import accept
-from edgeresnext.pipeline.on_device import PRECISIONS, add_engines, check_precisions
-from edgeresnext.pipeline.wanted import engines_wanted
+from edgeresnext.pipeline.on_device import add_engines
+from edgeresnext.pipeline.request import check_request, is_int8
 from edgeresnext.progress import silent
-from edgeresnext.spec import AUTO, CPU, Artifact, EngineOptions, Manifest, Selection
+from edgeresnext.spec import AUTO, CPU, EngineOptions, Manifest, Recipe, Selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from edgeresnext.backends.targets import Target
     from edgeresnext.compiler.graph import Graph
     from edgeresnext.compiler.plan import Keep
     from edgeresnext.data.calibration_set import CalibrationSet
+    from edgeresnext.data.folder import ImageFolder
     from edgeresnext.model.resnext import ResNeXt
     from edgeresnext.pipeline.gate import Validation
     from edgeresnext.pipeline.onnx_files import Writer
     from edgeresnext.progress import Progress
-    from edgeresnext.spec import Gate, ModelSpec, OnnxFile, Precision, Preprocess, Ranges, Recipe, Repair
+    from edgeresnext.spec import Gate, ModelSpec, OnnxFile, Precision, Preprocess, Ranges
 
+_DEFAULT_RECIPE = Recipe()
 _DEFAULT_OPTIONS = EngineOptions()
 _PACKAGES = ("edgeresnext", "torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "numpy", "pillow")
 _log = logging.getLogger("edgeresnext")
@@ -60,16 +56,10 @@ def build(
     targets: Iterable[str] = (CPU,),
     precisions: Iterable[str] | None = None,
     preprocess: Preprocess | None = None,
-    recipe: Recipe | str | Path | None = None,
-    method: str | None = None,
-    samples: int | None = None,
-    seed: int | None = None,
-    repairs: Iterable[Repair] | None = None,
-    keep: Iterable[str] = (),
+    recipe: Recipe = _DEFAULT_RECIPE,
     ranges: str | Path | None = None,
     gate: Gate | None = None,
     engine_options: EngineOptions = _DEFAULT_OPTIONS,
-    engine_backend: str | None = None,
     progress: Progress = silent,
 ) -> Bundle:
     """Build a bundle: emit, check and measure every requested precision of a network.
@@ -84,17 +74,11 @@ def build(
         targets: Where the bundle will run, any of `backends.targets.KNOWN`; CPUs always can, in FP32 and INT8.
         precisions: Any of fp32, fp16 and int8; None for all three as ONNX files, and those engines that pay.
         preprocess: Resize, crop and normalisation of the weights, where they differ from the catalogue's.
-        recipe: How to calibrate, or a TOML file that says so; None for the defaults of `Recipe`.
-        method: Calibration method instead of the recipe's: auto, max, percentile (99.999), percentile:P, mse, entropy.
-        samples: Calibration images to draw, at most, instead of the recipe's.
-        seed: Of the sample and of random weights, instead of the recipe's.
-        repairs: Any of `spec.REPAIRS`, instead of the recipe's.
-        keep: Layers that are not to be INT8, such as `fp16:layer1.*` or `fp32:fc`.
+        recipe: How to calibrate, which layers to keep out of INT8, and the seed of random weights.
         ranges: `ranges.json` of an earlier build, or its bundle, instead of calibrating; weights, images and
             preprocessing must be the same. Those of a bundle at `output` are used without being asked for.
         gate: What INT8 must reach on validation images; sensitive layers go back to floating point until it does.
         engine_options: Batch profile, workspace and the like, for targets that get engines.
-        engine_backend: tensorrt or tensorrt_rtx, for the target `here` where both are installed.
         progress: Told how far each stage is.
 
     Raises:
@@ -104,67 +88,42 @@ def build(
         AccuracyError: A file is too far from PyTorch to be published, or does not pass the gate.
     """
     # Whatever can be wrong with the request is found before anything slow is done.
-    chosen = PRECISIONS if precisions is None else check_precisions(precisions)
-    asked = parse_targets(targets)
-    wanted = engines_wanted(asked, None if precisions is None else chosen, engine_options, engine_backend)
-    keep = tuple(keep)
-    _check_request(chosen, weights, calibration, random_weights=random_weights, keep=keep, int8_only=(gate, ranges))
-    settled = recipes.settle(recipe, {"method": method, "samples": samples, "seed": seed, "repairs": repairs})
-    artifacts = _artifacts(asked, chosen)
-    onnx_names = _onnx_names(asked, chosen, engine_options)
+    request = check_request(
+        weights=weights, random_weights=random_weights, calibration=calibration, targets=targets, precisions=precisions,
+        recipe=recipe, ranges=ranges, gate=gate, engine_options=engine_options,
+    )  # fmt: skip
     output = Path(output)
     bundles.check_output(output)
     require("build", "torch", "onnx", "safetensors", needed_by="building")
 
     from edgeresnext.compiler.graph import trace
     from edgeresnext.compiler.plan import parse_keep
-    from edgeresnext.compiler.thresholds import Method
-    from edgeresnext.model import checkpoints
     from edgeresnext.model.catalogue import specify
     from edgeresnext.pipeline.gate import match, prepare
     from edgeresnext.pipeline.ranges import read as read_ranges
 
-    if settled.method != AUTO:
-        settled = msgspec.structs.replace(settled, method=str(Method.parse(settled.method)))
+    recipe = _with_method(request.recipe)
     validation = None if gate is None else prepare(gate, trained=not random_weights)
     given = None if ranges is None else read_ranges(ranges)
     spec = specify(model, preprocess=preprocess)
     names = folder.read_labels(labels) if labels is not None else None
     photos = folder.scan(calibration) if calibration is not None else None
-    network, spec = _network(spec, weights, names, settled.seed)
+    network, spec = _network(spec, weights, names, recipe.seed)
     names = names or tuple(str(index) for index in range(spec.classes))
     graph = trace(network, spec.preprocess.crop_px)
-    kept = parse_keep(graph, keep)
+    kept = parse_keep(graph, recipe.keep)
     validation = None if validation is None else match(validation, names, graph, kept)
-    if photos is None:
-        images = calibration_set.generated(spec.preprocess, settled.seed)
-    else:
-        images = calibration_set.from_folder(
-            photos,
-            spec.preprocess,
-            settled.samples,
-            settled.seed,
-            lambda done, total: progress("read images", done, total),
-            stratified=settled.stratified,
-        )
+    images = _images(photos, spec.preprocess, recipe, progress)
 
     with keeping_freed_memory(), bundles.replacing(output, _log.warning) as staging:
-        checkpoints.save_state(network, staging / bundles.WEIGHTS)
-        golden = _golden(network, spec, images)
-        np.savez(staging / bundles.REFERENCE, images=golden.images, logits=golden.logits)
-        (staging / bundles.LABELS).write_text("\n".join(names) + "\n", encoding="utf-8")
+        golden = _reference(network, spec, names, images, staging)
         found = None
-        if "int8" in chosen:
+        if "int8" in request.precisions:
             found, graph = _calibrate(
-                graph, spec, images, settled, given, staging=staging, output=output, progress=progress
+                graph, spec, images, recipe, given, staging=staging, output=output, progress=progress
             )
-        onnx_files = _emit(
-            _writer(graph, spec, settled, ranges=found, images=images, golden=golden, staging=staging),
-            onnx_names,
-            kept,
-            validation,
-            progress,
-        )
+        writer = _writer(graph, spec, recipe, ranges=found, images=images, golden=golden, staging=staging)
+        onnx_files = _emit(writer, request.onnx, kept, validation, progress)
         manifest = Manifest(
             model=spec,
             trained=not random_weights,
@@ -172,46 +131,28 @@ def build(
             macs=graph.macs,
             calibration="" if found is None else f"{found.method}, {images.about}",
             golden=f"{len(golden.images)} of {images.about}",
-            artifacts=artifacts,
+            artifacts=request.artifacts,
             onnx=onnx_files,
             selection=Selection(machine=machine(), timings=()),
             files=bundles.list_files(staging),
             created_with=package_versions(*_PACKAGES),
-            targets=tuple(target.name for target in asked),
+            targets=request.targets,
             layer_macs={layer.name: layer.macs for layer in graph.layers if layer.macs},
-            recipe=settled,
+            recipe=recipe,
             gate=None if validation is None else validation.gate,
         )
-        del graph, network  # engines are built beside this process: leave them the memory
-        add_engines(Bundle(path=staging, manifest=manifest), wanted, engine_options, progress)
+        del graph, network, writer  # engines are built beside this process: leave them the memory
+        add_engines(Bundle(path=staging, manifest=manifest), request.engines, engine_options, progress)
     return bundles.read(output)
 
 
-def _check_request(
-    chosen: tuple[Precision, ...],
-    weights: str | Path | None,
-    calibration: str | Path | None,
-    *,
-    random_weights: bool,
-    keep: tuple[str, ...],
-    int8_only: tuple[object | None, ...],
-) -> None:
-    """Refuse what contradicts itself, or would change nothing."""
-    if (weights is None) is not random_weights:
-        raise RequestError(
-            "give either weights or random weights" + (", not both" if random_weights else ""),
-            "--weights FILE for a trained network, --random-weights for latency work.",
-        )
-    if weights is not None and calibration is None and "int8" in chosen:
-        raise RequestError(
-            "INT8 needs calibration images",
-            "Give --calibration DIR with 100 or more training images, or leave INT8 out: "
-            "--precision fp32 --precision fp16.",
-        )
-    if "int8" not in chosen and any(one is not None for one in int8_only):
-        raise RequestError("validation and ranges are for INT8, which is not built", "Leave them out.")
-    if keep and set(chosen) <= {"fp32"}:
-        raise RequestError("--keep would change nothing: only FP32 is built", "Leave it out.")
+def _with_method(recipe: Recipe) -> Recipe:
+    """Return a recipe whose method is written as the thresholds are filed: percentile is percentile:99.999."""
+    from edgeresnext.compiler.thresholds import Method
+
+    if recipe.method == AUTO:
+        return recipe
+    return msgspec.structs.replace(recipe, method=str(Method.parse(recipe.method)))
 
 
 def _network(
@@ -234,15 +175,36 @@ def _network(
     return checkpoints.load_network(spec, weights, state), spec
 
 
-def _golden(network: ResNeXt, spec: ModelSpec, images: CalibrationSet) -> Golden:
-    """Return the golden images with PyTorch's logits, one image at a time: batches round differently."""
+def _images(photos: ImageFolder | None, preprocess: Preprocess, recipe: Recipe, progress: Progress) -> CalibrationSet:
+    """Return the images to calibrate on: drawn from a folder, or generated for random weights."""
+    if photos is None:
+        return calibration_set.generated(preprocess, recipe.seed)
+    return calibration_set.from_folder(
+        photos,
+        preprocess,
+        recipe.samples,
+        recipe.seed,
+        lambda done, total: progress("read images", done, total),
+        stratified=recipe.stratified,
+    )
+
+
+def _reference(
+    network: ResNeXt, spec: ModelSpec, labels: tuple[str, ...], images: CalibrationSet, staging: Path
+) -> Golden:
+    """Write the weights, the labels and the golden images with PyTorch's logits; return the latter."""
     import torch
 
+    from edgeresnext.model import checkpoints
     from edgeresnext.model.resnext import normalise
 
-    with torch.inference_mode():
+    with torch.inference_mode():  # one image at a time: batches round differently
         logits = [network(normalise(torch.from_numpy(image[None]), spec)).numpy() for image in images.golden]
-    return Golden(images=images.golden, logits=np.concatenate(logits))
+    golden = Golden(images=images.golden, logits=np.concatenate(logits))
+    checkpoints.save_state(network, staging / bundles.WEIGHTS)
+    np.savez(staging / bundles.REFERENCE, images=golden.images, logits=golden.logits)
+    (staging / bundles.LABELS).write_text("\n".join(labels) + "\n", encoding="utf-8")
+    return golden
 
 
 def _calibrate(
@@ -298,22 +260,12 @@ def _writer(
     if ranges is not None:
         sample = normalise(torch.from_numpy(np.concatenate(list(images.batches(IMAGES)))), spec)
     return Writer(
-        graph=graph,
-        spec=spec,
-        recipe=recipe,
-        ranges=ranges,
-        images=sample,
-        golden=golden,
-        folder=staging / "onnx",
+        graph=graph, spec=spec, recipe=recipe, ranges=ranges, images=sample, golden=golden, folder=staging / "onnx"
     )
 
 
 def _emit(
-    writer: Writer,
-    names: tuple[str, ...],
-    kept: Mapping[str, Keep],
-    validation: Validation | None,
-    progress: Progress,
+    writer: Writer, names: tuple[str, ...], kept: Mapping[str, Keep], validation: Validation | None, progress: Progress
 ) -> tuple[OnnxFile, ...]:
     """Write the ONNX files, those in INT8 past the gate; each must be like PyTorch on the golden images."""
     files: dict[str, OnnxFile] = {}
@@ -326,47 +278,10 @@ def _emit(
 
         calibrated = frozenset(writer.ranges.image_digests if writer.ranges else ())
         jury = Jury(writer=writer, validation=validation, calibrated=calibrated, progress=progress)
-        files |= jury.judge({name: file for name, file in files.items() if _is_int8(name)}, kept)
+        files |= jury.judge({name: file for name, file in files.items() if is_int8(name)}, kept)
     for name, file in files.items():
-        precision: Precision = "int8" if _is_int8(name) else file.plan.floating
+        precision: Precision = "int8" if is_int8(name) else file.plan.floating
         accept(file.file, precision, file.fidelity.shortfall(precision))
         if file.saturated is not None and (reason := file.saturated.shortfall(precision)):
             _log.warning("%s is of no use on CPUs without VNNI, where `load` passes it over: %s", file.file, reason)
     return tuple(files.values())
-
-
-def _is_int8(name: str) -> bool:
-    """Whether the ONNX file called `name` holds INT8 layers."""
-    return "int8" in (ONNX_FILES | GROUPED_FLOAT_FILES)[name]
-
-
-def _onnx_names(
-    asked: tuple[Target, ...], precisions: tuple[Precision, ...], options: EngineOptions
-) -> tuple[str, ...]:
-    """Return the ONNX files to emit: those of the precisions, and what TensorRT on a device may prefer."""
-    names = {**ONNX_FILES}
-    on_device = any(target.name == HERE or target.name in JETSON for target in asked)
-    if on_device and options.int8_grouped != "on":
-        names |= GROUPED_FLOAT_FILES
-    return tuple(name for name, needed in names.items() if needed <= set(precisions))
-
-
-def _artifacts(asked: tuple[Target, ...], precisions: tuple[Precision, ...]) -> tuple[Artifact, ...]:
-    """Return what the bundle offers to CPUs, the PyTorch baseline last.
-
-    Raises:
-        RequestError: CPUs were asked for and would get nothing.
-    """
-    found: list[Artifact] = []
-    for backend, offered in CPU_ARTIFACTS.items():
-        for precision, name in offered.items():
-            needed: Precision = "fp32" if precision == "bf16" else precision
-            if needed in precisions:
-                found.append(Artifact(backend=backend, precision=precision, target=CPU, file=f"onnx/{name}.onnx"))
-    if not found and any(target.name == CPU for target in asked):
-        raise RequestError(
-            f"target '{CPU}' runs nothing in {', '.join(precisions)}",
-            "Add one that it runs: --precision fp32 --precision int8.",
-        )
-    found.append(base.BASELINE_ARTIFACT)
-    return tuple(found)

@@ -18,9 +18,10 @@ from edgeresnext import files
 from edgeresnext.backends.targets import HERE
 from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.bundle import Bundle
-from edgeresnext.errors import AccuracyError, BackendError, BundleError, RequestError, unknown_name
+from edgeresnext.errors import AccuracyError, BackendError, BundleError, RequestError
 from edgeresnext.pipeline.accept import measured_here
 from edgeresnext.pipeline.engines import check_files, compile_engines
+from edgeresnext.pipeline.request import check_precisions
 from edgeresnext.pipeline.wanted import engines_wanted
 from edgeresnext.progress import silent
 from edgeresnext.spec import EngineOptions
@@ -30,9 +31,8 @@ if TYPE_CHECKING:
 
     from edgeresnext.pipeline.wanted import Wanted
     from edgeresnext.progress import Progress
-    from edgeresnext.spec import Artifact, Manifest, Precision
+    from edgeresnext.spec import Artifact, Manifest
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 _DEFAULT_OPTIONS = EngineOptions()
 _log = logging.getLogger("edgeresnext")
 
@@ -44,7 +44,6 @@ def build_engines(
     precisions: Iterable[str] | None = None,
     output: str | Path | None = None,
     engine_options: EngineOptions = _DEFAULT_OPTIONS,
-    engine_backend: str | None = None,
     progress: Progress = silent,
 ) -> Bundle:
     """Add engines to a bundle, from its ONNX files: on the device, without PyTorch or the checkpoint.
@@ -58,8 +57,7 @@ def build_engines(
         targets: `here` for the GPU of this machine, or any rtx target.
         precisions: Any of fp32, fp16 and int8; None for those that pay.
         output: Where to write the bundle with its engines; None changes it in place, when all have been built.
-        engine_options: Batch profile, workspace and the like.
-        engine_backend: tensorrt or tensorrt_rtx, where both are installed.
+        engine_options: Batch profile, workspace and the like; `backend` where both runtimes are installed.
         progress: Told how far each engine is.
 
     Raises:
@@ -78,7 +76,7 @@ def build_engines(
             "On the device itself ask for 'here'. A Jetson's files come from a build of the checkpoint.",
             values=("targets",),
         )
-    wanted = engines_wanted(asked, chosen, engine_options, engine_backend)
+    wanted = engines_wanted(asked, chosen, engine_options)
     check_files(bundles.read(path).manifest, wanted, engine_options)
     output = Path(path if output is None else output)
     bundles.check_output(output)
@@ -167,18 +165,3 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source.resolve(), target)
     except OSError:
         shutil.copyfile(source, target)
-
-
-def check_precisions(precisions: Iterable[str]) -> tuple[Precision, ...]:
-    """Return the precisions, each once, in the catalogue's order."""
-    asked = list(precisions)
-    for name in asked:
-        if name == "bf16":
-            raise RequestError(
-                "bf16 has no file of its own", "It is run from fp32: ask for that.", values=("precisions",)
-            )
-        if name not in PRECISIONS:
-            raise unknown_name("precision", name, PRECISIONS)
-    if not asked:
-        raise RequestError("no precision given", f"Known: {', '.join(PRECISIONS)}.", values=("precisions",))
-    return tuple(name for name in PRECISIONS if name in asked)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -14,14 +13,13 @@ from edgeresnext.spec import REPAIRS, Recipe
 _MAX_SEED = 2**32
 
 
-def read(path: str | Path) -> Recipe:
-    """Return the recipe of a TOML file.
+def read_recipe(path: str | Path) -> Recipe:
+    """Return the recipe of a TOML file; what it leaves out has the default.
 
     Raises:
         InputError: The file is missing, or is no recipe.
     """
     path = Path(path)
-    fields = ", ".join(field.name for field in msgspec.structs.fields(Recipe))
     try:
         return msgspec.toml.decode(path.read_bytes(), type=Recipe)
     except OSError as error:
@@ -31,26 +29,26 @@ def read(path: str | Path) -> Recipe:
     except (msgspec.MsgspecError, ValueError) as error:
         raise InputError(
             f"'{path}' is no recipe: {error}",
-            f"Its fields are {fields}; each may be left out. Repairs are a list of {', '.join(REPAIRS)}; [] for none.",
+            f"Its fields are {', '.join(Recipe.__struct_fields__)}; each may be left out. Repairs are a list of "
+            f"{', '.join(REPAIRS)}; [] for none.",
         ) from None
 
 
-def settle(recipe: Recipe | str | Path | None, changes: dict[str, Any]) -> Recipe:
-    """Return a recipe, read from its file where a path is given, with what `changes` gives in its place.
+def check_recipe(recipe: Recipe) -> Recipe:
+    """Return a recipe with its repairs in order, each once.
 
     Raises:
-        RequestError: A value is out of range or unknown.
-        InputError: The file is no recipe.
+        RequestError: A value is out of range or unknown; of the method that is told only when PyTorch is there.
     """
-    base = read(recipe) if isinstance(recipe, str | Path) else recipe or Recipe()
-    found = msgspec.structs.replace(base, **{name: value for name, value in changes.items() if value is not None})
-    if found.samples < calibration_set.MINIMUM:
+    if recipe.samples < calibration_set.MINIMUM:
         raise RequestError(
-            f"{found.samples} calibration samples are too few", f"Use {calibration_set.MINIMUM} or more."
+            f"{recipe.samples} calibration samples are too few",
+            f"Use {calibration_set.MINIMUM} or more.",
+            values=("samples",),
         )
-    if not 0 <= found.seed < _MAX_SEED:
-        raise RequestError(f"seed is {found.seed}", f"Give a number from 0 to {_MAX_SEED - 1}.")
-    for name in found.repairs:
+    if not 0 <= recipe.seed < _MAX_SEED:
+        raise RequestError(f"seed is {recipe.seed}", f"Give a number from 0 to {_MAX_SEED - 1}.", values=("seed",))
+    for name in recipe.repairs:
         if name not in REPAIRS:
             raise unknown_name("repair", name, REPAIRS)
-    return msgspec.structs.replace(found, repairs=tuple(name for name in REPAIRS if name in found.repairs))
+    return msgspec.structs.replace(recipe, repairs=tuple(name for name in REPAIRS if name in recipe.repairs))

@@ -89,7 +89,6 @@ def engines_wanted(
     asked: Sequence[Target],
     precisions: Collection[Precision] | None,
     options: EngineOptions,
-    backend: str | None = None,
 ) -> tuple[Wanted, ...]:
     """Return the engines that a request asks for, after checking that they can be built on this machine.
 
@@ -97,23 +96,23 @@ def engines_wanted(
         asked: The targets; `cpu` and Jetsons get no engine here.
         precisions: Any of fp32, fp16 and int8; None for what suits each backend.
         options: How they will be built.
-        backend: Which builds for `here`, where both are installed.
 
     Raises:
         RequestError: A target cannot have a precision, the backend is ambiguous, or an option would change nothing.
         NotInstalledError: The package, or the GPU, is missing.
     """
     _check_options(options)
+    backend = options.backend
     if backend is not None and not any(target.name == targets.HERE for target in asked):
         raise RequestError(
             f"engine backend {backend} would change nothing: it is for the target '{targets.HERE}'",
             "Leave it out.",
-            values=("engine_backend",),
+            values=("backend",),
         )
     found: list[Wanted] = []
     for target in asked:
         if target.name == targets.HERE:
-            found += _here(precisions, options, backend)
+            found += _here(precisions, options)
         elif target.compute_capabilities:
             found += _ahead_of_time(target, precisions)
     found = list({one.file: one for one in found}.values())
@@ -164,7 +163,7 @@ def _ahead_of_time(target: Target, precisions: Collection[Precision] | None) -> 
     ]
 
 
-def _here(precisions: Collection[Precision] | None, options: EngineOptions, backend: str | None) -> list[Wanted]:
+def _here(precisions: Collection[Precision] | None, options: EngineOptions) -> list[Wanted]:
     """Return the engines for the GPU of this machine."""
     device = gpu.detect()
     if device is None:
@@ -173,6 +172,7 @@ def _here(precisions: Collection[Precision] | None, options: EngineOptions, back
             "edgeresnext doctor shows what is missing; targets such as rtx40 are for GPUs elsewhere.",
             values=("targets",),
         )
+    backend = options.backend
     installed = [name for name in base.ENGINE_NAMES if base.get_engine_backend(name).missing() is None]
     if backend is not None and backend not in base.ENGINE_NAMES:
         raise unknown_name("engine backend", backend, base.ENGINE_NAMES)
@@ -180,7 +180,7 @@ def _here(precisions: Collection[Precision] | None, options: EngineOptions, back
         raise RequestError(
             f"both TensorRT and TensorRT-RTX are installed, for {device.name}",
             "Choose tensorrt, which tunes on this GPU, or tensorrt_rtx.",
-            values=("engine_backend",),
+            values=("backend",),
         )
     name = backend or (installed[0] if installed else "tensorrt")
     missing = base.get_engine_backend(name).missing()

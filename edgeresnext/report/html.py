@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgeresnext.extras import require
 from edgeresnext.report import tables, words
 from edgeresnext.report.columns import milliseconds
-from edgeresnext.report.sensitivity import decibel
 from edgeresnext.report.summary import fastest, one_a_variant
 
 if TYPE_CHECKING:
@@ -101,7 +100,6 @@ def to_html(report: Report) -> str:
             entries=[] if isinstance(found, str) else _entries(found, look),
             sections=_sections(report, look),
             layers=_layers(report, look),
-            sensitivity=_sensitivity(report),
             classes=tables.classes(report) if report.classes else None,
             thumbnails=thumbnails,
             thumbnails_left_out=len(report.changed) - len(thumbnails),
@@ -200,20 +198,6 @@ def _layers(report: Report, look: dict[str, Style]) -> _Drawing | None:
         "fused into it."
     )
     return _inline(plot, "layers", "Time by layer", text) if plot else None
-
-
-def _sensitivity(report: Report) -> _Drawing | None:
-    """Return what the quantisation of each layer costs."""
-    from edgeresnext.report import plots
-
-    found = report.sensitivity
-    if found is None or not found.layers:
-        return None
-    text = (
-        f"{found.file}: each layer quantised alone. All together leave {decibel(found.together)}. "
-        f"{found.images} images: {found.data}."
-    )
-    return _inline(plots.sensitivity(found), "sensitivity", "Sensitivity to quantisation", text)
 
 
 def _inline(plot: Plot, name: str, title: str, caption: str) -> _Drawing:

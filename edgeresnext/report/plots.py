@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from edgeresnext.report.sensitivity import sensitivity_figure
 from edgeresnext.report.svg import GRID, INK, MUTED, Plot, Style, clean
 from edgeresnext.report.ticks import scale
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgeresnext.measure.results import LayerTime, Row
-    from edgeresnext.spec import Sensitivity
 
 _WIDTH_IN = 4.3
 """In points this is the width of a phone, where letters then have their own size."""
@@ -228,17 +226,3 @@ def _layer_order(found: Sequence[Mapping[str, float]]) -> list[str]:
     """Return all names, as in the row that has the most; those between layers at the end."""
     names = dict.fromkeys(name for times in sorted(found, key=len, reverse=True) for name in times)
     return sorted(names, key=lambda name: name.startswith(_BETWEEN))
-
-
-def sensitivity(found: Sensitivity) -> Plot:
-    """Return `sensitivity_figure` for a page, which says in words what the title says."""
-    figure = sensitivity_figure(found)
-    axes = figure.axes[0]
-    axes.set_title("")
-    axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("share of the noise, % (labels: signal-to-noise of the logits)", fontsize=7.5)
-    axes.tick_params(axis="x", labelsize=7.5)
-    axes.set_yticks(range(len(found.layers)), [clean(row.layer) for row in found.layers])
-    figure.set_size_inches(5.6, 0.8 + 0.16 * len(found.layers))
-    return Plot(figure, f"share of the quantisation noise of {len(found.layers)} layers", {})

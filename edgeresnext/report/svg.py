@@ -32,8 +32,6 @@ _VARIABLES = {
     GRID: "--grid",
     SURFACE: "--surface",
     "#000000": "--ink",
-    "#1f77b4": "--accent",  # tab:blue and tab:red, which `plots.sensitivity_figure` draws in
-    "#d62728": "--bad",
     **{colour: f"--series-{index}" for index, colour in enumerate(_SERIES)},
 }
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")

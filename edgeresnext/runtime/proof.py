@@ -47,7 +47,7 @@ _TIMED_RUNS = 9
 _log = logging.getLogger("edgeresnext")
 
 
-class _Remembered(Value, frozen=True):
+class _Remembered(Value, frozen=True, kw_only=True):
     """The form of a file in the cache."""
 
     schema: int

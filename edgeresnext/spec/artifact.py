@@ -10,12 +10,13 @@ CPU = "cpu"
 """The target that every machine is."""
 
 
-class EngineOptions(Value, frozen=True, forbid_unknown_fields=False):
+class EngineOptions(Value, frozen=True, kw_only=True, forbid_unknown_fields=False):
     """How an engine is built; what is None is left to TensorRT. Options that an earlier release had are passed over.
 
     `batch` is the smallest, the most frequent and the largest number of images a run. `dla_core` builds for that deep
     learning accelerator of a Jetson. `int8_grouped` says whether grouped convolutions are INT8 in INT8 engines: "auto"
-    builds both ways and keeps the faster.
+    builds both ways and keeps the faster. `backend` is tensorrt or tensorrt_rtx, for the target `here` where both are
+    installed.
     """
 
     batch: tuple[int, int, int] = (1, 1, 8)
@@ -26,9 +27,10 @@ class EngineOptions(Value, frozen=True, forbid_unknown_fields=False):
     hardware_compatible: bool = False
     dla_core: int | None = None
     int8_grouped: Literal["auto", "on", "off"] = "auto"
+    backend: str | None = None
 
 
-class EngineLayer(Value, frozen=True):
+class EngineLayer(Value, frozen=True, kw_only=True):
     """One layer of an engine, as its builder lists it: what was fused, and what one image moves and computes.
 
     `modules` are the layers of the network that it holds, wholly or in part. Bytes are those of one image: activations
@@ -46,7 +48,7 @@ class EngineLayer(Value, frozen=True):
     macs: int
 
 
-class Engine(Value, frozen=True):
+class Engine(Value, frozen=True, kw_only=True):
     """What a compiled engine is, and where it can run: only there, and only with the release that built it.
 
     `release` is the TensorRT release (four numbers), `compute_capabilities` such as ("8.9",), `platform` such as
@@ -69,7 +71,7 @@ class Engine(Value, frozen=True):
     layers: tuple[EngineLayer, ...] = ()
 
 
-class Artifact(Value, frozen=True):
+class Artifact(Value, frozen=True, kw_only=True):
     """Something that a backend can run: one file of the bundle, in one precision, for one target.
 
     `mode` is a way to run it other than the usual one, which only benchmarks take: "compile" for PyTorch.

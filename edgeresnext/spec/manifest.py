@@ -15,7 +15,7 @@ READABLE_SCHEMAS = (1, 2)
 """Schema 1 is that of the releases before INT8 was made right on CPUs without VNNI."""
 
 
-class FileEntry(Value, frozen=True):
+class FileEntry(Value, frozen=True, kw_only=True):
     """A file of a bundle: its size and SHA-256."""
 
     bytes: int
@@ -29,7 +29,7 @@ MIN_SNR_DB: dict[Precision, float] = {"fp16": 35.0, "bf16": 20.0, "int8": 15.0}
 """Signal-to-noise ratio under which an artefact is taken for broken rather than quantised."""
 
 
-class Fidelity(Value, frozen=True):
+class Fidelity(Value, frozen=True, kw_only=True):
     """How far logits are from PyTorch's on the same images.
 
     `snr_db` is 10 log10(sum of squared reference / sum of squared difference), None where they are equal;
@@ -52,7 +52,7 @@ class Fidelity(Value, frozen=True):
         return f"signal-to-noise of the logits is {self.snr_db:.1f} dB, below {floor:g} dB"
 
 
-class OnnxFile(Value, frozen=True):
+class OnnxFile(Value, frozen=True, kw_only=True):
     """What one ONNX file is, how far it is from PyTorch on the golden images, and what the gate said of it.
 
     `fidelity` is what the file says, in exact integer arithmetic, which is the same on every machine; `saturated` what
@@ -71,7 +71,7 @@ class OnnxFile(Value, frozen=True):
     verdict: Verdict | None = None
 
 
-class Timing(Value, frozen=True):
+class Timing(Value, frozen=True, kw_only=True):
     """A quick latency measurement of one artefact at build time: the median at batch 1."""
 
     artifact: str
@@ -79,7 +79,7 @@ class Timing(Value, frozen=True):
     samples: int
 
 
-class Selection(Value, frozen=True):
+class Selection(Value, frozen=True, kw_only=True):
     """The measurement by which `load` ranks artefacts: where it was taken, fastest first.
 
     `conditions` are what the order depends on: processor, instruction sets, runtimes and GPU. Where they are others,
@@ -91,7 +91,7 @@ class Selection(Value, frozen=True):
     conditions: dict[str, str] = {}
 
 
-class Manifest(Value, frozen=True):
+class Manifest(Value, frozen=True, kw_only=True):
     """The table of contents of a bundle, and everything needed to trust it.
 
     `targets` are those that it was built for; `layer_macs` the multiply-accumulates of each convolution and Gemm.
@@ -115,7 +115,7 @@ class Manifest(Value, frozen=True):
     schema: int = MANIFEST_SCHEMA
 
 
-class Check(Value, frozen=True):
+class Check(Value, frozen=True, kw_only=True):
     """The result of replaying golden images on one artefact; `latency_s` the median at batch 1, where it was timed."""
 
     artifact: str

@@ -9,7 +9,7 @@ from edgeresnext.spec.value import Value
 Interpolation = Literal["bilinear", "bicubic"]
 
 
-class TensorSpec(Value, frozen=True):
+class TensorSpec(Value, frozen=True, kw_only=True):
     """A tensor at the edge of a graph; None in `shape` is the free batch dimension."""
 
     name: str
@@ -17,7 +17,7 @@ class TensorSpec(Value, frozen=True):
     shape: tuple[int | None, ...]
 
 
-class Preprocess(Value, frozen=True):
+class Preprocess(Value, frozen=True, kw_only=True):
     """How an image becomes the network's input; it belongs to the weights, not to the architecture.
 
     The shorter edge is resized to `resize_px` and the centre square of `crop_px` cut out on the host;
@@ -46,7 +46,7 @@ class Preprocess(Value, frozen=True):
         return min(-mean / std for mean, std in pairs), max((1 - mean) / std for mean, std in pairs)
 
 
-class ModelSpec(Value, frozen=True):
+class ModelSpec(Value, frozen=True, kw_only=True):
     """A network of the ResNet/ResNeXt bottleneck family (Xie et al. 2017, table 1).
 
     Stage s (from 0) has `depths[s]` blocks; its 3x3 convolutions have `cardinality` groups of

@@ -19,12 +19,13 @@ AUTO = "auto"
 RANGES_SCHEMA = 2
 
 
-class Recipe(Value, frozen=True):
+class Recipe(Value, frozen=True, kw_only=True):
     """How a network is calibrated; the form of `calibration/recipes/*.toml`.
 
-    `method` is auto, max, percentile (99.999), percentile:P, mse or entropy. `samples` images are drawn with `seed`,
-    which also draws random weights; `stratified` takes the same number from each class folder. `repairs` are made
-    before and after, any of `REPAIRS`.
+    `method` is auto, max, percentile (99.999), percentile:P, mse or entropy. `samples` images are drawn at most, with
+    `seed`, which also draws random weights; `stratified` takes the same number from each class folder. `repairs` are
+    made before and after, any of `REPAIRS`. `keep` names layers that are not to be INT8, such as "fp16:layer1.*" or
+    "fp32:fc".
     """
 
     method: str = AUTO
@@ -32,9 +33,10 @@ class Recipe(Value, frozen=True):
     seed: int = 0
     stratified: bool = True
     repairs: tuple[Repair, ...] = REPAIRS
+    keep: tuple[str, ...] = ()
 
 
-class Ranges(Value, frozen=True):
+class Ranges(Value, frozen=True, kw_only=True):
     """What calibration found: the |x| at which each method clips each tensor, and what that belongs to.
 
     `thresholds` are by method, then by tensor; `chosen` the method that leaves the smallest error in each tensor, by
@@ -61,7 +63,7 @@ class Ranges(Value, frozen=True):
         return {tensor: self.thresholds[method][tensor] for tensor, method in self.chosen[activations].items()}
 
 
-class Plan(Value, frozen=True):
+class Plan(Value, frozen=True, kw_only=True):
     """The precision of every layer of one ONNX file, decided before anything is emitted.
 
     `layers` maps each layer to its precision, and `inputs` each INT8 layer to the tensor that it reads quantised.
@@ -78,7 +80,7 @@ class Plan(Value, frozen=True):
     reasons: dict[str, str] = {}
 
 
-class Gate(Value, frozen=True):
+class Gate(Value, frozen=True, kw_only=True):
     """What an INT8 file must reach on validation images before it may be published.
 
     `validation` is a folder of images that were used neither for training nor for calibration. `max_drop` is how many
@@ -93,7 +95,7 @@ class Gate(Value, frozen=True):
     min_int8: float = 0.5
 
 
-class Verdict(Value, frozen=True):
+class Verdict(Value, frozen=True, kw_only=True):
     """What the accuracy gate measured of an INT8 file, image by image against PyTorch in FP32.
 
     `drop` is in points of top-1, `agreement` the share of `images` with the same first class; `lost` and `gained` count
@@ -119,7 +121,7 @@ class Verdict(Value, frozen=True):
     overlap: int = 0
 
 
-class LayerCost(Value, frozen=True):
+class LayerCost(Value, frozen=True, kw_only=True):
     """What the quantisation of one layer costs alone.
 
     `snr_db` is the signal-to-noise ratio of the logits, None where they do not change; `share` the noise over that of
@@ -133,7 +135,7 @@ class LayerCost(Value, frozen=True):
     top1: float | None = None
 
 
-class Sensitivity(Value, frozen=True):
+class Sensitivity(Value, frozen=True, kw_only=True):
     """What the quantisation of each layer of one INT8 file costs, in execution order, and of all `together`.
 
     `floating` are the layers that the file keeps in floating point.

@@ -80,7 +80,12 @@ def test_random_weights_need_no_images_and_mark_the_bundle_untrained(tmp_path):
     assert not bundle.manifest.trained
     assert bundle.manifest.onnx[0].file == "onnx/fp32.onnx"
     assert "generated" in bundle.manifest.calibration
-    report = edgeresnext.bench(bundle.path, backend="onnxruntime", precision="int8", rounds=2, skip=LATENCY_ALONE)
+    report = edgeresnext.bench(
+        bundle.path,
+        backend="onnxruntime",
+        precision="int8",
+        options=edgeresnext.BenchOptions(rounds=2, skip=LATENCY_ALONE),
+    )
     assert all(
         row.top1 is None and "accuracy: random weights" in row.reasons for row in report.rows if row.status == "ok"
     )

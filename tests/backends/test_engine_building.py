@@ -44,7 +44,9 @@ def test_an_engine_is_benched(install, lean, module, release):
     install(module, release)
     bundle = compiled(lean, "fp16", backend=module)
     name = engines(bundle)["fp16"].name
-    report = edgeresnext.bench(lean, rounds=3, backend=module, skip=["energy", "memory", "pytorch"])
+    report = edgeresnext.bench(
+        lean, backend=module, options=edgeresnext.BenchOptions(rounds=3, skip=("energy", "memory", "pytorch"))
+    )
     (row,) = [row for row in report.rows if row.name == name]
     assert row.status == "ok"
     assert set(row.scopes) == {"compute", "end-to-end"}
@@ -294,6 +296,6 @@ def test_both_runtimes_ask_for_a_choice(install, lean, monkeypatch):
         monkeypatch.setattr(base.get_engine_backend(name), "missing", lambda: None)
     with pytest.raises(RequestError, match="both TensorRT and TensorRT-RTX are installed") as caught:
         edgeresnext.build_engines(lean)
-    assert caught.value.values == ("engine_backend",)
-    bundle = edgeresnext.build_engines(lean, engine_backend="tensorrt", precisions=["fp16"])
+    assert caught.value.values == ("backend",)
+    bundle = edgeresnext.build_engines(lean, precisions=["fp16"], engine_options=EngineOptions(backend="tensorrt"))
     assert engines(bundle)["fp16"].backend == "tensorrt"

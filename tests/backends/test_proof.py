@@ -127,7 +127,9 @@ def test_verify_and_bench_show_it_as_failed(wrong):
     assert checks["openvino-int8"].status == "failed"
     assert "onnx/int8-cpu.onnx says" in checks["openvino-int8"].reason
     report = edgeresnext.bench(
-        wrong, precision="int8", rounds=3, skip=("pytorch", "scopes", "layers", "energy", "memory")
+        wrong,
+        precision="int8",
+        options=edgeresnext.BenchOptions(rounds=3, skip=("pytorch", "scopes", "layers", "energy", "memory")),
     )
     rows = {row.name: row for row in report.rows}
     assert rows["openvino-int8"].status == "failed"

@@ -17,7 +17,6 @@ from edgeresnext.errors import BundleError, DataError, InputError, RequestError
 from edgeresnext.model.catalogue import specify
 from edgeresnext.model.checkpoints import load_network
 from edgeresnext.pipeline import ranges
-from edgeresnext.pipeline import recipe as recipe_files
 from edgeresnext.spec import Recipe
 
 SAMPLES = 32
@@ -189,7 +188,7 @@ def test_activations_that_are_not_finite_name_the_layer_and_leave_nothing(build,
 
 def test_a_recipe_is_read_from_a_file(build, tmp_path):
     (tmp_path / "r.toml").write_text('method = "mse"\nsamples = 24\nseed = 3\nrepairs = ["bias-correction"]\n')
-    bundle, _ = build(recipe=recipe_files.read(tmp_path / "r.toml"))
+    bundle, _ = build(recipe=edgeresnext.read_recipe(tmp_path / "r.toml"))
     assert bundle.manifest.recipe == Recipe(method="mse", samples=24, seed=3, repairs=("bias-correction",))
     assert bundle.manifest.calibration == "mse, 24 images of 'calibration', seed 3"
 
@@ -204,11 +203,11 @@ def test_a_recipe_is_read_from_a_file(build, tmp_path):
         (None, "cannot read recipe"),
     ],
 )
-def test_files_that_are_no_recipe_are_refused(build, tmp_path, text, message):
+def test_files_that_are_no_recipe_are_refused(tmp_path, text, message):
     if text is not None:
         (tmp_path / "r.toml").write_text(text)
     with pytest.raises(InputError, match=message):
-        build(recipe=tmp_path / "r.toml")
+        edgeresnext.read_recipe(tmp_path / "r.toml")
 
 
 def test_repairs_that_do_not_exist_are_refused(build):
@@ -231,7 +230,7 @@ def test_layers_are_kept_in_a_file_without_int8_too(digits):
 
 @pytest.mark.parametrize("recipe", ["default", "max", "entropy", "quick"])
 def test_the_recipes_of_the_repository_are_recipes(recipe, request):
-    found = recipe_files.read(request.config.rootpath / "calibration" / "recipes" / f"{recipe}.toml")
+    found = edgeresnext.read_recipe(request.config.rootpath / "calibration" / "recipes" / f"{recipe}.toml")
     assert found.samples >= 64
     if recipe == "default":
         assert found == Recipe()

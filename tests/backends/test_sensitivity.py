@@ -58,7 +58,7 @@ def test_wrong_requests_are_refused(built, found, digit_folders, tmp_path, monke
         edgeresnext.sensitivity(built.path, file="int4")
     with pytest.raises(RequestError, match="samples is 0"):
         edgeresnext.sensitivity(built.path, samples=0)
-    with pytest.raises(RequestError, match="--samples would change nothing"):
+    with pytest.raises(RequestError, match="samples would change nothing"):
         edgeresnext.sensitivity(built.path, samples=8)
     with pytest.raises(DataError, match="does not exist"):
         edgeresnext.sensitivity(built.path, data=tmp_path / "nowhere")

@@ -1,7 +1,13 @@
 """What the tests of the command line share."""
 
-import pytest
+import os
+import signal
+from contextlib import contextmanager
 
+import pytest
+from scripted import answers, open_known
+
+from edgeresnext.cli import console
 from edgeresnext.cli.main import main
 
 
@@ -20,3 +26,29 @@ def run(capsys):
         return code, out, err
 
     return call
+
+
+@pytest.fixture
+def opened(monkeypatch, built):
+    """The sessions that a benchmark of the digits bundle opens, by name: they know the golden images."""
+    return open_known(monkeypatch, answers(built))
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch):
+    """Interrupt this process, as a terminal does, when a stage has come so far."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+
+    def at(stage, done):
+        @contextmanager
+        def progress():
+            def tell(name, now, _total):
+                if (name, now) == (stage, done):
+                    os.kill(os.getpid(), signal.SIGINT)
+
+            yield tell
+
+        monkeypatch.setattr(console, "progress", progress)
+
+    yield at
+    signal.signal(signal.SIGINT, before)

@@ -1,11 +1,11 @@
 import json
-import subprocess
-import sys
+import shlex
 
 import pytest
 from stages import LATENCY_ALONE
 
 import edgeresnext
+from edgeresnext.cli.typed import preprocessing
 
 
 @pytest.fixture
@@ -79,27 +79,31 @@ def test_build_prints_json_alone(run, tmp_path, digit_weights, digit_folders):
 
 
 def test_build_reads_preprocessing_from_a_file(run, tmp_path):
-    (tmp_path / "p.json").write_text('{"resize_px": 40, "crop_px": 36}')
+    file = tmp_path / "p.json"
+    file.write_text('{"resize_px": 40, "crop_px": 36}')
+    assert preprocessing(str(file)) == edgeresnext.Preprocess(resize_px=40, crop_px=36)
     arguments = ("build", "resnext20_8x4d", "--random-weights", "--precision", "fp32", "-o", tmp_path / "b")
-    code, out, _ = run(*arguments, "--preprocess", tmp_path / "p.json")
-    assert code == 0
-    assert "shorter edge to 40 px" in out
-    (tmp_path / "p.json").write_text('{"resize_px": 30, "crop_px": 36}')
-    code, _, err = run(*arguments, "--preprocess", tmp_path / "p.json")
+    file.write_text('{"resize_px": 30, "crop_px": 36}')
+    code, _, err = run(*arguments, "--preprocess", file)
     assert (code, "crop_px 36 must lie between" in err) == (5, True)
     code, _, err = run(*arguments, "--preprocess", "torchvision-v3")
     assert (code, "Did you mean 'torchvision-v" in err) == (2, True)
 
 
-def test_bench_saves_what_it_prints(run, built, tmp_path):
-    skipped = [word for stage in LATENCY_ALONE for word in ("--skip", stage)]
-    arguments = ("bench", built.path, "--rounds", 8, "--precision", "int8", "--save", tmp_path / "r.json", *skipped)
-    code, out, err = run(*arguments, "--json")
+def test_bench_saves_what_it_prints_and_how_to_repeat_it(run, built, opened, tmp_path):
+    typed = ("bench", built.path, "--precision", "int8", "--latency-bound", "12.5", "--scenario", "single-stream")
+    typed += ("--scenario", "server", "--quick", "--seconds", "1", *(w for s in LATENCY_ALONE for w in ("--skip", s)))
+    code, out, err = run(*typed, "--save", tmp_path / "r.json", "--json")
     assert code == 0
     assert json.loads(out) == json.loads((tmp_path / "r.json").read_text())
     assert "saved" in err
-    code, out, _ = run(*arguments)
+    repeat = shlex.split(json.loads(out)["command"])
+    assert sorted(repeat) == sorted(["edgeresnext", *map(str, typed)])
+    opened.clear()
+    code, out, _ = run(*repeat[1:])
+    assert code == 0
     assert "openvino-int8" in out
+    assert set(opened) == {"torch-fp32", "openvino-int8", "onnxruntime-int8"}
 
 
 def test_train_writes_weights_that_build_takes(run, tmp_path, photos):
@@ -117,9 +121,9 @@ def test_train_writes_weights_that_build_takes(run, tmp_path, photos):
     ("arguments", "code", "message"),
     [
         (("biuld",), 2, "Did you mean 'build'"),
-        (("build", "resnext50_32x4d"), 2, "Add --output DIR"),
+        (("build", "resnext50_32x4d"), 2, "Options: --output"),
         (("build", "resnext50", "-o", "x", "--random-weights"), 2, "Did you mean 'resne"),
-        (("build", "resnet50", "-o", "x"), 2, "--random-weights"),
+        (("build", "resnet50", "-o", "x"), 2, "Options: --weights, --random-weights"),
         (
             ("build", "resnet50", "-o", "x", "--weights", "none.pth", "--precision", "fp32"),
             5,
@@ -129,7 +133,7 @@ def test_train_writes_weights_that_build_takes(run, tmp_path, photos):
         (("build", "resnet50", "-o", "x", "--random-weights", "--target", "here"), 4, "edgeresnext doctor"),
         (("build", "resnet50", "-o", "x", "--random-weights", "--batch", "1:2"), 2, "Give MIN:OPT:MAX"),
         (("build", "resnet50", "-o", "x", "--random-weights", "--batch", "8:4:2"), 2, "batch profile 8:4:2"),
-        (("build", ".", "--target", "rtx40", "--weights", "x"), 2, "--weights would change nothing"),
+        (("build", ".", "--target", "rtx40", "--weights", "x"), 2, "weights would change nothing"),
         (("build", ".", "--target", "rtx40"), 5, "is not a bundle"),
         (("build", "buid/m", "--target", "here"), 5, "neither a network nor the directory of a bundle"),
         (("build", "nosuchdir", "--target", "rtx40"), 5, "'nosuchdir' is neither a network nor"),
@@ -137,7 +141,7 @@ def test_train_writes_weights_that_build_takes(run, tmp_path, photos):
         (("build", ".", "--target", "rtx40", "--dla", "0"), 2, "TensorRT-RTX has no dla_core"),
         (("build", ".", "--target", "rtx40", "--optimization-level", "9"), 2, "optimisation level is 9"),
         (("build", ".", "--target", "rtx40", "--workspace", "0"), 2, "workspace is 0 MiB"),
-        (("build", ".", "--target", "rtx40", "--workspace", "nan"), 2, "workspace is nan MiB"),
+        (("build", ".", "--target", "rtx40", "--workspace", "nan"), 2, "'nan' is no number of MiB"),
         (
             ("build", ".", "--target", "rtx40", "--backend", "tensorrt"),
             2,
@@ -149,18 +153,18 @@ def test_train_writes_weights_that_build_takes(run, tmp_path, photos):
         (("bench", "none"), 5, "'none' does not exist"),
         (("bench", "none", "--save", "r.doc"), 2, "Known suffixes: .json, .html, .md, .csv"),
         (("bench", "{bundle}", "--scenario", "ofline"), 2, "Did you mean 'offline'"),
-        (("bench", "{bundle}", "--scenario", "server"), 2, "Add --rate 50"),
-        (("bench", "{bundle}", "--rate", "50"), 2, "Add --scenario server"),
+        (("bench", "{bundle}", "--scenario", "server"), 2, "Options: --rate N, --latency-bound MS"),
+        (("bench", "{bundle}", "--rate", "50"), 2, "Options: --rate N, --scenario NAME"),
         (("bench", "{bundle}", "--scenario", "single-stream", "--batch", "8"), 2, "takes one image at a time"),
         (("bench", "{bundle}", "--quick", "--official"), 2, "--quick contradicts --official"),
         (("bench", "{bundle}", "--official", "--seconds", "60"), 2, "lasts 600 s"),
         (("bench", "{bundle}", "--skip", "memroy"), 2, "Did you mean 'memory'"),
         (("bench", "{bundle}", "--baseline", "torch-fp23"), 2, "Did you mean 'torch-fp32'"),
-        (("bench", "{bundle}", "--samples", "9"), 2, "--samples would change nothing"),
+        (("bench", "{bundle}", "--samples", "9"), 2, "Options: --samples N, --data"),
         (("report", "none.json"), 5, "'none.json' does not exist"),
         (("report", "pyproject.toml"), 5, "'pyproject.toml' is no report"),
         (("report", "{bundle}/manifest.json"), 5, "is no report: Object missing required field"),
-        (("report", "none.json", "--threshold", "5"), 2, "without a second report"),
+        (("report", "none.json", "--threshold", "5"), 2, "Options: --threshold PERCENT"),
         (("report", "a.json", "b.json", "--save", "c.html"), 2, "would write one of two reports"),
         (("bench", "{bundle}", "--backend", "tensorrt"), 2, "unknown backend of this bundle"),
         (("bench", "{bundle}", "--data", "none"), 5, "does not exist"),
@@ -176,6 +180,7 @@ def test_train_writes_weights_that_build_takes(run, tmp_path, photos):
         (("train", "resnet50", "--data", "x", "-o", "w.safetensors", "--learning-rate", "nan"), 2, "learning rate nan"),
         (("train", "resnet50", "--data", "x", "-o", "nowhere/w.safetensors"), 5, "cannot write in"),
         (("bench", "{bundle}", "--seconds", "nan"), 2, "seconds is nan"),
+        (("bench", "{bundle}", "--latency-bound", "x"), 2, "'x' is no number of ms"),
         (("demo", "-o", "{bundle}"), 5, "something other than a demo"),
     ],
 )
@@ -203,34 +208,9 @@ def test_damaged_onnx_files_are_refused(run, built, tmp_path):
         assert (code, f"{name}.onnx" in err) == (5, True)
 
 
-def test_ctrl_c_leaves_with_130_and_nothing_half_written(tmp_path):
-    import signal
-    import time
-
-    command = [
-        sys.executable,
-        "-m",
-        "edgeresnext",
-        "build",
-        "resnext50_32x4d",
-        "--random-weights",
-        "-o",
-        tmp_path / "b",
-    ]
-    with subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        # Tests that run in the background of a shell ignore SIGINT, and so would this child.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no thread runs yet
-    ) as process:
-        for line in process.stderr:
-            if line.startswith("calibrate"):
-                break
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-        assert process.wait(20) == 130
-    assert "Traceback" not in rest
-    assert "interrupted" in rest
+def test_ctrl_c_leaves_with_130_and_nothing_half_written(run, ctrl_c, tmp_path):
+    ctrl_c("calibrate", 8)
+    code, out, err = run("build", "resnext20_8x4d", "--random-weights", "-o", tmp_path / "b")
+    assert (code, out) == (130, "")
+    assert "interrupted" in err
     assert [path.name for path in tmp_path.iterdir()] == [".b.lock"]

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 from rescaled import rescale
@@ -15,41 +16,52 @@ def build(run, digit_weights, digit_folders, tmp_path):
     return call
 
 
-def test_a_gate_that_cannot_pass_exits_3_and_leaves_nothing(build, digit_weights, digit_folders, tmp_path):
+@pytest.fixture
+def validation(digit_folders, tmp_path):
+    """Every sixth validation image."""
+    for path in sorted(digit_folders["validation"].glob("*/*.png"))[::6]:
+        (tmp_path / "few" / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "few" / path.parent.name)
+    return tmp_path / "few"
+
+
+def test_a_gate_that_cannot_pass_exits_3_and_leaves_nothing(build, digit_weights, validation, tmp_path):
     broken = rescale(digit_weights, tmp_path / "broken.safetensors")
-    naive = ("--method", "max", "--repair", "none", "--validation", digit_folders["validation"])
-    code, out, err = build(*naive, weights=broken)
+    code, out, err = build(
+        *("--method", "max", "--repair", "none", "--validation", validation, "--min-int8", 1), weights=broken
+    )
     assert (code, out) == (3, "")
     assert "onnx/int8.onnx cannot pass the gate" in err
     assert "Nothing was published" in err
-    assert "--min-int8" in err
     assert not (tmp_path / "out").exists()
 
 
-def test_a_gate_that_passes_is_shown_with_its_figures(build, run, digit_folders, tmp_path):
-    code, out, _ = build("--validation", digit_folders["validation"], "--max-drop", 1)
+def test_a_build_with_a_gate_and_kept_layers_shows_their_figures_and_reasons(build, run, validation, tmp_path):
+    (tmp_path / "recipe.toml").write_text('method = "max"\nrepairs = []\nkeep = ["fp16:layer1.*"]\nsamples = 8\n')
+    recipe = ("--recipe", tmp_path / "recipe.toml", "--keep", "fp16:layer1.0.*", "--keep", "fp32:fc")
+    code, out, _ = build(*recipe, "--validation", validation, "--max-drop", 5)
     assert code == 0
-    assert "1 points of top-1 at most" in out
+    assert "5 points of top-1 at most" in out
     assert "agree" in out
-    assert "of 600" in out
+    assert "of 100" in out
     found = json.loads(run("inspect", tmp_path / "out", "--json")[1])
-    assert found["gate"]["max_drop"] == 1.0
-    assert all(file["verdict"]["images"] == 600 for file in found["onnx"])
-
-
-def test_kept_layers_are_listed_with_the_reason(build, run, tmp_path):
-    assert build("--keep", "fp16:layer1.*", "--keep", "fp32:fc")[0] == 0
+    assert found["gate"]["max_drop"] == 5.0
+    assert all(file["verdict"]["images"] == 100 for file in found["onnx"])
+    assert found["recipe"] == {
+        "method": "max", "samples": 100, "seed": 0, "stratified": True, "repairs": [],
+        "keep": ["fp16:layer1.0.*", "fp32:fc"],
+    }  # fmt: skip
     _, out, _ = run("inspect", tmp_path / "out", "--layers")
-    assert "int8: fc fp32: kept by hand: fp32:fc" in out
+    assert "fc fp32: kept by hand: fp32:fc" in out
     assert "int8-cpu: layer1.0.conv1 fp32, layer1.0.conv2 fp32" in out
-    assert "kept by hand: fp16:layer1.* (FP32 where the file has no FP16)" in out
+    assert "kept by hand: fp16:layer1.0.* (FP32 where the file has no FP16)" in out
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (("--keep", "fp16:layr1.*"), 2, "Did you mean layer1.*"),
-        (("--max-drop", 1), 2, "--max-drop would change nothing without images"),
+        (("--max-drop", 1), 2, "Options: --max-drop POINTS, --validation"),
         (("--repair", "none", "--repair", "equalisation"), 2, "contradicts"),
         (("--repair", "equalization"), 2, "Did you mean 'equalisation'?"),
         (("--recipe", "nowhere.toml"), 5, "cannot read recipe"),
@@ -85,5 +97,5 @@ def test_sensitivity_ranks_the_layers_and_draws_them(run, built, tmp_path):
 def test_options_of_calibration_would_change_nothing_for_a_bundle(run, built):
     code, _, err = run("build", built.path, "--repair", "none", "--keep", "fp16:fc", "--validation", "x")
     assert code == 2
-    assert "--repair, --keep, --validation would change nothing" in err or "would change nothing: a bundle" in err
-    assert all(name in err for name in ("--repair,", "--keep", "--validation"))
+    assert "repairs, keep, validation would change nothing: a bundle is given" in err
+    assert "Options: --repair NAME, --keep PRECISION:LAYERS, --validation" in err

@@ -1,14 +1,12 @@
 """`bench` and `report` as a user types them."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
+from scripted import answers, open_known
 from stages import LATENCY_ALONE
 
+from edgeresnext.cli.main import main
 from edgeresnext.report.files import read_report
 
 SKIPPED = [word for stage in LATENCY_ALONE for word in ("--skip", stage)]
@@ -17,13 +15,14 @@ SKIPPED = [word for stage in LATENCY_ALONE for word in ("--skip", stage)]
 @pytest.fixture(scope="module")
 def saved(built, tmp_path_factory):
     """A saved quick benchmark."""
-    from edgeresnext.cli.main import main
+    file = tmp_path_factory.mktemp("reports") / "r.json"
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        open_known(monkeypatch, answers(built))
+        main(["bench", str(built.path), "--quick", "--precision", "int8", *SKIPPED, "--save", str(file)])
+    return file
 
-    folder = tmp_path_factory.mktemp("reports")
-    main(["bench", str(built.path), "--quick", "--precision", "int8", *SKIPPED, "--save", str(folder / "r.json")])
-    return folder / "r.json"
 
-
+@pytest.mark.usefixtures("opened")
 def test_every_format_is_written(run, built, tmp_path):
     files = [tmp_path / f"r.{suffix}" for suffix in ("json", "html", "md", "csv")]
     options = [word for file in files for word in ("--save", file)]
@@ -39,11 +38,6 @@ def test_a_quick_run_is_marked(run, saved):
     code, out, _ = run("report", saved)
     assert code == 0
     assert "QUICK: NOT FOR QUOTING" in out
-    assert read_report(saved).command.endswith("--quick " + " ".join(sorted_skips()))
-
-
-def sorted_skips():
-    return [word for stage in sorted(LATENCY_ALONE) for word in ("--skip", stage)]
 
 
 def test_a_saved_report_is_shown_as_it_was_and_converted(run, saved, tmp_path):
@@ -84,56 +78,40 @@ def test_a_report_of_another_schema_is_refused(run, saved, tmp_path):
     assert "edgeresnext bench BUNDLE --save report.json" in err
 
 
-def test_an_empty_data_folder_is_refused_before_anything_is_measured(run, built, tmp_path):
+def test_an_empty_data_folder_is_refused_before_anything_is_opened(run, built, opened, tmp_path):
     (tmp_path / "empty").mkdir()
-    started = time.perf_counter()
     code, _, err = run("bench", built.path, "--data", tmp_path / "empty")
     assert (code, "holds no image" in err) == (5, True)
-    assert time.perf_counter() - started < 2
+    assert not opened
 
 
+@pytest.mark.usefixtures("opened")
 def test_an_impossible_latency_bound_says_what_is_possible(run, built):
-    code, _, err = run(
-        "bench",
-        built.path,
-        "--scenario",
-        "server",
-        "--latency-bound",
-        "0.001",
-        "--precision",
-        "int8",
-        "--quick",
-        *SKIPPED,
-    )
+    typed = ("bench", built.path, "--scenario", "server", "--latency-bound", "0.001", "--precision", "int8", "--quick")
+    code, _, err = run(*typed, *SKIPPED)
     assert code == 2
     assert "nothing here keeps p90 within 0.001 ms at any rate" in err
     assert "queries/s are possible" in err
 
 
-def test_ctrl_c_saves_what_was_measured_and_marks_it_partial(built, tmp_path):
-    command = [
-        sys.executable, "-m", "edgeresnext", "bench", built.path, "--seconds", "100", "--precision", "int8",
-        *SKIPPED, "--save", tmp_path / "r.json", "--save", tmp_path / "r.html",
-    ]  # fmt: skip
-    with subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        # Tests that run in the background of a shell ignore SIGINT, and so would this child.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no thread runs yet
-    ) as process:
-        for line in process.stderr:
-            if line.startswith("single-stream"):
-                break
-        time.sleep(0.5)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "Traceback" not in err
+@pytest.mark.usefixtures("opened")
+def test_ctrl_c_saves_what_was_measured_and_marks_it_partial(run, built, ctrl_c, tmp_path):
+    ctrl_c("single-stream", 40)
+    files = ("--save", tmp_path / "r.json", "--save", tmp_path / "r.html")
+    code, out, err = run("bench", built.path, "--seconds", "100", "--precision", "int8", *SKIPPED, *files)
+    assert code == 130
     assert "marked partial" in err
     assert "PARTIAL" in out.upper()
     report = read_report(tmp_path / "r.json")
     assert report.partial
-    assert 0 < report.rows[0].latency_n < 700
+    assert report.rows[0].latency_n == 40
+    assert report.command.startswith("edgeresnext bench ")
     assert "interrupted" in (tmp_path / "r.html").read_text()
+
+
+def test_a_report_of_before_that_tells_of_sensitivity_is_still_read(saved, tmp_path):
+    report = json.loads(saved.read_text())
+    old = report | {"sensitivity": {"bundle": "b", "layers": []}, "command": "edgeresnext bench b --sensitivity"}
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    assert read_report(tmp_path / "old.json").rows == read_report(saved).rows
+    assert read_report(tmp_path / "old.json").command == "edgeresnext bench b --sensitivity"

@@ -43,8 +43,7 @@ def bundle(runtime, built, tmp_path_factory):
         built.path,
         output=tmp_path_factory.mktemp("gpu") / "bundle",
         precisions=PRECISIONS,
-        engine_options=EngineOptions(batch=(1, 1, LARGEST), int8_grouped="on"),
-        engine_backend=runtime,
+        engine_options=EngineOptions(batch=(1, 1, LARGEST), int8_grouped="on", backend=runtime),
     )
 
 
@@ -101,7 +100,10 @@ def test_verify_and_bench_accept_it(bundle, precision):
     (check,) = [one for one in edgeresnext.verify(bundle.path) if one.artifact == engine(bundle, precision).name]
     assert check.status == "ok", check.reason
     report = edgeresnext.bench(
-        bundle.path, rounds=20, backend=engine(bundle, precision).backend, precision=precision, skip=["memory"]
+        bundle.path,
+        backend=engine(bundle, precision).backend,
+        precision=precision,
+        options=edgeresnext.BenchOptions(rounds=20, skip=("memory",)),
     )
     (row,) = [row for row in report.rows if row.name == engine(bundle, precision).name]
     assert row.status == "ok", row.reasons

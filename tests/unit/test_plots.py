@@ -58,7 +58,7 @@ def test_agreement_stands_in_for_top1_and_without_either_a_sentence_says_why():
 
 
 def test_the_same_report_gives_the_same_page():
-    report = msgspec.structs.replace(REPORT, rows=REPORT.rows[::5], sensitivity=None)
+    report = msgspec.structs.replace(REPORT, rows=REPORT.rows[::5])
     assert html.to_html(report) == html.to_html(report)
 
 
@@ -134,17 +134,6 @@ def test_layers_share_an_axis_in_the_network_s_order_and_the_rest_is_grouped_by_
     assert widths["conv1"] == pytest.approx(1e3 * STREAM[0].layers[0].seconds)
 
 
-def test_sensitivity_is_drawn_as_the_command_draws_it():
-    found = REPORT.sensitivity
-    axes = plots.sensitivity_figure(found).axes[0]
-    assert [bar.get_width() for bar in axes.patches] == pytest.approx([100 * row.share for row in found.layers])
-    worst = max(row.share for row in found.layers)
-    red = [bar.get_facecolor()[0] > 0.5 for bar in axes.patches]
-    assert red == [row.share > worst / 2 for row in found.layers]
-    assert axes.texts[0].get_text() == f"{found.layers[0].snr_db:.1f} dB"
-    assert "29.0 dB with all of them" in axes.get_title()
-
-
 def test_colours_of_the_page_replace_those_drawn_but_not_text_that_looks_like_one():
     rows = changed(STREAM, target=svg.INK)
     page = drawn(pareto.draw, pareto.trade_off(rows[:1]), svg.styles(row.name for row in rows))
@@ -205,9 +194,7 @@ def test_offline_the_fastest_batch_speaks_for_a_variant():
 
 @pytest.mark.parametrize("rows", [(), REPORT.rows[2:3], tuple(OFFLINE), tuple(STREAM[:1])])
 def test_a_report_of_little_is_a_page_all_the_same(rows):
-    bare = msgspec.structs.replace(
-        REPORT, rows=rows, classes=(), changed=(), sensitivity=None, environment={}, bundle={}
-    )
+    bare = msgspec.structs.replace(REPORT, rows=rows, classes=(), changed=(), environment={}, bundle={})
     page = html.to_html(bare)
     assert page.startswith("<!DOCTYPE html>")
     assert "None" not in re.sub(r"(?s)<(style|script)>.*?</\1>", "", page)

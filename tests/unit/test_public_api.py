@@ -1,3 +1,4 @@
+import inspect
 import subprocess
 import sys
 
@@ -10,8 +11,9 @@ HEAVY = {"torch", "onnx", "onnxruntime", "openvino", "sklearn", "tensorrt", "ten
 
 def test_the_public_names_are_these():
     assert set(edgeresnext.__all__) == {
-        "Bundle", "Classifier", "EdgeResNeXtError", "Gate", "Recipe", "sensitivity", "EngineOptions", "Prediction", "Preprocess", "Report",
-        "__version__", "bench", "build", "build_engines", "compare", "load", "read_report", "save_report", "train", "verify",
+        "BenchOptions", "Bundle", "Classifier", "EdgeResNeXtError", "EngineOptions", "Gate", "Prediction", "Preprocess",
+        "Recipe", "Report", "__version__", "bench", "build", "build_engines", "compare", "load", "read_recipe",
+        "read_report", "save_report", "sensitivity", "train", "verify",
     }  # fmt: skip
 
 
@@ -48,3 +50,17 @@ def test_loading_and_running_a_bundle_imports_neither_torch_nor_onnx(built):
     )
     done = subprocess.run([sys.executable, "-c", script, built.path], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "loaded:"
+
+
+@pytest.mark.parametrize("kind", ["BenchOptions", "EngineOptions", "Gate", "Recipe"])
+def test_values_are_frozen_and_take_keywords_alone(kind):
+    value = getattr(edgeresnext, kind)
+    with pytest.raises(TypeError, match="positional"):
+        value("x")
+    with pytest.raises(AttributeError, match="immutable"):
+        value(**({"validation": "x"} if kind == "Gate" else {})).batch = 1
+
+
+@pytest.mark.parametrize(("name", "most"), [("bench", 8), ("build", 15), ("build_engines", 6)])
+def test_what_is_rarely_asked_for_stays_in_the_values(name, most):
+    assert len(inspect.signature(getattr(edgeresnext, name)).parameters) <= most

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -96,11 +97,8 @@ def test_each_percentile_is_what_theory_says(name, percentile):
 @given(st.integers(64, 400), st.sampled_from([0.5, 0.9]))
 def test_the_bound_is_the_definition_s(count, share):
     samples = np.random.default_rng(count).permutation(count).astype(float)
-
-    def at_most(over):
-        return sum(math.comb(count, k) * (1 - share) ** k * share ** (count - k) for k in range(over + 1))
-
-    over = max(t for t in range(1, count) if at_most(t) <= 0.01)
+    chances = (math.comb(count, k) * (1 - share) ** k * share ** (count - k) for k in range(count + 1))
+    over = sum(at_most <= 0.01 for at_most in itertools.accumulate(chances)) - 1
     assert upper_bound(samples, share) == sorted(samples, reverse=True)[over - 1]
 
 

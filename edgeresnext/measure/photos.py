@@ -1,0 +1,98 @@
+"""The images of a benchmark: those that are timed, and those that accuracy is measured on."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from edgeresnext.data import folder
+from edgeresnext.data.images import load_image
+from edgeresnext.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from edgeresnext.bundle import Bundle
+    from edgeresnext.data.folder import ImageFolder
+
+_TIMED_IMAGES = 64
+_JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photos:
+    """What a benchmark looks at.
+
+    Args:
+        timed: What latency is measured on, uint8 `(n, H, W, 3)`.
+        files: The same, encoded.
+        drawn: What accuracy is measured on; None for the bundle's golden images.
+        targets: Right class of each drawn image; None where the folder has no classes.
+        about: Which images these are, in words.
+    """
+
+    timed: NDArray[np.uint8]
+    files: list[bytes]
+    drawn: ImageFolder | None
+    targets: list[int] | None
+    about: str
+
+
+def choose(bundle: Bundle, data: str | None, count: int | None) -> Photos:
+    """Return the images of a folder, or a bundle's golden images, which are kept decoded and encoded as JPEG here.
+
+    Args:
+        bundle: The bundle.
+        data: A folder; None for the golden images.
+        count: Images to draw for accuracy, evenly over the classes; None for all.
+
+    Raises:
+        DataError: The folder cannot be used, or its classes are not the model's.
+    """
+    if data is None:
+        golden = bundle.golden().images
+        encoded = [_jpeg(image) for image in golden]
+        return Photos(timed=golden, files=encoded, drawn=None, targets=None, about="the bundle's golden images")
+    given = folder.scan(data)
+    drawn = given if count is None else given.sample(count, seed=0)
+    targets = targets_of(bundle, drawn)
+    timed, encoded = _timed(bundle, given)
+    some = f"{len(drawn.images)} of " if len(drawn.images) < len(given.images) else ""
+    about = f"{some}{len(given.images)} images of '{given.root}'"
+    return Photos(timed=timed, files=encoded, drawn=drawn, targets=targets, about=about)
+
+
+def targets_of(bundle: Bundle, drawn: ImageFolder) -> list[int] | None:
+    """Return the right class of each image, as the network counts them; None where the folder has no classes.
+
+    Raises:
+        DataError: A class is none of the network's labels.
+    """
+    if not drawn.classes:
+        return None
+    mapping = folder.match_classes(drawn.classes, bundle.labels(), drawn.root)
+    return [mapping[target] for target in drawn.targets]
+
+
+def _timed(bundle: Bundle, given: ImageFolder) -> tuple[NDArray[np.uint8], list[bytes]]:
+    """Return some images of a folder, decoded and as files."""
+    decoded, encoded = [], []
+    for path in given.sample(_TIMED_IMAGES, seed=0).images:
+        try:
+            decoded.append(load_image(path, bundle.manifest.model.preprocess))
+        except DataError:  # the accuracy pass reports it by name
+            continue
+        encoded.append(path.read_bytes())
+    if not decoded:
+        raise DataError(f"no image of '{given.root}' can be read", "Replace them, or give another folder.")
+    return np.stack(decoded), encoded
+
+
+def _jpeg(image: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return buffer.getvalue()

@@ -1,0 +1,150 @@
+"""What a build is asked for, checked before anything slow is done; none of it needs PyTorch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgeresnext.backends import base
+from edgeresnext.backends.targets import CPU_ARTIFACTS, HERE, JETSON
+from edgeresnext.backends.targets import parse as parse_targets
+from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, ONNX_FILES
+from edgeresnext.errors import RequestError, unknown_name
+from edgeresnext.pipeline.recipe import check_recipe
+from edgeresnext.pipeline.wanted import Wanted, engines_wanted
+from edgeresnext.spec import CPU, Artifact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from edgeresnext.backends.targets import Target
+    from edgeresnext.spec import EngineOptions, Gate, Precision, Recipe
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildRequest:
+    """What `build` makes, as far as that does not depend on the network.
+
+    Args:
+        precisions: Each once, in the order of `PRECISIONS`.
+        targets: Names of the targets.
+        artifacts: What the bundle offers to CPUs, the PyTorch baseline last.
+        onnx: Names of the ONNX files to emit.
+        engines: The engines to build.
+        recipe: How to calibrate.
+    """
+
+    precisions: tuple[Precision, ...]
+    targets: tuple[str, ...]
+    artifacts: tuple[Artifact, ...]
+    onnx: tuple[str, ...]
+    engines: tuple[Wanted, ...]
+    recipe: Recipe
+
+
+def check_request(
+    *,
+    weights: str | Path | None,
+    random_weights: bool,
+    calibration: str | Path | None,
+    targets: Iterable[str],
+    precisions: Iterable[str] | None,
+    recipe: Recipe,
+    ranges: str | Path | None,
+    gate: Gate | None,
+    engine_options: EngineOptions,
+) -> BuildRequest:
+    """Return what is to be made, by the arguments of `build`; refuse what contradicts itself or would change nothing.
+
+    Raises:
+        RequestError: A name does not exist, a number is out of range, or options contradict each other.
+        NotInstalledError: The package or the GPU that an engine needs is missing.
+    """
+    chosen = PRECISIONS if precisions is None else check_precisions(precisions)
+    asked = parse_targets(targets)
+    wanted = engines_wanted(asked, None if precisions is None else chosen, engine_options)
+    if (weights is None) is not random_weights:
+        raise RequestError(
+            "give either weights or random weights" + (", not both" if random_weights else ""),
+            "Weights for a trained network, random weights for latency work.",
+            values=("weights", "random_weights"),
+        )
+    if weights is not None and calibration is None and "int8" in chosen:
+        raise RequestError(
+            "INT8 needs calibration images",
+            "Give a folder of 100 or more training images, or leave INT8 out: precisions fp32 and fp16.",
+            values=("calibration", "precisions"),
+        )
+    if "int8" not in chosen and (gate is not None or ranges is not None):
+        raise RequestError(
+            "validation and ranges are for INT8, which is not built", "Leave them out.", values=("validation", "ranges")
+        )
+    if recipe.keep and set(chosen) <= {"fp32"}:
+        raise RequestError("keep would change nothing: only FP32 is built", "Leave it out.", values=("keep",))
+    return BuildRequest(
+        precisions=chosen,
+        targets=tuple(target.name for target in asked),
+        artifacts=_artifacts(asked, chosen),
+        onnx=_onnx_names(asked, chosen, engine_options),
+        engines=wanted,
+        recipe=check_recipe(recipe),
+    )
+
+
+def check_precisions(precisions: Iterable[str]) -> tuple[Precision, ...]:
+    """Return the precisions, each once, in the order of `PRECISIONS`.
+
+    Raises:
+        RequestError: One does not exist, or none is given.
+    """
+    asked = list(precisions)
+    for name in asked:
+        if name == "bf16":
+            raise RequestError(
+                "bf16 has no file of its own", "It is run from fp32: ask for that.", values=("precisions",)
+            )
+        if name not in PRECISIONS:
+            raise unknown_name("precision", name, PRECISIONS)
+    if not asked:
+        raise RequestError("no precision given", f"Known: {', '.join(PRECISIONS)}.")
+    return tuple(name for name in PRECISIONS if name in asked)
+
+
+def is_int8(onnx: str) -> bool:
+    """Whether the ONNX file of that name holds INT8 layers."""
+    return "int8" in (ONNX_FILES | GROUPED_FLOAT_FILES)[onnx]
+
+
+def _onnx_names(
+    asked: tuple[Target, ...], precisions: tuple[Precision, ...], options: EngineOptions
+) -> tuple[str, ...]:
+    """Return the ONNX files to emit: those of the precisions, and what TensorRT on a device may prefer."""
+    names = {**ONNX_FILES}
+    on_device = any(target.name == HERE or target.name in JETSON for target in asked)
+    if on_device and options.int8_grouped != "on":
+        names |= GROUPED_FLOAT_FILES
+    return tuple(name for name, needed in names.items() if needed <= set(precisions))
+
+
+def _artifacts(asked: tuple[Target, ...], precisions: tuple[Precision, ...]) -> tuple[Artifact, ...]:
+    """Return what the bundle offers to CPUs, the PyTorch baseline last.
+
+    Raises:
+        RequestError: CPUs were asked for and would get nothing.
+    """
+    found: list[Artifact] = []
+    for backend, offered in CPU_ARTIFACTS.items():
+        for precision, name in offered.items():
+            needed: Precision = "fp32" if precision == "bf16" else precision
+            if needed in precisions:
+                found.append(Artifact(backend=backend, precision=precision, target=CPU, file=f"onnx/{name}.onnx"))
+    if not found and any(target.name == CPU for target in asked):
+        raise RequestError(
+            f"target '{CPU}' runs nothing in {', '.join(precisions)}",
+            "Add one that it runs: fp32 or int8.",
+            values=("precisions",),
+        )
+    return (*found, base.BASELINE_ARTIFACT)
