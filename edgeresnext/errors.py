@@ -17,11 +17,9 @@ command line adds how the `values` that an error is about are typed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, ClassVar
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from typing import ClassVar
 
 
 class EdgeResNeXtError(Exception):

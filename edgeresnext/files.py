@@ -10,16 +10,13 @@ import os
 import secrets
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from edgeresnext.errors import EdgeResNeXtError, InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 
 def digest(path: Path) -> str:

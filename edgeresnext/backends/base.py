@@ -5,21 +5,18 @@ from __future__ import annotations
 import importlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeresnext.bundle import WEIGHTS
 from edgeresnext.errors import BackendError, DataError, unknown_name
-from edgeresnext.spec import CPU, Artifact
+from edgeresnext.spec import CPU, Artifact, ModelSpec, Precision
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
     from edgeresnext.backends.engine import EngineBackend
-    from edgeresnext.spec import ModelSpec, Precision
 
 
 class Session(ABC):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from abc import abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import msgspec
 
@@ -13,19 +13,14 @@ from edgeresnext.backends import cuda
 from edgeresnext.backends._trt.build import build_engine
 from edgeresnext.backends._trt.module import load_module
 from edgeresnext.backends._trt.session import EngineSession
-from edgeresnext.backends.base import Backend
+from edgeresnext.backends.base import Backend, Session
 from edgeresnext.backends.identity import platform_name, read_header, release_key, same_release
 from edgeresnext.errors import BackendError, NotInstalledError
 from edgeresnext.extras import installed
 from edgeresnext.machine import gpu
-from edgeresnext.progress import silent
-from edgeresnext.spec import EngineOptions, Precision
-
-if TYPE_CHECKING:
-    from edgeresnext.backends.base import Session
-    from edgeresnext.machine.gpu import Gpu
-    from edgeresnext.progress import Progress
-    from edgeresnext.spec import Artifact, Engine, ModelSpec
+from edgeresnext.machine.gpu import Gpu
+from edgeresnext.progress import Progress, silent
+from edgeresnext.spec import Artifact, Engine, EngineOptions, ModelSpec, Precision
 
 REBUILD = "edgeresnext build BUNDLE --target here"
 NO_GPU = "no NVIDIA GPU with a driver on this machine"

@@ -6,12 +6,9 @@ import platform
 import struct
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from edgeresnext.errors import BundleError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _TAGS = {0x74727466: "tensorrt", 0x74727476: "tensorrt_rtx"}
 """The first four bytes of a plan: "ftrt" and "vtrt" (NVIDIA/TensorRT's plan header; plans of TensorRT-RTX 1.7)."""

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeresnext.backends.base import Backend, Operation, Session
 from edgeresnext.errors import BackendError
 from edgeresnext.extras import lacking
+from edgeresnext.spec import Artifact, ModelSpec, Precision
 
 if TYPE_CHECKING:
     import onnxruntime
-    from numpy.typing import NDArray
-
-    from edgeresnext.spec import Artifact, ModelSpec, Precision
 
 _ERRORS_ONLY = 3
 _KERNEL = "_kernel_time"

@@ -12,17 +12,16 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeresnext.backends.base import Backend, Operation, Session
 from edgeresnext.errors import BackendError
 from edgeresnext.extras import lacking
 from edgeresnext.machine import cpu
+from edgeresnext.spec import Artifact, ModelSpec, Precision
 
 if TYPE_CHECKING:
     import openvino
-    from numpy.typing import NDArray
-
-    from edgeresnext.spec import Artifact, ModelSpec, Precision
 
 
 class OpenVINOSession(Session):

@@ -6,16 +6,11 @@ engine (`rtx30+rtx40`). `jetson-*` get the ONNX files, from which `--target here
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from edgeresnext.errors import RequestError, unknown_name
-from edgeresnext.spec import CPU
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from edgeresnext.spec import Precision
+from edgeresnext.spec import CPU, Precision
 
 HERE = "here"
 """Whatever GPU this machine has."""

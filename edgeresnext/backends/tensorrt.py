@@ -5,20 +5,15 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 from filelock import FileLock
 
-from edgeresnext.backends.engine import AMPERE, EngineBackend
+from edgeresnext.backends.engine import AMPERE, EngineBackend, EngineRequest
 from edgeresnext.errors import RequestError
 from edgeresnext.machine import gpu
-from edgeresnext.progress import silent
-
-if TYPE_CHECKING:
-    from edgeresnext.backends.engine import EngineRequest
-    from edgeresnext.progress import Progress
-    from edgeresnext.spec import Engine, EngineOptions, Precision
+from edgeresnext.progress import Progress, silent
+from edgeresnext.spec import Engine, EngineOptions, Precision
 
 
 class TensorRT(EngineBackend):

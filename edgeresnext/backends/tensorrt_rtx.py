@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from edgeresnext.backends.engine import EngineBackend
 from edgeresnext.errors import RequestError
-
-if TYPE_CHECKING:
-    from edgeresnext.spec import EngineOptions, Precision
+from edgeresnext.spec import EngineOptions, Precision
 
 
 class TensorRTRTX(EngineBackend):

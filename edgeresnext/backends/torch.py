@@ -5,26 +5,25 @@ from __future__ import annotations
 import copy
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeresnext.backends.base import COMPILE, CUDA_TARGET, Backend, Session
 from edgeresnext.errors import BackendError
 from edgeresnext.extras import lacking
 from edgeresnext.machine import cpu, gpu
+from edgeresnext.spec import Artifact, ModelSpec, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from numpy.typing import NDArray
     from torch import Tensor
 
     from edgeresnext.model.resnext import ResNeXt
-    from edgeresnext.spec import Artifact, ModelSpec, Precision
 
 
 _TIMED_RUNS = 7

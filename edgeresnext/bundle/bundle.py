@@ -6,7 +6,6 @@ import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,9 +14,7 @@ from edgeresnext.bundle.golden import Golden
 from edgeresnext.bundle.manifest import LABELS, RANGES, READABLE, REBUILD, REFERENCE, read_manifest, read_ranges
 from edgeresnext.data.folder import read_labels
 from edgeresnext.errors import BundleError, RequestError, unknown_name
-
-if TYPE_CHECKING:
-    from edgeresnext.spec import Artifact, Fidelity, Manifest, Precision, Ranges
+from edgeresnext.spec import Artifact, Fidelity, Manifest, Precision, Ranges
 
 RUNTIME_LOSS_DB = 6.0
 """What a runtime may lose of an INT8 file's signal-to-noise ratio, in dB: it fuses and rounds elsewhere, and is judged

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from edgeresnext import files
 from edgeresnext.bundle.bundle import read
 from edgeresnext.bundle.manifest import MANIFEST, RUNTIME_CACHE_SUFFIX
 from edgeresnext.errors import BundleError, shortened
 from edgeresnext.spec import FileEntry
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 
 def check_output(output: Path) -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 import msgspec
 
+from edgeresnext.progress import Progress
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from rich.console import Console
-
-    from edgeresnext.progress import Progress
 
 INTERRUPTED = 130
 """Exit code of a command that Ctrl-C ended."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,16 +15,11 @@ from edgeresnext.data.digits import prepare
 from edgeresnext.errors import DataError, shortened
 from edgeresnext.measure.bench import bench
 from edgeresnext.measure.options import BenchOptions
+from edgeresnext.measure.results import Report
 from edgeresnext.pipeline.build import build
-from edgeresnext.progress import silent
+from edgeresnext.progress import Progress, silent
 from edgeresnext.runtime.verify import verify
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from edgeresnext.measure.results import Report
-    from edgeresnext.progress import Progress
-    from edgeresnext.spec import Check
+from edgeresnext.spec import Check
 
 MODEL = "resnext20_8x4d"
 _BENCH = BenchOptions(seconds=10.0, skip=("compile",))

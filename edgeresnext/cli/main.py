@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import click
 
@@ -15,9 +15,6 @@ import edgeresnext
 from edgeresnext.cli import building, console, measuring, running, starting
 from edgeresnext.cli.typed import options_of
 from edgeresnext.errors import EdgeResNeXtError, RequestError, unknown_name
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 class _Root(click.Group):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
@@ -21,12 +22,8 @@ from edgeresnext.cli.options import (
 )
 from edgeresnext.cli.typed import Scaled, command_line, given
 from edgeresnext.errors import EdgeResNeXtError, RequestError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from edgeresnext.measure.results import Report
-    from edgeresnext.spec import Sensitivity
+from edgeresnext.measure.results import Report
+from edgeresnext.spec import Sensitivity
 
 _BAR = 20
 """Characters of the longest bar."""

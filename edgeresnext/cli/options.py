@@ -5,6 +5,7 @@ An option is called as the field or argument that it gives; the values are in `s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,14 +14,12 @@ import msgspec
 
 from edgeresnext.cli.typed import Scaled, batch_profile, repairs
 from edgeresnext.errors import RequestError
+from edgeresnext.measure.results import Mode
+from edgeresnext.spec import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from edgeresnext.measure.results import Mode
-    from edgeresnext.spec import Gate
-
     Command = TypeVar("Command", bound=Callable[..., Any])
+
     AnyValue = TypeVar("AnyValue", bound=msgspec.Struct)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone on stdout.")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
 from edgeresnext.cli.console import print_table
+from edgeresnext.spec import Check, Gate, OnnxFile
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from edgeresnext.bundle import Bundle
-    from edgeresnext.spec import Check, Gate, OnnxFile
 
 
 def show_checks(checks: Sequence[Check]) -> None:

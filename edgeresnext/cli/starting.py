@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,6 @@ from edgeresnext.cli.options import json_option
 from edgeresnext.cli.show_bundle import show_checks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from edgeresnext.cli.doctor import Finding, Job
 
 

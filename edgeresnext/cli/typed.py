@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import msgspec
 
 from edgeresnext.errors import InputError, RequestError, unknown_name
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from edgeresnext.spec import Preprocess
+from edgeresnext.spec import Preprocess
 
 _ALSO = {"mode": ("quick", "official")}
 """Values that are not typed by their own name."""

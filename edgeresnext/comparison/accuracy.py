@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edgeresnext.measure.results import Report, Row
 from edgeresnext.measure.statistics import mcnemar
 from edgeresnext.spec import Value
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from edgeresnext.measure.results import Report, Row
 
 AccuracyVerdict = Literal["worse", "better", "no difference", "not paired"]
 

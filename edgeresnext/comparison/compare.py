@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeresnext.comparison.accuracy import AccuracyComparison, compare_accuracy
 from edgeresnext.comparison.latency import MIN_SAMPLES, Change, SpeedVerdict, change
 from edgeresnext.errors import ReportError, RequestError
-from edgeresnext.measure.results import Scenario, Scope  # noqa: TC001 - msgspec reads them
+from edgeresnext.measure.results import Report, Row, Scenario, Scope
 from edgeresnext.measure.server import STEP
 from edgeresnext.measure.statistics import block_medians, blocks_of
 from edgeresnext.spec import Value
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from numpy.typing import NDArray
-
-    from edgeresnext.measure.results import Report, Row
 
 DEFAULT_THRESHOLD = 0.03
 """Covers a machine that wanders by 2 %, as tests/unit/test_compare.py draws it."""

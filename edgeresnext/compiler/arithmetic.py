@@ -6,15 +6,13 @@ whatever order they are added, as long as none exceeds 2^24.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 INT16_MIN, INT16_MAX = -(2**15), 2**15 - 1
 """Between these `vpmaddubsw` keeps the sum of two neighbouring products (Intel 64 manual, volume 2, PMADDUBSW)."""

@@ -6,23 +6,18 @@ No activation is kept: memory does not grow with the number of images.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from edgeresnext.compiler import INPUT
 from edgeresnext.compiler.execute import Executor
+from edgeresnext.compiler.graph import Graph
 from edgeresnext.compiler.plan import calibrated_tensors, threshold_source
-from edgeresnext.compiler.thresholds import Histogram
+from edgeresnext.compiler.thresholds import Histogram, Method
 from edgeresnext.errors import DataError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from torch import Tensor
-
-    from edgeresnext.compiler.graph import Graph
-    from edgeresnext.compiler.thresholds import Method
 
 
 class ChannelStatistics:

@@ -8,15 +8,14 @@ TensorRT wants a threshold for every tensor that it is to store in INT8. The cac
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from edgeresnext.errors import InputError
+from edgeresnext.spec import Preprocess
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from edgeresnext.compiler.graph import Graph
-    from edgeresnext.spec import Preprocess
 
 _LARGEST_PIXEL = 255.0
 _LEVELS = 127

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
 
 from edgeresnext.compiler.arithmetic import round_to_levels
 from edgeresnext.compiler.execute import Executor
+from edgeresnext.compiler.graph import Graph, Layer
 from edgeresnext.compiler.plan import calibrated_tensors, threshold_source
 from edgeresnext.compiler.quantise import INT8_MAX, INT8_MIN, UINT8_MAX
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from torch import Tensor
-
-    from edgeresnext.compiler.graph import Graph, Layer
-    from edgeresnext.spec import Activations
+from edgeresnext.spec import Activations
 
 IMAGES = 16
 """Images that the errors are taken from, at most."""

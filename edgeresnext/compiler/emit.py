@@ -6,23 +6,21 @@ a Cast follows the input at once, because TensorRT accepts uint8 nowhere else.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeresnext.compiler import INPUT
 from edgeresnext.compiler.quantise import Quantised, QuantisedWeight
 from edgeresnext.errors import AccuracyError, BackendError, shortened
+from edgeresnext.spec import ModelSpec, Plan, Precision
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
     from edgeresnext.compiler.graph import Graph, Layer
-    from edgeresnext.spec import ModelSpec, Plan, Precision
 
 OPSET = 13
 """Readable by every TensorRT from 8.4 on."""

@@ -9,26 +9,21 @@ float32 multiplies by exactly: the logits stay the same to the bit.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
 from edgeresnext.compiler import INPUT
+from edgeresnext.compiler.calibrate import ChannelStatistics
 from edgeresnext.compiler.execute import Executor
+from edgeresnext.compiler.graph import Graph, Layer
 from edgeresnext.compiler.plan import INT8_CPU, calibrated_tensors, plan_for, threshold_source
 from edgeresnext.compiler.quantise import INT8_MAX, quantise
 from edgeresnext.compiler.saturation import row_steps, with_row_steps
 from edgeresnext.compiler.simulate import Simulation
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from edgeresnext.compiler.calibrate import ChannelStatistics
-    from edgeresnext.compiler.graph import Graph, Layer
 
 _PASSES_FACTORS = ("Relu", "Add", "MaxPool", "GlobalAveragePool", "Flatten")
 _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from edgeresnext.compiler import INPUT
+from edgeresnext.compiler.graph import Graph, Layer
 from edgeresnext.errors import BackendError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from edgeresnext.compiler.graph import Graph, Layer
 
 _IMAGE_DIMENSIONS = 4
 _PIXELS_AT_ONCE = 4 * 224 * 224

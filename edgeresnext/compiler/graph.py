@@ -6,22 +6,19 @@ A tensor has the name of the layer that produces it; the network's normalised in
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.shape_prop import ShapeProp
 
 from edgeresnext.compiler import INPUT
 from edgeresnext.errors import CheckpointError, shortened
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
 
 _CONVOLUTIONS = ("Conv", "Gemm")
 

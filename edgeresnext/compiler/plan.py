@@ -7,6 +7,7 @@ ReLU fuse. One Q/DQ pair serves all readers of a tensor; the graph's output stay
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -15,13 +16,10 @@ from typing import TYPE_CHECKING
 
 from edgeresnext.compiler import INPUT
 from edgeresnext.errors import RequestError, shortened
-from edgeresnext.spec import Plan
+from edgeresnext.spec import Activations, Plan, Precision
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
-
     from edgeresnext.compiler.graph import Graph, Layer
-    from edgeresnext.spec import Activations, Precision
 
 _QUANTISABLE = ("Conv", "Gemm", "Add", "MaxPool", "GlobalAveragePool")
 _INT8_GROUP_MULTIPLE = 4

@@ -5,21 +5,19 @@ What the emitter writes and what the simulation runs are the same values, taken 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeresnext.compiler import INPUT
+from edgeresnext.spec import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
     from edgeresnext.compiler.graph import Graph, Layer
-    from edgeresnext.spec import Plan
 
 INT8_MIN, INT8_MAX = -128, 127
 UINT8_MAX = 255

@@ -10,25 +10,19 @@ weight with regard to the errors of those before it.
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from edgeresnext.compiler import INPUT
 from edgeresnext.compiler.arithmetic import INT16_MAX, IntegerProduct, Pairs, round_to_levels
 from edgeresnext.compiler.execute import Executor
-from edgeresnext.compiler.quantise import INT8_MAX, UINT8_MAX, QuantisedWeight, weight_levels
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from edgeresnext.compiler.graph import Graph, Layer
-    from edgeresnext.compiler.quantise import Quantised
+from edgeresnext.compiler.graph import Graph, Layer
+from edgeresnext.compiler.quantise import INT8_MAX, UINT8_MAX, Quantised, QuantisedWeight, weight_levels
 
 STEPS = (1.0, 1.15, 1.35, 1.6, 2.0)
 """What a row's step may be multiplied by. At twice the step two weights together have at most 127 levels: 255 x 127

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from edgeresnext.compiler import INPUT
 from edgeresnext.compiler.execute import Executor
+from edgeresnext.compiler.graph import Graph
+from edgeresnext.compiler.quantise import Quantised
 from edgeresnext.compiler.simulate import Simulation
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from torch import Tensor
-
-    from edgeresnext.compiler.graph import Graph
-    from edgeresnext.compiler.quantise import Quantised
 
 ALL = "all of them"
 """Name of the row for all INT8 layers together."""

@@ -5,20 +5,15 @@ What one layer costs can be seen alone, without building anything, and the numbe
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping
 
 import torch
+from torch import Tensor
 
 from edgeresnext.compiler.arithmetic import MATRIX_PRODUCT, IntegerProduct, round_to_levels
 from edgeresnext.compiler.execute import Executor
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from torch import Tensor
-
-    from edgeresnext.compiler.graph import Graph, Layer
-    from edgeresnext.compiler.quantise import Quantised
+from edgeresnext.compiler.graph import Graph, Layer
+from edgeresnext.compiler.quantise import Quantised
 
 _VALUES_AT_ONCE = 2**22
 """Of a layer's input that are quantised together: 16 MiB."""

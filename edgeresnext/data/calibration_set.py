@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edgeresnext.data.folder import ImageFolder
 from edgeresnext.data.images import Skipped, batches, image_digest
 from edgeresnext.data.synthetic import generate
 from edgeresnext.errors import DataError, shortened
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from edgeresnext.data.folder import ImageFolder
-    from edgeresnext.spec import Preprocess
+from edgeresnext.spec import Preprocess
 
 GOLDEN = 16
 """Images that are kept with PyTorch's logits, to prove artefacts by."""

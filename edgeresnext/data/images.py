@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeAlias
+from typing import IO, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgeresnext.errors import DataError, shortened
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from numpy.typing import NDArray
-
-    from edgeresnext.spec import Preprocess
+from edgeresnext.spec import Preprocess
 
 ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8] | IO[bytes]"
 """A path, a PIL image, a uint8 RGB array (H, W, 3), or a binary file object."""

@@ -16,14 +16,12 @@ NVIDIA, "Jetson Linux Developer Guide" (rails of the power monitors).
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
 
 from edgeresnext.machine import jetson, nvml, sensors
 from edgeresnext.machine.meters import Ina3221Meter, Meter, MeterError, NvmlMeter, RaplMeter
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
 
 SECONDS = 2.0
 """Time that a figure is taken over, at least: shorter ones catch the clocks while they still change."""

@@ -7,15 +7,12 @@ import datetime as dt
 import importlib.metadata
 import os
 import platform
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import psutil
 
 from edgeresnext import __version__
 from edgeresnext.machine import cpu, gpu, jetson, nvml, sensors
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def machine() -> str:

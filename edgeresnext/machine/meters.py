@@ -10,16 +10,11 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from edgeresnext.errors import EdgeResNeXtError
-from edgeresnext.machine import sensors
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from edgeresnext.machine import nvml
+from edgeresnext.machine import nvml, sensors
 
 _RAPL_S = 0.001
 """RAPL counters are renewed about every millisecond (Intel, "Software Developer's Manual", volume 3B)."""

@@ -8,13 +8,10 @@ are multiprocessors x operations a clock x boost clock, which agrees with the pr
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from edgeresnext.spec import EngineLayer
+from edgeresnext.spec import EngineLayer
 
 _OPERATIONS_A_MAC = 2
 

@@ -6,25 +6,21 @@ import hashlib
 import heapq
 import io
 import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from edgeresnext.backends.base import Session
 from edgeresnext.data.images import Skipped, batches, image_digest
 from edgeresnext.errors import EdgeResNeXtError
 from edgeresnext.measure.results import ChangedImage, ClassAccuracy
 from edgeresnext.runtime.classifier import softmax
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from edgeresnext.backends.base import Session
-    from edgeresnext.spec import Preprocess
+from edgeresnext.spec import Preprocess
 
 _BATCH = 16
 _TOP = 5

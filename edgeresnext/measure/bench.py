@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from edgeresnext import bundle as bundles
+from edgeresnext.backends.base import Session
+from edgeresnext.bundle import Bundle
 from edgeresnext.errors import BackendError, EdgeResNeXtError, RequestError
 from edgeresnext.machine.energy import find_meter, joules_an_image
 from edgeresnext.machine.watch import MachineWatch
@@ -18,20 +21,12 @@ from edgeresnext.measure.latency import Record, Turns, batch_of, settle
 from edgeresnext.measure.layers import profile
 from edgeresnext.measure.memory import peak_memory
 from edgeresnext.measure.options import BenchOptions, Request, check, choose_scenarios
+from edgeresnext.measure.results import Mode, Report, Scenario
 from edgeresnext.measure.rows import report_of
 from edgeresnext.measure.scopes import time_scopes
 from edgeresnext.measure.variants import RECORDED, REFERENCE, Variant
-from edgeresnext.progress import silent
+from edgeresnext.progress import Progress, silent
 from edgeresnext.spec import CPU
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
-
-    from edgeresnext.backends.base import Session
-    from edgeresnext.bundle import Bundle
-    from edgeresnext.measure.results import Mode, Report, Scenario
-    from edgeresnext.progress import Progress
 
 _DEFAULT = BenchOptions()
 

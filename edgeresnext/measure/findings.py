@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from edgeresnext.backends import base
+from edgeresnext.bundle import Bundle
 from edgeresnext.errors import BundleError
-
-if TYPE_CHECKING:
-    from edgeresnext.bundle import Bundle
-    from edgeresnext.measure.accuracy import Classified
-    from edgeresnext.measure.latency import Record
-    from edgeresnext.measure.options import Request
-    from edgeresnext.measure.results import ChangedImage, LayerTime, Scope
-    from edgeresnext.measure.scenarios import Measured
-    from edgeresnext.measure.variants import Variant
+from edgeresnext.measure.accuracy import Classified
+from edgeresnext.measure.latency import Record
+from edgeresnext.measure.options import Request
+from edgeresnext.measure.results import ChangedImage, LayerTime, Scope
+from edgeresnext.measure.scenarios import Measured
+from edgeresnext.measure.variants import Variant
 
 
 @dataclass(kw_only=True)

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edgeresnext.backends.base import Session
 from edgeresnext.errors import EdgeResNeXtError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from numpy.typing import NDArray
-
-    from edgeresnext.backends.base import Session
 
 _SETTLE_S = 0.003
 """On two cores a 0.7 ms network still ran 30 % slow in the first run after another runtime, and not after 3 ms."""

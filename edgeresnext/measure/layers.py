@@ -6,23 +6,19 @@ of their own (`layer1.0.conv2/WithoutBiases`, `layer1.0.conv2_token_18`); an eng
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
 
 from edgeresnext.backends import base
+from edgeresnext.backends.base import Operation
+from edgeresnext.bundle import Bundle
 from edgeresnext.errors import BackendError
 from edgeresnext.measure.latency import warm_up
 from edgeresnext.measure.results import LayerTime
 from edgeresnext.runtime.classifier import open_artifact
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from edgeresnext.backends.base import Operation
-    from edgeresnext.bundle import Bundle
-    from edgeresnext.spec import Artifact
+from edgeresnext.spec import Artifact
 
 OUTPUT = "logits"
 _RUNS = 15

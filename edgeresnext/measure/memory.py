@@ -11,14 +11,11 @@ import contextlib
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from edgeresnext.errors import BackendError
-
-if TYPE_CHECKING:
-    from edgeresnext.spec import Artifact
+from edgeresnext.spec import Artifact
 
 _RUNS = 3
 _TIMEOUT_S = 120

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from edgeresnext.errors import RequestError, unknown_name
 from edgeresnext.measure.results import Mode, Scenario
 from edgeresnext.measure.statistics import PERCENTILES, samples_needed
 from edgeresnext.spec import Value
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 MULTI_STREAM_BATCH = 8

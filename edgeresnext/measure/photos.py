@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
+from edgeresnext.bundle import Bundle
 from edgeresnext.data import folder
+from edgeresnext.data.folder import ImageFolder
 from edgeresnext.data.images import load_image
 from edgeresnext.errors import DataError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from edgeresnext.bundle import Bundle
-    from edgeresnext.data.folder import ImageFolder
 
 _TIMED_IMAGES = 64
 _JPEG_QUALITY = 95

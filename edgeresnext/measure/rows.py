@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 import numpy as np
 
 from edgeresnext import bundle as bundles
 from edgeresnext.machine import gpu
 from edgeresnext.machine.environment import environment, package_versions
+from edgeresnext.machine.watch import MachineWatch
+from edgeresnext.measure.accuracy import Classified
+from edgeresnext.measure.findings import Findings
 from edgeresnext.measure.options import STAGES
-from edgeresnext.measure.results import Report, Row, Timed
+from edgeresnext.measure.results import Report, Row, Scope, Timed
+from edgeresnext.measure.scenarios import Measured
 from edgeresnext.measure.statistics import mcnemar, speedup, summarise, wilson
-from edgeresnext.measure.variants import RECORDED, REFERENCE
+from edgeresnext.measure.variants import RECORDED, REFERENCE, Variant
 from edgeresnext.spec import CPU, variant_name
-
-if TYPE_CHECKING:
-    from edgeresnext.machine.watch import MachineWatch
-    from edgeresnext.measure.accuracy import Classified
-    from edgeresnext.measure.findings import Findings
-    from edgeresnext.measure.results import Scope
-    from edgeresnext.measure.scenarios import Measured
-    from edgeresnext.measure.variants import Variant
 
 _MOST_VARIATION = 0.025
 """Coefficient of variation above which trtexec warns."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeresnext.backends.base import Session
 from edgeresnext.errors import RequestError
 from edgeresnext.measure.latency import Record, Turns, batch_of, interleave, settle, timed, warm_up
+from edgeresnext.measure.options import Request
+from edgeresnext.measure.results import Scenario
 from edgeresnext.measure.server import (
     OverloadedError,
     Served,
@@ -17,16 +23,6 @@ from edgeresnext.measure.server import (
     serve,
 )
 from edgeresnext.measure.statistics import PERCENTILES
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from edgeresnext.backends.base import Session
-    from edgeresnext.measure.options import Request
-    from edgeresnext.measure.results import Scenario
 
 _SERVICES = 100
 """Runs from which the server scenario learns how long a query takes alone."""

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import io
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edgeresnext.backends.base import Session
 from edgeresnext.data.images import load_image
 from edgeresnext.measure.accuracy import best_classes
-from edgeresnext.measure.latency import Turns, batch_of, settle
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from edgeresnext.backends.base import Session
-    from edgeresnext.measure.latency import Record
-    from edgeresnext.spec import Preprocess
+from edgeresnext.measure.latency import Record, Turns, batch_of, settle
+from edgeresnext.spec import Preprocess
 
 
 def time_scopes(

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgeresnext import bundle as bundles
+from edgeresnext.bundle import Bundle
 from edgeresnext.data import folder
+from edgeresnext.data.folder import ImageFolder
 from edgeresnext.data.images import Skipped, batches
 from edgeresnext.errors import DataError, RequestError, unknown_name
 from edgeresnext.extras import require
 from edgeresnext.measure.photos import targets_of
-from edgeresnext.progress import silent
-from edgeresnext.spec import LayerCost, Sensitivity
+from edgeresnext.progress import Progress, silent
+from edgeresnext.spec import LayerCost, OnnxFile, Sensitivity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
-    from edgeresnext.bundle import Bundle
     from edgeresnext.compiler.graph import Graph
-    from edgeresnext.data.folder import ImageFolder
-    from edgeresnext.progress import Progress
-    from edgeresnext.spec import OnnxFile
 
 DEFAULT_SAMPLES = 64
 _PREFERRED = "int8-cpu"

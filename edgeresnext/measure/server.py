@@ -8,19 +8,14 @@ is sought whose latency stays within a bound.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edgeresnext.backends.base import Session
 from edgeresnext.measure.statistics import upper_bound
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
-
-    from edgeresnext.backends.base import Session
 
 _SPIN_S = 0.001
 """The last millisecond before an arrival is spent looking at the clock: sleeping ends up to that late."""

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from edgeresnext.backends import base
-from edgeresnext.backends.base import COMPILE, CUDA_TARGET
-from edgeresnext.bundle import WEIGHTS
+from edgeresnext.backends.base import COMPILE, CUDA_TARGET, Session
+from edgeresnext.bundle import WEIGHTS, Bundle
 from edgeresnext.errors import EdgeResNeXtError, unknown_name
 from edgeresnext.machine import gpu
+from edgeresnext.measure.options import Request
 from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.runtime.proof import check
-from edgeresnext.spec import CPU, Artifact
-
-if TYPE_CHECKING:
-    from edgeresnext.backends.base import Session
-    from edgeresnext.bundle import Bundle
-    from edgeresnext.measure.options import Request
-    from edgeresnext.spec import Precision
+from edgeresnext.spec import CPU, Artifact, Precision
 
 REFERENCE = base.BASELINE_ARTIFACT.name
 """What accuracy is compared with: PyTorch, eager, FP32, on the CPU."""

@@ -6,8 +6,9 @@ Names are torchvision's. Wrappers of training programs (`state_dict`, `module.`,
 from __future__ import annotations
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,7 @@ from torch import Tensor, nn
 from edgeresnext.errors import CheckpointError, NotInstalledError, shortened
 from edgeresnext.model.catalogue import CATALOGUE, specify
 from edgeresnext.model.resnext import Bottleneck, ResNeXt
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from edgeresnext.spec import ModelSpec
+from edgeresnext.spec import ModelSpec
 
 _SAFE_TORCH = (2, 6)
 """`torch.load(weights_only=True)` could be made to run code before this release (CVE-2025-32434)."""

@@ -8,13 +8,10 @@ Sources: He et al. 2015 (arXiv:1512.03385), Xie et al. 2017 (arXiv:1611.05431).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from edgeresnext.spec import ModelSpec
+from edgeresnext.spec import ModelSpec
 
 EXPANSION = 4
 """Output channels of a block over those of a plain ResNet stage (arXiv:1512.03385, figure 5)."""

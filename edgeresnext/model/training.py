@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,11 +17,7 @@ from edgeresnext.errors import AccuracyError, DataError, RequestError
 from edgeresnext.model.catalogue import specify
 from edgeresnext.model.checkpoints import save_state
 from edgeresnext.model.resnext import ResNeXt, normalise
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from edgeresnext.spec import ModelSpec, Preprocess
+from edgeresnext.spec import ModelSpec, Preprocess
 
 _DECODE_BATCH = 64
 _MAX_SEED = 2**32

@@ -7,26 +7,21 @@ makes of a file says nothing about other machines: an artefact that fails here i
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Mapping
 from statistics import median
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from edgeresnext.backends import base
+from edgeresnext.backends.base import Session
+from edgeresnext.bundle import Bundle, Golden
 from edgeresnext.errors import AccuracyError, BackendError, EdgeResNeXtError
 from edgeresnext.machine.environment import machine
 from edgeresnext.measure.latency import interleave
+from edgeresnext.progress import Progress
 from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.runtime.proof import conditions, replay, shortfall
-from edgeresnext.spec import Selection, Timing
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from edgeresnext.backends.base import Session
-    from edgeresnext.bundle import Bundle, Golden
-    from edgeresnext.progress import Progress
-    from edgeresnext.spec import Artifact, Manifest, Precision
+from edgeresnext.spec import Artifact, Manifest, Precision, Selection, Timing
 
 _TIMED_ROUNDS = 9
 _TIMED_BUDGET_S = 5.0

@@ -6,6 +6,7 @@ checkpoint -> network -> graph -> ranges -> plans -> ONNX files, checked -> the 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,10 @@ import numpy as np
 from edgeresnext import bundle as bundles
 from edgeresnext import files
 from edgeresnext.bundle import Bundle, Golden
+from edgeresnext.compiler.plan import Keep
 from edgeresnext.data import calibration_set, folder
+from edgeresnext.data.calibration_set import CalibrationSet
+from edgeresnext.data.folder import ImageFolder
 from edgeresnext.errors import DataError
 from edgeresnext.extras import require
 from edgeresnext.machine.allocator import keeping_freed_memory
@@ -23,21 +27,27 @@ from edgeresnext.machine.environment import machine, package_versions
 from edgeresnext.pipeline.accept import accept
 from edgeresnext.pipeline.on_device import add_engines
 from edgeresnext.pipeline.request import check_request, is_int8
-from edgeresnext.progress import silent
-from edgeresnext.spec import AUTO, CPU, EngineOptions, Manifest, Recipe, Selection
+from edgeresnext.progress import Progress, silent
+from edgeresnext.spec import (
+    AUTO,
+    CPU,
+    EngineOptions,
+    Gate,
+    Manifest,
+    ModelSpec,
+    OnnxFile,
+    Precision,
+    Preprocess,
+    Ranges,
+    Recipe,
+    Selection,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
     from edgeresnext.compiler.graph import Graph
-    from edgeresnext.compiler.plan import Keep
-    from edgeresnext.data.calibration_set import CalibrationSet
-    from edgeresnext.data.folder import ImageFolder
     from edgeresnext.model.resnext import ResNeXt
     from edgeresnext.pipeline.gate import Validation
     from edgeresnext.pipeline.onnx_files import Writer
-    from edgeresnext.progress import Progress
-    from edgeresnext.spec import Gate, ModelSpec, OnnxFile, Precision, Preprocess, Ranges
 
 _DEFAULT_RECIPE = Recipe()
 _DEFAULT_OPTIONS = EngineOptions()

@@ -8,30 +8,24 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import base, targets
-from edgeresnext.backends.engine import EngineRequest
+from edgeresnext.backends.engine import EngineBackend, EngineRequest
+from edgeresnext.bundle import Bundle
 from edgeresnext.compiler.plan import grouped_float
 from edgeresnext.errors import BackendError, RequestError, shortened
 from edgeresnext.machine.allocator import return_freed_memory
 from edgeresnext.measure.latency import interleave
-from edgeresnext.spec import Artifact, EngineOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from edgeresnext.backends.engine import EngineBackend
-    from edgeresnext.bundle import Bundle
-    from edgeresnext.pipeline.wanted import Wanted
-    from edgeresnext.progress import Progress
-    from edgeresnext.spec import Engine, Manifest, Precision
+from edgeresnext.pipeline.wanted import Wanted
+from edgeresnext.progress import Progress
+from edgeresnext.spec import Artifact, Engine, EngineOptions, Manifest, Precision
 
 _TIMED_ROUNDS = 50
 _TIMED_BUDGET_S = 10.0

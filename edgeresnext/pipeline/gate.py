@@ -7,28 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from edgeresnext import bundle as bundles
+from edgeresnext.compiler.graph import Graph
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, Keep, int8_share
 from edgeresnext.compiler.sensitivity import ALL, layer_costs
 from edgeresnext.data import folder
+from edgeresnext.data.folder import ImageFolder
 from edgeresnext.errors import AccuracyError, DataError, RequestError
+from edgeresnext.pipeline.onnx_files import Writer
 from edgeresnext.pipeline.search import fewest
 from edgeresnext.pipeline.verdict import Comparison, verdict
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
-
-    from edgeresnext.compiler.graph import Graph
-    from edgeresnext.data.folder import ImageFolder
-    from edgeresnext.pipeline.onnx_files import Writer
-    from edgeresnext.progress import Progress
-    from edgeresnext.spec import Gate, OnnxFile, Plan, Verdict
+from edgeresnext.progress import Progress
+from edgeresnext.spec import Gate, OnnxFile, Plan, Verdict
 
 DEFAULT_MAX_DROP = 0.5
 _RANKING_IMAGES, _RANKING_BATCH = 16, 8

@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,16 +22,9 @@ from edgeresnext.errors import AccuracyError, BackendError, BundleError, Request
 from edgeresnext.pipeline.accept import measured_here
 from edgeresnext.pipeline.engines import check_files, compile_engines
 from edgeresnext.pipeline.request import check_precisions
-from edgeresnext.pipeline.wanted import engines_wanted
-from edgeresnext.progress import silent
-from edgeresnext.spec import EngineOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from edgeresnext.pipeline.wanted import Wanted
-    from edgeresnext.progress import Progress
-    from edgeresnext.spec import Artifact, Manifest
+from edgeresnext.pipeline.wanted import Wanted, engines_wanted
+from edgeresnext.progress import Progress, silent
+from edgeresnext.spec import Artifact, EngineOptions, Manifest
 
 _DEFAULT_OPTIONS = EngineOptions()
 _log = logging.getLogger("edgeresnext")

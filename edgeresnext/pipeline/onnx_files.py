@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeresnext.bundle import Golden
 from edgeresnext.compiler.correct import channel_means, corrected
 from edgeresnext.compiler.emit import emit, save
 from edgeresnext.compiler.evaluate import Evaluator
 from edgeresnext.compiler.execute import in_cache
-from edgeresnext.compiler.plan import INT8_CPU, activations_of, plan_for
+from edgeresnext.compiler.graph import Graph
+from edgeresnext.compiler.plan import INT8_CPU, Keep, activations_of, plan_for
 from edgeresnext.compiler.quantise import Quantised, QuantisedWeight, quantise, weight_limits
 from edgeresnext.compiler.saturation import pixel_layers, row_steps, safe_weight, with_pixel_step, with_row_steps
-from edgeresnext.spec import OnnxFile
+from edgeresnext.spec import Activations, Fidelity, ModelSpec, OnnxFile, Plan, Ranges, Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
     from onnx import ModelProto
     from torch import Tensor
-
-    from edgeresnext.bundle import Golden
-    from edgeresnext.compiler.graph import Graph
-    from edgeresnext.compiler.plan import Keep
-    from edgeresnext.spec import Activations, Fidelity, ModelSpec, Plan, Ranges, Recipe
 
 _NONE: Mapping[str, Keep] = MappingProxyType({})
 

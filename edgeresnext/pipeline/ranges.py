@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import torch
+from torch import Tensor
 
 from edgeresnext import bundle as bundles
 from edgeresnext.compiler.calibrate import channel_statistics, observe, thresholds
@@ -19,21 +20,14 @@ from edgeresnext.compiler.choose import choose_methods
 from edgeresnext.compiler.equalise import IMAGES as TRIAL_IMAGES
 from edgeresnext.compiler.equalise import STATISTICS_IMAGES, channel_groups, find_exponents, rescaled
 from edgeresnext.compiler.execute import in_cache
+from edgeresnext.compiler.graph import Graph
 from edgeresnext.compiler.plan import calibrated_tensors
 from edgeresnext.compiler.thresholds import STANDARD, Method
+from edgeresnext.data.calibration_set import CalibrationSet
 from edgeresnext.errors import BundleError, DataError
 from edgeresnext.model.resnext import normalise
-from edgeresnext.spec import AUTO, Ranges
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
-
-    from edgeresnext.compiler.graph import Graph
-    from edgeresnext.data.calibration_set import CalibrationSet
-    from edgeresnext.progress import Progress
-    from edgeresnext.spec import ModelSpec, Recipe
+from edgeresnext.progress import Progress
+from edgeresnext.spec import AUTO, ModelSpec, Ranges, Recipe
 
 _log = logging.getLogger("edgeresnext")
 

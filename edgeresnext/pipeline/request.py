@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from edgeresnext.backends import base
-from edgeresnext.backends.targets import CPU_ARTIFACTS, HERE, JETSON
+from edgeresnext.backends.targets import CPU_ARTIFACTS, HERE, JETSON, Target
 from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, ONNX_FILES
 from edgeresnext.errors import RequestError, unknown_name
 from edgeresnext.pipeline.recipe import check_recipe
 from edgeresnext.pipeline.wanted import Wanted, engines_wanted
-from edgeresnext.spec import CPU, Artifact
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
-
-    from edgeresnext.backends.targets import Target
-    from edgeresnext.spec import EngineOptions, Gate, Precision, Recipe
+from edgeresnext.spec import CPU, Artifact, EngineOptions, Gate, Precision, Recipe
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 
 def fewest(ranking: Sequence[str], most: int, passes: Callable[[tuple[str, ...]], bool]) -> tuple[str, ...] | None:

@@ -6,28 +6,24 @@ What a file says is computed exactly, operator by operator, so that a verdict is
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeresnext.backends import base
 from edgeresnext.backends.base import Session
 from edgeresnext.compiler.evaluate import Evaluator
 from edgeresnext.errors import BackendError
-from edgeresnext.measure.accuracy import best_classes, classify
+from edgeresnext.measure.accuracy import Classified, best_classes, classify
 from edgeresnext.measure.statistics import mcnemar
-from edgeresnext.spec import Verdict
+from edgeresnext.progress import Progress
+from edgeresnext.spec import ModelSpec, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from edgeresnext.measure.accuracy import Classified
     from edgeresnext.pipeline.gate import Validation
-    from edgeresnext.progress import Progress
-    from edgeresnext.spec import ModelSpec
 
 _BASELINE = "PyTorch"
 _ARITHMETIC = "exact"

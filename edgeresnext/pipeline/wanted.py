@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from edgeresnext.backends import base, cuda, targets
+from edgeresnext.backends.targets import Target
 from edgeresnext.errors import NotInstalledError, RequestError, unknown_name
 from edgeresnext.extras import how_to_install
 from edgeresnext.machine import gpu
-from edgeresnext.spec import EngineOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-
-    from edgeresnext.backends.targets import Target
-    from edgeresnext.spec import Precision
+from edgeresnext.spec import EngineOptions, Precision
 
 FOLDER = "engines"
 

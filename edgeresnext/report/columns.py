@@ -7,13 +7,11 @@ writes a figure of its own.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from edgeresnext.measure.results import Row, Scope
+from edgeresnext.measure.results import Row, Scope
 
 T = TypeVar("T")
 Part = Literal["speed", "accuracy", "details"]

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.text import Text
 
+from edgeresnext.comparison.accuracy import AccuracyComparison
+from edgeresnext.comparison.compare import Comparison, RowComparison
+from edgeresnext.comparison.latency import Change
+from edgeresnext.measure.results import Scenario
 from edgeresnext.report import tables
 from edgeresnext.report.columns import Column, differ, milliseconds, number, percent, probability, rate, shown
 from edgeresnext.report.terminal import draw
 from edgeresnext.report.words import plain
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from rich.console import RenderableType
-
-    from edgeresnext.comparison.accuracy import AccuracyComparison
-    from edgeresnext.comparison.compare import Comparison, RowComparison
-    from edgeresnext.comparison.latency import Change
-    from edgeresnext.measure.results import Scenario
 
 T = TypeVar("T", "RowComparison", "AccuracyComparison")
 

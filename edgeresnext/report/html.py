@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgeresnext.extras import require
+from edgeresnext.measure.results import ChangedImage, Report, Row, Scenario
 from edgeresnext.report import tables, words
 from edgeresnext.report.columns import milliseconds
 from edgeresnext.report.summary import fastest, one_a_variant
+from edgeresnext.report.tables import Table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from edgeresnext.measure.results import ChangedImage, Report, Row, Scenario
     from edgeresnext.report.pareto import TradeOff
     from edgeresnext.report.svg import Plot, Style
-    from edgeresnext.report.tables import Table
 
 _THUMBNAIL_BUDGET_BYTES = 1_500_000
 """Thumbnails that a page holds, at most: two thirds of a page of 5 MB are left after base64."""

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
 
+from edgeresnext.measure.results import Report
 from edgeresnext.report import words
-from edgeresnext.report.tables import overview
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from edgeresnext.measure.results import Report
-    from edgeresnext.report.tables import Cell, Table
+from edgeresnext.report.tables import Cell, Table, overview
 
 _SPECIAL = re.compile(r"([\\`*\[\]|])")
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
+from edgeresnext.measure.results import Row
 from edgeresnext.report.svg import GRID, MUTED, SURFACE, Plot, Style, clean
 from edgeresnext.report.ticks import scale
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from edgeresnext.measure.results import Row
 
 
 class Mark(NamedTuple):

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
+from edgeresnext.measure.results import LayerTime, Row
 from edgeresnext.report.svg import GRID, INK, MUTED, Plot, Style, clean
 from edgeresnext.report.ticks import scale
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from edgeresnext.measure.results import LayerTime, Row
 
 _WIDTH_IN = 4.3
 """In points this is the width of a phone, where letters then have their own size."""

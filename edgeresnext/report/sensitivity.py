@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from edgeresnext.errors import RequestError
 from edgeresnext.extras import require
+from edgeresnext.spec import LayerCost, Sensitivity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from edgeresnext.spec import LayerCost, Sensitivity
 
 PLOT_SUFFIXES = (".svg", ".png", ".pdf")
 

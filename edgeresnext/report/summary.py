@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from edgeresnext.measure.results import Report, Row
 from edgeresnext.report.columns import percent, probability, speedup
-
-if TYPE_CHECKING:
-    from edgeresnext.measure.results import Report, Row
 
 _POINTS, _AGREEMENT = 0.005, 0.99
 """What counts as PyTorch's accuracy: a drop of half a point, or the same class for 99 images of 100."""

@@ -9,16 +9,13 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
 from xml.etree import ElementTree as ET
 
 import matplotlib as mpl
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from contextlib import AbstractContextManager
-
-    from matplotlib.figure import Figure
+from matplotlib.figure import Figure
 
 INK, MUTED, GRID, SURFACE = "#010201", "#010202", "#010203", "#010204"
 SERIES = 8

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from typing import TYPE_CHECKING
 
+from edgeresnext.measure.results import Report
 from edgeresnext.report.columns import COLUMNS
 from edgeresnext.report.words import plain
-
-if TYPE_CHECKING:
-    from edgeresnext.measure.results import Report
 
 _FORMULA = ("=", "+", "-", "@")
 

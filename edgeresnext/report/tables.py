@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
+from edgeresnext.measure.results import ClassAccuracy, Report, Row, Scenario
 from edgeresnext.report.columns import NOT_MEASURED, VARIANT, Column, columns, number, rate
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from edgeresnext.measure.results import ClassAccuracy, Report, Row, Scenario
 
 T = TypeVar("T")
 Tone = Literal["", "best", "good", "bad", "dim"]

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rich.box import SIMPLE_HEAD
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table as Drawn
 from rich.text import Text
 
+from edgeresnext.measure.results import Report
 from edgeresnext.report import words
-from edgeresnext.report.tables import overview
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from edgeresnext.measure.results import Report
-    from edgeresnext.report.tables import Table, Tone
+from edgeresnext.report.tables import Table, Tone, overview
 
 _STYLES: dict[Tone, str] = {"": "", "best": "bold", "good": "green", "bad": "bold red", "dim": "dim"}
 

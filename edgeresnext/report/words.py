@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from edgeresnext.measure.results import Report, Row, Scenario
-    from edgeresnext.report.tables import Table
+from edgeresnext.measure.results import Report, Row, Scenario
+from edgeresnext.report.tables import Table
 
 SCOPES = {
     "compute": "input and output where the runtime has them",

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, overload
+from pathlib import Path
+from types import TracebackType
+from typing import IO, overload
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from edgeresnext.backends import base
-from edgeresnext.data.images import load_image
+from edgeresnext.backends.base import Session
+from edgeresnext.bundle import Bundle
+from edgeresnext.data.images import ImageSource, load_image
 from edgeresnext.errors import RequestError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-    from types import TracebackType
-    from typing import IO
-
-    from numpy.typing import NDArray
-    from PIL import Image
-
-    from edgeresnext.backends.base import Session
-    from edgeresnext.bundle import Bundle
-    from edgeresnext.data.images import ImageSource
-    from edgeresnext.spec import Artifact, Preprocess
+from edgeresnext.spec import Artifact, Preprocess
 
 _BATCH = 16
 _BATCH_NDIM = 4

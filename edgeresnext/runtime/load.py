@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
 
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import base
+from edgeresnext.backends.base import Session
+from edgeresnext.bundle import Bundle
 from edgeresnext.errors import BackendError, EdgeResNeXtError, NotInstalledError
 from edgeresnext.runtime.classifier import Classifier, open_artifact
 from edgeresnext.runtime.proof import Proofs
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from edgeresnext.backends.base import Session
-    from edgeresnext.bundle import Bundle
-    from edgeresnext.spec import Artifact
+from edgeresnext.spec import Artifact
 
 _WRONG = "Build the bundle again with this release, or ask for another backend or precision."
 _log = logging.getLogger("edgeresnext")

@@ -11,25 +11,21 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import msgspec
 import numpy as np
 
 from edgeresnext import __version__, files
+from edgeresnext.backends.base import Session
+from edgeresnext.bundle import Bundle, Golden
 from edgeresnext.errors import EdgeResNeXtError
 from edgeresnext.machine import cpu, gpu
 from edgeresnext.machine.environment import package_versions
-from edgeresnext.spec import CPU, Check, Value
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from edgeresnext.backends.base import Session
-    from edgeresnext.bundle import Bundle, Golden
-    from edgeresnext.spec import Artifact, Fidelity, Manifest
+from edgeresnext.spec import CPU, Artifact, Check, Fidelity, Manifest, Value
 
 CACHE_VARIABLE = "EDGERESNEXT_CACHE"
 _SCHEMA = 1

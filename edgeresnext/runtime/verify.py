@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import base
+from edgeresnext.bundle import Bundle, Golden
 from edgeresnext.errors import EdgeResNeXtError
 from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.runtime.proof import shortfall
-from edgeresnext.spec import Check
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from edgeresnext.bundle import Bundle, Golden
-    from edgeresnext.spec import Artifact
+from edgeresnext.spec import Artifact, Check
 
 
 def verify(path: str | Path) -> tuple[Check, ...]:

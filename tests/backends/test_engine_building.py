@@ -16,7 +16,7 @@ from edgeresnext import bundle as bundles
 from edgeresnext.backends import base, targets
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES
 from edgeresnext.errors import AccuracyError, BackendError, NotInstalledError, RequestError
-from edgeresnext.pipeline.build import _onnx_names
+from edgeresnext.pipeline.request import _onnx_names
 from edgeresnext.runtime.inspect import inspect
 from edgeresnext.spec import EngineOptions
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,14 +20,12 @@ from edgeresnext.backends._trt.events import Built, Event, Failed, Logged, Progr
 from edgeresnext.backends.identity import platform_name
 from edgeresnext.errors import BackendError, EdgeResNeXtError, InputError, NotInstalledError, RequestError
 from edgeresnext.files import digest
+from edgeresnext.machine.gpu import Gpu
+from edgeresnext.progress import Progress
 from edgeresnext.spec import Engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from edgeresnext.backends.engine import EngineRequest
-    from edgeresnext.machine.gpu import Gpu
-    from edgeresnext.progress import Progress
 
 _TAIL = 5
 _ERRORS: dict[str, type[EdgeResNeXtError]] = {

@@ -7,23 +7,19 @@ versions.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgeresnext import files
 from edgeresnext.backends._trt.anatomy import LIST_START, from_build_log, from_inspector
 from edgeresnext.backends._trt.calibrator import make_calibrator
-from edgeresnext.backends._trt.events import Built, Failed, Logged, Progressed
+from edgeresnext.backends._trt.events import Built, Event, Failed, Logged, Progressed
 from edgeresnext.backends._trt.module import allow, load_module, make_logger
 from edgeresnext.backends._trt.progress import make_monitor
+from edgeresnext.backends.engine import EngineRequest
 from edgeresnext.errors import BackendError, EdgeResNeXtError, NotInstalledError, RequestError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from edgeresnext.backends._trt.events import Event
-    from edgeresnext.backends.engine import EngineRequest
-    from edgeresnext.spec import EngineLayer
+from edgeresnext.spec import EngineLayer
 
 _MAX_ERRORS = 3
 _NO_DRIVER = ("cudaError 35", "CUDA driver version is insufficient", "CUDA initialization failure with error: 35")

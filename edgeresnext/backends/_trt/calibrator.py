@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from edgeresnext.compiler.calibration_cache import read_cache, write_cache
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _TWO_DIGITS = 10
 """From release 10 on minor and patch have two digits each."""

@@ -6,18 +6,15 @@ Images go to the device as they are, in uint8; logits come back in float32.
 from __future__ import annotations
 
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from edgeresnext.backends._trt.engine import LoadedEngine
+from edgeresnext.backends.cuda.api import Cuda
 from edgeresnext.errors import BackendError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from edgeresnext.backends._trt.engine import LoadedEngine
-    from edgeresnext.backends.cuda.api import Cuda
-    from edgeresnext.spec import ModelSpec
+from edgeresnext.spec import ModelSpec
 
 _MIB = 2**20
 

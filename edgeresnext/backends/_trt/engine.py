@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from edgeresnext.backends._trt.module import allow, load_module, make_logger
 from edgeresnext.backends._trt.runtime_cache import RuntimeCache
 from edgeresnext.errors import BackendError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from edgeresnext.spec import EngineOptions, ModelSpec
+from edgeresnext.spec import EngineOptions, ModelSpec
 
 _REBUILD = "Build it again: edgeresnext build BUNDLE --target here."
 _KEPT_ERRORS = 10

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from edgeresnext.errors import BackendError, NotInstalledError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from edgeresnext.spec import EngineOptions
+from edgeresnext.spec import EngineOptions
 
 
 def load_module(name: str) -> Any:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from edgeresnext import files
 from edgeresnext.bundle import RUNTIME_CACHE_SUFFIX
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _DIGEST_BYTES = 32
 

@@ -7,26 +7,21 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeresnext.backends import cuda as cuda_library
 from edgeresnext.backends._trt.context import Context
 from edgeresnext.backends._trt.engine import LoadedEngine
 from edgeresnext.backends.base import Operation, Session
 from edgeresnext.errors import BackendError
-from edgeresnext.spec import EngineOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from edgeresnext.spec import ModelSpec
+from edgeresnext.spec import EngineOptions, ModelSpec
 
 _CONTEXTS = 4
 """Threads that run at once, at most; each has its own context, stream and buffers, made when it is first needed."""

@@ -12,19 +12,14 @@ import ctypes
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import msgspec
 
 from edgeresnext.backends._trt import builder
-from edgeresnext.backends._trt.events import Failed
+from edgeresnext.backends._trt.events import Event, Failed
 from edgeresnext.backends.engine import EngineRequest
 from edgeresnext.errors import BackendError, NotInstalledError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from edgeresnext.backends._trt.events import Event
 
 _PR_SET_PDEATHSIG = 1
 

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgeresnext.backends.cuda.api import NON_BLOCKING, Cuda
 from edgeresnext.errors import BackendError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from numpy.typing import NDArray
 
 
 class PyCuda(Cuda):
