@@ -138,7 +138,11 @@ def test_bench_counts_images_that_were_calibrated_on(built, digit_folders):
     skip = ("pytorch", "scopes", "layers", "energy", "memory", "compile")
     for split, count in (("calibration", 197), ("validation", 0)):
         report = edgeresnext.bench(
-            built.path, data=digit_folders[split], backend="onnxruntime", precision="int8", rounds=2, skip=skip
+            built.path,
+            data=digit_folders[split],
+            backend="onnxruntime",
+            precision="int8",
+            options=edgeresnext.BenchOptions(rounds=2, skip=skip),
         )
         assert report.overlap == count
 

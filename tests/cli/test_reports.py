@@ -107,11 +107,3 @@ def test_ctrl_c_saves_what_was_measured_and_marks_it_partial(run, built, ctrl_c,
     assert report.rows[0].latency_n == 40
     assert report.command.startswith("edgeresnext bench ")
     assert "interrupted" in (tmp_path / "r.html").read_text()
-
-
-def test_a_report_of_before_that_tells_of_sensitivity_is_still_read(saved, tmp_path):
-    report = json.loads(saved.read_text())
-    old = report | {"sensitivity": {"bundle": "b", "layers": []}, "command": "edgeresnext bench b --sensitivity"}
-    (tmp_path / "old.json").write_text(json.dumps(old))
-    assert read_report(tmp_path / "old.json").rows == read_report(saved).rows
-    assert read_report(tmp_path / "old.json").command == "edgeresnext bench b --sensitivity"

@@ -77,8 +77,6 @@ def messages(path):
             yield node.lineno, node.value
 
 
-# The rooms of others still name flags: remove this line when they do not.
-@pytest.mark.skip(reason="messages of other rooms still name flags")
 def test_below_the_command_line_no_message_names_a_flag():
     whole_command = re.compile(r"\b(edgeresnext|pip|python3?|trtexec) [^`;]*")
     found = [
