@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgeresnext.backends import base
+from edgeresnext.backends import registry
 from edgeresnext.machine import cpu
 from edgeresnext.spec import CPU, Artifact
 
@@ -94,4 +94,4 @@ def open_model(file: Path, model: ModelSpec, precision: str = "f32") -> Session:
 def open_with_onnxruntime(file: Path, model: ModelSpec) -> Session:
     """Open a file with onnxruntime, as our own are opened."""
     artifact = Artifact(backend="onnxruntime", precision="int8", target=CPU, file=file.name)
-    return base.get("onnxruntime").open(file, model, artifact, None)
+    return registry.get("onnxruntime").open(file, model, artifact, None)

@@ -18,7 +18,7 @@ from peers import open_all, peers
 
 import edgeresnext
 from edgeresnext import bundle as bundles
-from edgeresnext.backends import base
+from edgeresnext.backends import registry
 from edgeresnext.cli.demo import weights as digits_weights
 from edgeresnext.data import digits, folder
 from edgeresnext.data.images import batches
@@ -105,7 +105,7 @@ def measure_peers(task: dict[str, Any], root: Path) -> list[dict[str, Any]]:
     found = {peer.name: peer for peer in peers(bundle, images, files)}
     ways = [*bundle.artifacts(), *pytorch_ways()]
     sessions: dict[str, Session] = {
-        way.name: open_artifact(bundle, way) for way in ways if base.unavailable(way) is None
+        way.name: open_artifact(bundle, way) for way in ways if registry.unavailable(way) is None
     }
     opened, failures = open_all(found.values())
     sessions |= opened

@@ -7,14 +7,13 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
-import msgspec
-
 from edgeresnext.backends import cuda
 from edgeresnext.backends._trt.build import build_engine
 from edgeresnext.backends._trt.module import load_module
 from edgeresnext.backends._trt.session import EngineSession
 from edgeresnext.backends.base import Backend, Session
 from edgeresnext.backends.identity import platform_name, read_header, release_key, same_release
+from edgeresnext.backends.request import EngineRequest
 from edgeresnext.errors import BackendError, NotInstalledError
 from edgeresnext.extras import installed
 from edgeresnext.machine import gpu
@@ -26,36 +25,6 @@ REBUILD = "edgeresnext build BUNDLE --target here"
 NO_GPU = "no NVIDIA GPU with a driver on this machine"
 AMPERE = 8.0
 """Compute capability from which AMPERE_PLUS engines can be built and run (TensorRT developer guide)."""
-
-
-class EngineRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What an engine is built for and from; it goes to the process that builds as JSON.
-
-    Args:
-        name: Of the artefact, for messages and progress.
-        backend: Which builds it, and will run it.
-        file: The engine to write.
-        precision: What it is to compute in.
-        compute_capabilities: Such as `("8.9",)`; empty for the GPU of this machine.
-        onnx: What to compile; the file states every precision.
-        options: Batch profile and everything that is left to the user.
-        layer_macs: Multiply-accumulates of each convolution and Gemm.
-        weak_onnx: The same for releases without typed networks (TensorRT 8), where that is another file.
-        plain_onnx: The network without Q/DQ, for INT8 whose thresholds stand beside the graph.
-        calibration_cache: Those thresholds, in TensorRT's format.
-    """
-
-    name: str
-    backend: str
-    file: Path
-    precision: Precision
-    compute_capabilities: tuple[str, ...]
-    onnx: Path
-    options: EngineOptions
-    layer_macs: dict[str, int]
-    weak_onnx: Path | None = None
-    plain_onnx: Path | None = None
-    calibration_cache: Path | None = None
 
 
 class EngineBackend(Backend):

@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock
 
-from edgeresnext.backends.engine import AMPERE, EngineBackend, EngineRequest
+from edgeresnext.backends.engine import AMPERE, EngineBackend
+from edgeresnext.backends.request import EngineRequest
 from edgeresnext.errors import RequestError
 from edgeresnext.machine import gpu
 from edgeresnext.progress import Progress, silent

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeresnext.backends.base import COMPILE, CUDA_TARGET, Backend, Session
+from edgeresnext.backends.base import Backend, Session
+from edgeresnext.backends.registry import COMPILE, CUDA_TARGET
 from edgeresnext.errors import BackendError
 from edgeresnext.extras import lacking
 from edgeresnext.machine import cpu, gpu

@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import Literal
 
-from edgeresnext.backends import base, cuda, targets
+from edgeresnext.backends import cuda, registry, targets
 from edgeresnext.extras import how_to_install, installed
 from edgeresnext.machine import cpu, gpu, jetson
 from edgeresnext.machine.environment import machine, package_versions
@@ -97,8 +97,8 @@ def _gpu() -> Finding:
 def _engine_runtimes() -> list[Finding]:
     """Look for TensorRT and TensorRT-RTX; without a GPU only the latter is of use, to build for others."""
     found = []
-    for name in base.ENGINE_NAMES:
-        backend = base.get_engine_backend(name)
+    for name in registry.ENGINE_NAMES:
+        backend = registry.get_engine_backend(name)
         if backend.missing() is None:
             found.append(Finding(name=backend.title, status="ok", detail=backend.release() or "version unknown"))
         elif name == "tensorrt" and gpu.detect() is None:
@@ -131,7 +131,7 @@ def _jetson() -> list[Finding]:
     known = f"JetPack {jetpack}" if jetpack else "a JetPack that this release does not know"
     found = [Finding(name="Jetson Linux", status="ok", detail=f"{release}: {known}")]
     found.append(Finding(name="power mode", status="ok", detail=_power_mode()))
-    if base.get_engine_backend("tensorrt").missing() is not None and sys.prefix != sys.base_prefix:
+    if registry.get_engine_backend("tensorrt").missing() is not None and sys.prefix != sys.base_prefix:
         found.append(
             Finding(
                 name="virtual environment",
@@ -157,13 +157,13 @@ def _jobs() -> tuple[Job, ...]:
         _PACKAGES[package][0] for package in ("torch", "onnx", "onnxruntime", "safetensors") if not installed(package)
     ]
     build = f"{', '.join(lacking)} not installed" if lacking else ""
-    on_cpu = [base.get(name).unavailable("fp32") for name in targets.CPU_ARTIFACTS]
+    on_cpu = [registry.get(name).unavailable("fp32") for name in targets.CPU_ARTIFACTS]
     cpu = "" if None in on_cpu else " ".join(filter(None, on_cpu))
-    ahead = base.get_engine_backend("tensorrt_rtx").missing() or ""
+    ahead = registry.get_engine_backend("tensorrt_rtx").missing() or ""
     if gpu.detect() is None:
         here = "no NVIDIA GPU with a driver"
     else:
-        runtimes = [base.get_engine_backend(name).missing() for name in base.ENGINE_NAMES]
+        runtimes = [registry.get_engine_backend(name).missing() for name in registry.ENGINE_NAMES]
         here = "" if None in runtimes else "neither TensorRT nor TensorRT-RTX is installed"
         here = here or ("" if cuda.installed() else "no Python library for CUDA memory")
     reasons = {

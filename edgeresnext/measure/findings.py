@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from edgeresnext.backends import base
+from edgeresnext.backends import registry
 from edgeresnext.bundle import Bundle
 from edgeresnext.errors import BundleError
 from edgeresnext.measure.accuracy import Classified
@@ -71,7 +71,7 @@ class Findings:
             unable = next((one.unable[variant.name] for one in self.measured if variant.name in one.unable), "")
             why = ", ".join(variant.reasons) or unable or "interrupted"
             return f"none: {variant.name} has no figure ({why})"
-        eager = variant.artifact.backend == base.BASELINE and not variant.artifact.mode
+        eager = variant.artifact.backend == registry.BASELINE and not variant.artifact.mode
         details = (one.record.details.get(variant.name) for one in self.measured)
         return ", ".join(filter(None, (variant.name, "eager" if eager else "", next(filter(None, details), ""))))
 

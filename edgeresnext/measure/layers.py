@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeresnext.backends import base
+from edgeresnext.backends import registry
 from edgeresnext.backends.base import Operation
 from edgeresnext.bundle import Bundle
 from edgeresnext.errors import BackendError
@@ -38,7 +38,7 @@ def profile(
     Raises:
         BackendError: The runtime measures no operations, or failed.
     """
-    if not base.get(artifact.backend).profiles:
+    if not registry.get(artifact.backend).profiles:
         raise BackendError(f"single operations of {artifact.backend} are not measured")
     session = open_artifact(bundle, artifact, threads, profiled=True)
     try:

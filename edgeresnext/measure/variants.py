@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeresnext.backends import base
-from edgeresnext.backends.base import COMPILE, CUDA_TARGET, Session
+from edgeresnext.backends import registry
+from edgeresnext.backends.base import Session
+from edgeresnext.backends.registry import COMPILE, CUDA_TARGET
 from edgeresnext.bundle import WEIGHTS, Bundle
 from edgeresnext.errors import EdgeResNeXtError, unknown_name
 from edgeresnext.machine import gpu
@@ -14,7 +15,7 @@ from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.runtime.proof import check
 from edgeresnext.spec import CPU, Artifact, Precision
 
-REFERENCE = base.BASELINE_ARTIFACT.name
+REFERENCE = registry.BASELINE_ARTIFACT.name
 """What accuracy is compared with: PyTorch, eager, FP32, on the CPU."""
 
 RECORDED = "recorded logits"
@@ -56,7 +57,7 @@ class Variant:
 
 
 def _torch(precision: Precision, target: str = CPU, mode: str = "") -> Artifact:
-    return Artifact(backend=base.BASELINE, precision=precision, target=target, file=WEIGHTS, mode=mode)
+    return Artifact(backend=registry.BASELINE, precision=precision, target=target, file=WEIGHTS, mode=mode)
 
 
 def pytorch_ways() -> tuple[Artifact, ...]:
@@ -78,12 +79,12 @@ def choose(bundle: Bundle, request: Request) -> tuple[list[Variant], str]:
     """
     asked = bundle.artifacts(request.backend, request.precision)
     ways = pytorch_ways()
-    everything = request.backend in (None, base.BASELINE) and request.precision is None
-    known = {a.name: a for a in (base.BASELINE_ARTIFACT, *ways, *bundle.manifest.artifacts)}
-    chosen = [base.BASELINE_ARTIFACT, *ways, *asked] if everything else [base.BASELINE_ARTIFACT, *asked]
+    everything = request.backend in (None, registry.BASELINE) and request.precision is None
+    known = {a.name: a for a in (registry.BASELINE_ARTIFACT, *ways, *bundle.manifest.artifacts)}
+    chosen = [registry.BASELINE_ARTIFACT, *ways, *asked] if everything else [registry.BASELINE_ARTIFACT, *asked]
     baseline = request.options.baseline
     if baseline is None:
-        on_gpu = ON_GPU in known and base.unavailable(known[ON_GPU]) is None
+        on_gpu = ON_GPU in known and registry.unavailable(known[ON_GPU]) is None
         baseline = ON_GPU if on_gpu else REFERENCE
     if baseline not in known:
         raise unknown_name("baseline", baseline, known)
@@ -96,13 +97,13 @@ def open_all(bundle: Bundle, variants: list[Variant], request: Request, baseline
     golden = bundle.golden()
     for variant in variants:
         artifact = variant.artifact
-        extra = artifact.backend == base.BASELINE and artifact.name not in (REFERENCE, baseline)
+        extra = artifact.backend == registry.BASELINE and artifact.name not in (REFERENCE, baseline)
         stage = "compile" if artifact.mode == COMPILE else "pytorch"
         if extra and request.skips(stage):
             why = "compiling takes half a minute" if request.mode == "quick" else f"skip {stage}"
             variant.status, variant.reasons = "skipped", (f"left out: {why}",)
             continue
-        reason = base.unavailable(artifact)
+        reason = registry.unavailable(artifact)
         if reason is not None:
             variant.status, variant.reasons = "skipped", (reason,)
             continue
@@ -111,7 +112,7 @@ def open_all(bundle: Bundle, variants: list[Variant], request: Request, baseline
         except EdgeResNeXtError as error:
             variant.fail(error.what)
             continue
-        if artifact.backend != base.BASELINE:
+        if artifact.backend != registry.BASELINE:
             checked = check(bundle, golden, artifact, variant.session)
             if checked.status == "failed":
                 variant.close()

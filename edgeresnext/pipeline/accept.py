@@ -12,7 +12,7 @@ from statistics import median
 
 import msgspec
 
-from edgeresnext.backends import base
+from edgeresnext.backends import registry
 from edgeresnext.backends.base import Session
 from edgeresnext.bundle import Bundle, Golden
 from edgeresnext.errors import AccuracyError, BackendError, EdgeResNeXtError
@@ -72,7 +72,7 @@ def measured_here(
     failed: dict[str, EdgeResNeXtError] = {}
     try:
         for artifact in bundle.manifest.artifacts:
-            missing = base.unavailable(artifact)
+            missing = registry.unavailable(artifact)
             if missing is not None:
                 _log.info("not measured: %s: %s", artifact.name, missing)
                 continue

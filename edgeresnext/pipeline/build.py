@@ -46,8 +46,8 @@ from edgeresnext.spec import (
 if TYPE_CHECKING:
     from edgeresnext.compiler.graph import Graph
     from edgeresnext.model.resnext import ResNeXt
-    from edgeresnext.pipeline.gate import Validation
     from edgeresnext.pipeline.onnx_files import Writer
+    from edgeresnext.pipeline.verdict import Validation
 
 _DEFAULT_RECIPE = Recipe()
 _DEFAULT_OPTIONS = EngineOptions()

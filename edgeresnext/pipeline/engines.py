@@ -16,8 +16,9 @@ from statistics import median
 import msgspec
 
 from edgeresnext import bundle as bundles
-from edgeresnext.backends import base, targets
-from edgeresnext.backends.engine import EngineBackend, EngineRequest
+from edgeresnext.backends import registry, targets
+from edgeresnext.backends.engine import EngineBackend
+from edgeresnext.backends.request import EngineRequest
 from edgeresnext.bundle import Bundle
 from edgeresnext.compiler.plan import grouped_float
 from edgeresnext.errors import BackendError, RequestError, shortened
@@ -154,7 +155,7 @@ def _grouped_floating(bundle: Bundle, request: EngineRequest) -> EngineRequest:
 
 def _compile(bundle: Bundle, request: EngineRequest, progress: Progress) -> Engine:
     """Compile one engine; of INT8 for TensorRT both ways to treat grouped convolutions, where that is asked for."""
-    backend = base.get_engine_backend(request.backend)
+    backend = registry.get_engine_backend(request.backend)
     grouped = request.options.int8_grouped
     if request.precision != "int8" or request.backend != "tensorrt":
         return backend.build(request, progress)

@@ -18,11 +18,10 @@ from edgeresnext.compiler.graph import Graph
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, Keep, int8_share
 from edgeresnext.compiler.sensitivity import ALL, layer_costs
 from edgeresnext.data import folder
-from edgeresnext.data.folder import ImageFolder
 from edgeresnext.errors import AccuracyError, DataError, RequestError
 from edgeresnext.pipeline.onnx_files import Writer
 from edgeresnext.pipeline.search import fewest
-from edgeresnext.pipeline.verdict import Comparison, verdict
+from edgeresnext.pipeline.verdict import Comparison, Validation, verdict
 from edgeresnext.progress import Progress
 from edgeresnext.spec import Gate, OnnxFile, Plan, Verdict
 
@@ -34,21 +33,6 @@ _CHANCES = 2
 """Times what guessing reaches, up to which the labels are probably not those of the network."""
 _ROUNDING = 1e-9
 _log = logging.getLogger("edgeresnext")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """The images of a gate.
-
-    Args:
-        gate: What is to be reached.
-        photos: The images.
-        targets: Right class of each image; None where it does not matter.
-    """
-
-    gate: Gate
-    photos: ImageFolder
-    targets: tuple[int, ...] | None = None
 
 
 def prepare(gate: Gate, *, trained: bool) -> Validation:

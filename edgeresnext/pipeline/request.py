@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgeresnext.backends import base
+from edgeresnext.backends import registry
 from edgeresnext.backends.targets import CPU_ARTIFACTS, HERE, JETSON, Target
 from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, ONNX_FILES
@@ -141,4 +141,4 @@ def _artifacts(asked: tuple[Target, ...], precisions: tuple[Precision, ...]) -> 
             "Add one that it runs: fp32 or int8.",
             values=("precisions",),
         )
-    return (*found, base.BASELINE_ARTIFACT)
+    return (*found, registry.BASELINE_ARTIFACT)

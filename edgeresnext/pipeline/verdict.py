@@ -7,29 +7,42 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeresnext.backends import base
+from edgeresnext.backends import registry
 from edgeresnext.backends.base import Session
 from edgeresnext.compiler.evaluate import Evaluator
+from edgeresnext.data.folder import ImageFolder
 from edgeresnext.errors import BackendError
 from edgeresnext.measure.accuracy import Classified, best_classes, classify
 from edgeresnext.measure.statistics import mcnemar
 from edgeresnext.progress import Progress
-from edgeresnext.spec import ModelSpec, Verdict
-
-if TYPE_CHECKING:
-    from edgeresnext.pipeline.gate import Validation
+from edgeresnext.spec import Gate, ModelSpec, Verdict
 
 _BASELINE = "PyTorch"
 _ARITHMETIC = "exact"
 """Who computed what a file says: nobody's kernels."""
 _MOST_BYTES = 2**28
 """Of decoded images that are kept while plans are tried: 1,783 images of 224 px."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """The images of a gate.
+
+    Args:
+        gate: What is to be reached.
+        photos: The images.
+        targets: Right class of each image; None where it does not matter.
+    """
+
+    gate: Gate
+    photos: ImageFolder
+    targets: tuple[int, ...] | None = None
 
 
 class _ExactSession(Session):
@@ -94,7 +107,7 @@ class Comparison:
         """Run files and PyTorch, and keep the decoded images where they do not take too much memory."""
         edge = self._model.preprocess.crop_px
         kept = _Kept() if len(self._validation.photos.images) * edge * edge * 3 <= _MOST_BYTES else None
-        pytorch = base.get(base.BASELINE).open(self._weights, self._model, base.BASELINE_ARTIFACT)
+        pytorch = registry.get(registry.BASELINE).open(self._weights, self._model, registry.BASELINE_ARTIFACT)
         try:
             found = self._classified({_BASELINE: pytorch, **exact}, kept)
         finally:

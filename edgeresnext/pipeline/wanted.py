@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from edgeresnext.backends import base, cuda, targets
+from edgeresnext.backends import cuda, registry, targets
 from edgeresnext.backends.targets import Target
 from edgeresnext.errors import NotInstalledError, RequestError, unknown_name
 from edgeresnext.extras import how_to_install
@@ -112,7 +112,7 @@ def engines_wanted(
             found += _ahead_of_time(target, precisions)
     found = list({one.file: one for one in found}.values())
     for one in found:
-        base.get_engine_backend(one.backend).check(options, one.precision)
+        registry.get_engine_backend(one.backend).check(options, one.precision)
     _check_use(options, asked, found)
     return tuple(found)
 
@@ -139,7 +139,7 @@ def _check_use(options: EngineOptions, asked: Sequence[Target], found: Sequence[
 
 def _ahead_of_time(target: Target, precisions: Collection[Precision] | None) -> list[Wanted]:
     name = "tensorrt_rtx"
-    missing = base.get_engine_backend(name).missing()
+    missing = registry.get_engine_backend(name).missing()
     if missing is not None:
         raise NotInstalledError(
             f"target '{target.name}' needs TensorRT-RTX: {missing}", how_to_install("rtx"), values=("targets",)
@@ -168,9 +168,9 @@ def _here(precisions: Collection[Precision] | None, options: EngineOptions) -> l
             values=("targets",),
         )
     backend = options.backend
-    installed = [name for name in base.ENGINE_NAMES if base.get_engine_backend(name).missing() is None]
-    if backend is not None and backend not in base.ENGINE_NAMES:
-        raise unknown_name("engine backend", backend, base.ENGINE_NAMES)
+    installed = [name for name in registry.ENGINE_NAMES if registry.get_engine_backend(name).missing() is None]
+    if backend is not None and backend not in registry.ENGINE_NAMES:
+        raise unknown_name("engine backend", backend, registry.ENGINE_NAMES)
     if backend is None and len(installed) > 1:
         raise RequestError(
             f"both TensorRT and TensorRT-RTX are installed, for {device.name}",
@@ -178,7 +178,7 @@ def _here(precisions: Collection[Precision] | None, options: EngineOptions) -> l
             values=("backend",),
         )
     name = backend or (installed[0] if installed else "tensorrt")
-    missing = base.get_engine_backend(name).missing()
+    missing = registry.get_engine_backend(name).missing()
     if missing is not None:
         raise NotInstalledError(f"target 'here' needs TensorRT for {device.name}: {missing}", "edgeresnext doctor")
     if cuda.installed() is None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from edgeresnext.backends import base
+from edgeresnext.backends import registry
 from edgeresnext.backends.base import Session
 from edgeresnext.bundle import Bundle
 from edgeresnext.data.images import ImageSource, load_image
@@ -137,4 +137,4 @@ def open_artifact(bundle: Bundle, artifact: Artifact, threads: int | None = None
     if threads is not None and threads < 1:
         raise RequestError(f"threads is {threads}", "Give one thread or more, or leave it out.", values=("threads",))
     file = bundle.file(artifact.file)
-    return base.get(artifact.backend).open(file, bundle.manifest.model, artifact, threads, profiled=profiled)
+    return registry.get(artifact.backend).open(file, bundle.manifest.model, artifact, threads, profiled=profiled)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from edgeresnext import bundle as bundles
-from edgeresnext.backends import base
+from edgeresnext.backends import registry
 from edgeresnext.backends.base import Session
 from edgeresnext.bundle import Bundle
 from edgeresnext.errors import BackendError, EdgeResNeXtError, NotInstalledError
@@ -66,7 +66,7 @@ def load(
     missing: dict[str, str] = {}
     failed: dict[str, EdgeResNeXtError] = {}
     for artifact in candidates:
-        reason = base.unavailable(artifact)
+        reason = registry.unavailable(artifact)
         if reason is not None:
             missing[artifact.name] = reason
             continue
@@ -110,7 +110,7 @@ def _time_all(bundle: Bundle, candidates: tuple[Artifact, ...], proofs: Proofs, 
     for artifact in candidates:
         known = proofs.latency_s(artifact) is not None or proofs.wrong(artifact) or proofs.failed_to_start(artifact)
         # PyTorch is what all others are faster than; importing it would take longer than everything else.
-        if known or artifact.backend == base.BASELINE or base.unavailable(artifact):
+        if known or artifact.backend == registry.BASELINE or registry.unavailable(artifact):
             continue
         try:
             session = open_artifact(bundle, artifact, threads)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeresnext import bundle as bundles
-from edgeresnext.backends import base
+from edgeresnext.backends import registry
 from edgeresnext.bundle import Bundle, Golden
 from edgeresnext.errors import EdgeResNeXtError
 from edgeresnext.runtime.classifier import open_artifact
@@ -32,7 +32,7 @@ def verify(path: str | Path) -> tuple[Check, ...]:
 
 def _check(bundle: Bundle, artifact: Artifact, golden: Golden) -> Check:
     """Replay the golden images on one artefact."""
-    reason = base.unavailable(artifact)
+    reason = registry.unavailable(artifact)
     if reason is not None:
         return Check(artifact=artifact.name, status="skipped", reason=reason)
     try:

@@ -10,7 +10,7 @@ from stages import LATENCY_ALONE
 
 import edgeresnext
 from edgeresnext import BenchOptions
-from edgeresnext.backends import base
+from edgeresnext.backends import registry
 from edgeresnext.errors import BackendError, DataError, RequestError
 from edgeresnext.measure import bench as module
 from edgeresnext.measure import variants
@@ -61,7 +61,7 @@ def test_one_failing_variant_does_not_end_the_run(built, monkeypatch):
 
 @pytest.mark.usefixtures("opened")
 def test_without_pytorch_the_recorded_logits_are_the_baseline(built, digit_folders, monkeypatch):
-    monkeypatch.setattr(type(base.get("torch")), "unavailable", lambda *_: "torch is not installed")
+    monkeypatch.setattr(type(registry.get("torch")), "unavailable", lambda *_: "torch is not installed")
     for data in (None, digit_folders["validation"]):
         report = bench(built, data=data, backend="openvino")
         row = rows_of(report)["openvino-fp32"]

@@ -10,7 +10,7 @@ from stages import LATENCY_ALONE
 
 import edgeresnext
 from edgeresnext import bundle as bundles
-from edgeresnext.backends import base
+from edgeresnext.backends import registry
 from edgeresnext.compiler.thresholds import STANDARD
 from edgeresnext.errors import AccuracyError, BundleError, CheckpointError, DataError, NotInstalledError, RequestError
 from edgeresnext.files import to_json
@@ -49,7 +49,9 @@ def test_every_file_is_checked_against_pytorch(built):
 
 def test_the_golden_logits_are_pytorch_s_on_the_bundle_s_own_weights(built):
     golden = built.golden()
-    session = base.get("torch").open(built.file("weights.safetensors"), built.manifest.model, base.BASELINE_ARTIFACT)
+    session = registry.get("torch").open(
+        built.file("weights.safetensors"), built.manifest.model, registry.BASELINE_ARTIFACT
+    )
     assert golden.images.shape == (16, 32, 32, 3)
     logits = np.concatenate([session.run(image[None]) for image in golden.images])
     assert golden.compare(logits).max_error < 1e-6
@@ -66,7 +68,7 @@ def test_ranges_are_keyed_by_weights_images_and_preprocessing(built):
 
 def test_the_selection_names_the_machine_and_covers_what_runs_here(built):
     timed = {timing.artifact for timing in built.manifest.selection.timings}
-    runnable = {a.name for a in built.manifest.artifacts if base.get(a.backend).unavailable(a.precision) is None}
+    runnable = {a.name for a in built.manifest.artifacts if registry.get(a.backend).unavailable(a.precision) is None}
     assert timed == runnable
     assert "core" in built.manifest.selection.machine
 
@@ -111,8 +113,8 @@ def test_a_network_that_overflows_float16_can_still_be_int8(build, tmp_path, dig
 
 def test_an_artefact_that_fails_here_is_left_out_here_and_ends_nothing(build, monkeypatch, caplog):
     monkeypatch.setitem(__import__("edgeresnext.spec", fromlist=["x"]).MIN_SNR_DB, "bf16", 99.0)
-    if base.get("openvino").unavailable("bf16"):
-        pytest.skip(base.get("openvino").unavailable("bf16"))
+    if registry.get("openvino").unavailable("bf16"):
+        pytest.skip(registry.get("openvino").unavailable("bf16"))
     bundle = build(precisions=["fp32"])
     on_other_machines = {artifact.name for artifact in bundle.manifest.artifacts}
     assert on_other_machines == {"openvino-bf16", "openvino-fp32", "onnxruntime-fp32", "torch-fp32"}

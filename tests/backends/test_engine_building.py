@@ -13,7 +13,7 @@ from standins.engines import BATCH, CALIBRATING, CLASSIC, calls, compiled, engin
 
 import edgeresnext
 from edgeresnext import bundle as bundles
-from edgeresnext.backends import base, targets
+from edgeresnext.backends import registry, targets
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES
 from edgeresnext.errors import AccuracyError, BackendError, NotInstalledError, RequestError
 from edgeresnext.pipeline.request import _onnx_names
@@ -285,15 +285,15 @@ def test_without_a_cuda_library_nothing_is_built_that_could_not_be_checked(insta
     install()
     bundle = compiled(lean)
     install(cuda=None)
-    assert "pip install 'cuda-python<13'" in base.unavailable(engines(bundle)["fp32"])
+    assert "pip install 'cuda-python<13'" in registry.unavailable(engines(bundle)["fp32"])
     with pytest.raises(NotInstalledError, match="no Python library for CUDA memory"):
         edgeresnext.build_engines(lean, precisions=["fp32"], engine_options=BATCH)
 
 
 def test_both_runtimes_ask_for_a_choice(install, lean, monkeypatch):
     install()
-    for name in base.ENGINE_NAMES:
-        monkeypatch.setattr(base.get_engine_backend(name), "missing", lambda: None)
+    for name in registry.ENGINE_NAMES:
+        monkeypatch.setattr(registry.get_engine_backend(name), "missing", lambda: None)
     with pytest.raises(RequestError, match="both TensorRT and TensorRT-RTX are installed") as caught:
         edgeresnext.build_engines(lean)
     assert caught.value.values == ("backend",)

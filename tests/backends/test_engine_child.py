@@ -6,7 +6,7 @@ from standins.engines import BATCH, compiled, engines, run_in_this_process
 
 import edgeresnext
 from edgeresnext import bundle as bundles
-from edgeresnext.backends.engine import EngineRequest
+from edgeresnext.backends.request import EngineRequest
 from edgeresnext.errors import BackendError
 from edgeresnext.progress import silent
 

@@ -6,7 +6,7 @@ from standins import gpu
 from standins.engines import BATCH, calls, compiled, engines, opened
 
 import edgeresnext
-from edgeresnext.backends import base
+from edgeresnext.backends import registry
 from edgeresnext.errors import BackendError, BundleError
 
 
@@ -23,20 +23,22 @@ def changed(bundle, **changes):
 
 
 def test_the_manifest_alone_tells_whether_an_engine_runs_here(bundle):
-    assert base.unavailable(changed(bundle)) is None
-    elsewhere = base.unavailable(changed(bundle, compute_capabilities=("8.7",), device="Orin"))
+    assert registry.unavailable(changed(bundle)) is None
+    elsewhere = registry.unavailable(changed(bundle, compute_capabilities=("8.7",), device="Orin"))
     assert elsewhere == (
         "built for compute capability 8.7 (Orin), and this GPU, NVIDIA Stand-in, has 8.9: "
         "edgeresnext build BUNDLE --target here"
     )
-    older = base.unavailable(changed(bundle, release="8.6.2.3"))
+    older = registry.unavailable(changed(bundle, release="8.6.2.3"))
     assert older == "built by TensorRT 8.6.2.3, and 10.3.0.30 is installed: edgeresnext build BUNDLE --target here"
     compatible = msgspec.structs.replace(BATCH, version_compatible=True, hardware_compatible=True)
-    assert base.unavailable(changed(bundle, release="8.6.2.3", options=compatible)) is None
-    assert "is installed" in base.unavailable(changed(bundle, release="11.0.0.1", options=compatible))
-    assert base.unavailable(changed(bundle, platform="win32-amd64")).startswith("built for win32-amd64, and this is ")
-    assert base.unavailable(changed(bundle, compute_capabilities=("8.7",), options=compatible)) is None
-    assert base.unavailable(changed(bundle, compute_capabilities=("7.5",), options=compatible)) is not None
+    assert registry.unavailable(changed(bundle, release="8.6.2.3", options=compatible)) is None
+    assert "is installed" in registry.unavailable(changed(bundle, release="11.0.0.1", options=compatible))
+    assert registry.unavailable(changed(bundle, platform="win32-amd64")).startswith(
+        "built for win32-amd64, and this is "
+    )
+    assert registry.unavailable(changed(bundle, compute_capabilities=("8.7",), options=compatible)) is None
+    assert registry.unavailable(changed(bundle, compute_capabilities=("7.5",), options=compatible)) is not None
 
 
 def test_a_truncated_engine_is_refused_before_native_code_sees_it(install, lean):
@@ -67,7 +69,7 @@ def test_an_engine_of_the_other_runtime_is_refused(install, bundle):
     install("tensorrt_rtx", "1.7")
     artifact = engines(bundle)["fp32"]
     with pytest.raises(BackendError, match="is an engine for tensorrt, not tensorrt_rtx"):
-        base.get("tensorrt_rtx").open(bundle.file(artifact.file), bundle.manifest.model, artifact)
+        registry.get("tensorrt_rtx").open(bundle.file(artifact.file), bundle.manifest.model, artifact)
 
 
 def test_load_takes_the_cpu_where_the_engine_does_not_start(install, bundle_copy, caplog):

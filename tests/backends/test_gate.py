@@ -7,7 +7,7 @@ from rescaled import rescale
 
 import edgeresnext
 from edgeresnext import Gate
-from edgeresnext.backends import base
+from edgeresnext.backends import registry
 from edgeresnext.bundle import read
 from edgeresnext.data import folder
 from edgeresnext.errors import AccuracyError, RequestError
@@ -89,7 +89,9 @@ def test_repairs_leave_the_gate_nothing_to_do(build):
 def test_the_figures_are_what_runtimes_make_of_the_files(gated, few_digits):
     verdict = verdicts(gated)["int8-cpu"].verdict
     wanted = {"torch-fp32", "openvino-int8", "onnxruntime-int8"}
-    known = {one.name: one for one in gated.manifest.artifacts if one.name in wanted and base.unavailable(one) is None}
+    known = {
+        one.name: one for one in gated.manifest.artifacts if one.name in wanted and registry.unavailable(one) is None
+    }
     sessions = {name: open_artifact(gated, artifact) for name, artifact in known.items()}
     photos = folder.scan(few_digits)
     found = classify(sessions, photos.images, photos.targets, gated.manifest.model.preprocess, lambda *_: None)

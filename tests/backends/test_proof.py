@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 import edgeresnext
 from edgeresnext import bundle as bundles
-from edgeresnext.backends import base
+from edgeresnext.backends import registry
 from edgeresnext.errors import BackendError, BundleError
 from edgeresnext.files import to_json
 from edgeresnext.runtime import load as loading
@@ -190,7 +190,7 @@ def test_elsewhere_everything_is_timed_and_the_fastest_taken(bundle_copy, cache,
         assert classifier.artifact.name == "openvino-fp32"
         assert classifier.reason.endswith("as measured on this machine")
     (checks,) = proofs_in(cache)
-    runnable = {one.name for one in bundles.read(bundle_copy).manifest.artifacts if base.unavailable(one) is None}
+    runnable = {one.name for one in bundles.read(bundle_copy).manifest.artifacts if registry.unavailable(one) is None}
     assert {name for name, check in checks.items() if check["latency_s"]} == runnable - {"torch-fp32"}
     opened.clear()
     with edgeresnext.load(bundle_copy, precision="int8") as classifier:
@@ -228,7 +228,7 @@ def test_what_does_not_start_is_tried_last_and_again(bundle_copy, monkeypatch):
     written_again(bundle_copy, selection=msgspec.structs.replace(here, timings=ranked))
     chosen = []
     with monkeypatch.context() as patch:
-        patch.setattr(type(base.get("openvino")), "open", refuse)
+        patch.setattr(type(registry.get("openvino")), "open", refuse)
         for _ in range(2):
             with edgeresnext.load(bundle_copy) as classifier:
                 chosen.append(classifier.artifact.backend)

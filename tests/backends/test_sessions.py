@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import edgeresnext
-from edgeresnext.backends import base
+from edgeresnext.backends import registry
 from edgeresnext.errors import BackendError, BundleError, DataError, NotInstalledError, RequestError
 from edgeresnext.machine import gpu
 from edgeresnext.measure.layers import profile
@@ -20,7 +20,7 @@ VARIANTS = ["openvino-fp32", "openvino-bf16", "openvino-int8", "onnxruntime-fp32
 def session(request, built):
     """A session that several tests run and none changes."""
     artifact = next(a for a in built.manifest.artifacts if a.name == request.param)
-    reason = base.get(artifact.backend).unavailable(artifact.precision)
+    reason = registry.get(artifact.backend).unavailable(artifact.precision)
     if reason is not None:
         pytest.skip(reason)
     session = open_artifact(built, artifact)
@@ -107,7 +107,7 @@ def test_torch_keeps_the_faster_memory_layout(built):
 
 def test_torch_in_bf16_is_near_and_not_the_same(built):
     way = Artifact(backend="torch", precision="bf16", target="cpu", file="weights.safetensors")
-    if (reason := base.unavailable(way)) is not None:
+    if (reason := registry.unavailable(way)) is not None:
         pytest.skip(reason)
     session = open_artifact(built, way)
     golden = built.golden()
@@ -117,7 +117,7 @@ def test_torch_in_bf16_is_near_and_not_the_same(built):
 
 def test_torch_compiled_gives_the_same_for_every_batch(built):
     way = Artifact(backend="torch", precision="fp32", target="cpu", file="weights.safetensors", mode="compile")
-    if (reason := base.unavailable(way)) is not None:
+    if (reason := registry.unavailable(way)) is not None:
         pytest.skip(reason)
     session = open_artifact(built, way)
     golden = built.golden()
@@ -135,12 +135,12 @@ def test_ways_of_pytorch_that_a_machine_lacks_are_said_so(built, monkeypatch):
     def way(precision, target="cpu", mode=""):
         return Artifact(backend="torch", precision=precision, target=target, file="weights.safetensors", mode=mode)
 
-    assert "bfloat16" in base.unavailable(way("bf16"))
-    assert "emulates fp16" in base.unavailable(way("fp16"))
-    assert "sudo apt install g++" in base.unavailable(way("fp32", mode="compile"))
-    assert base.unavailable(way("fp32")) is None
+    assert "bfloat16" in registry.unavailable(way("bf16"))
+    assert "emulates fp16" in registry.unavailable(way("fp16"))
+    assert "sudo apt install g++" in registry.unavailable(way("fp32", mode="compile"))
+    assert registry.unavailable(way("fp32")) is None
     if gpu.detect() is None:
-        assert "no NVIDIA GPU" in base.unavailable(way("fp16", target="torch-cuda"))
+        assert "no NVIDIA GPU" in registry.unavailable(way("fp16", target="torch-cuda"))
 
 
 def test_the_network_alone_is_timed(session, built):
@@ -163,14 +163,14 @@ def test_the_time_of_every_convolution_is_found(built, name):
 
 def test_pytorch_is_not_profiled_and_says_so(built):
     with pytest.raises(BackendError, match="single operations of torch are not measured"):
-        profile(built, base.BASELINE_ARTIFACT, built.golden().images[:1], None)
+        profile(built, registry.BASELINE_ARTIFACT, built.golden().images[:1], None)
 
 
 @pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
 def test_a_file_that_is_no_model_is_the_backend_s_error(backend, built, tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"rubbish")
     with pytest.raises(BackendError, match=r"refuses .*x\.onnx"):
-        base.get(backend).open(
+        registry.get(backend).open(
             tmp_path / "x.onnx",
             built.manifest.model,
             Artifact(backend=backend, precision="fp32", target="cpu", file="x.onnx"),
@@ -179,11 +179,11 @@ def test_a_file_that_is_no_model_is_the_backend_s_error(backend, built, tmp_path
 
 @pytest.mark.parametrize(("backend", "precision"), [("openvino", "fp16"), ("onnxruntime", "bf16"), ("torch", "int8")])
 def test_a_precision_that_a_backend_lacks_is_said_so(backend, precision):
-    assert precision in base.get(backend).unavailable(precision)
+    assert precision in registry.get(backend).unavailable(precision)
 
 
 def test_bf16_is_offered_only_where_the_cpu_has_it(monkeypatch):
-    backend = base.get("openvino")
+    backend = registry.get("openvino")
     module = __import__("edgeresnext.backends.openvino", fromlist=["x"])
     monkeypatch.setattr(module, "_capabilities", lambda: frozenset({"FP32", "INT8"}))
     assert "bfloat16" in backend.unavailable("bf16")
@@ -196,12 +196,12 @@ def test_a_missing_package_names_the_command_that_installs_it(package, monkeypat
 
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == package else find(name, *a))
-    assert "pip install 'edgeresnext[" in base.get(package).unavailable("fp32")
+    assert "pip install 'edgeresnext[" in registry.get(package).unavailable("fp32")
 
 
 def test_a_closed_session_says_so(built):
     for artifact in built.manifest.artifacts:
-        if base.unavailable(artifact) is None:
+        if registry.unavailable(artifact) is None:
             session = open_artifact(built, artifact)
             session.close()
             with pytest.raises(BackendError, match="closed"):
@@ -227,7 +227,7 @@ def test_load_takes_the_fastest_that_runs_here_and_says_which(built, caplog):
 
 
 def test_load_falls_back_past_what_is_not_installed(built, monkeypatch):
-    monkeypatch.setattr(type(base.get("openvino")), "unavailable", lambda *_: "OpenVINO is not installed")
+    monkeypatch.setattr(type(registry.get("openvino")), "unavailable", lambda *_: "OpenVINO is not installed")
     with edgeresnext.load(built.path) as classifier:
         assert classifier.artifact.backend != "openvino"
     with pytest.raises(NotInstalledError, match="OpenVINO is not installed"):
@@ -256,5 +256,5 @@ def test_an_altered_artefact_never_reaches_the_runtime(bundle_copy):
 
 def test_an_unknown_backend_suggests_the_nearest():
     with pytest.raises(RequestError, match="Did you mean 'openvino'"):
-        base.get("openvno")
+        registry.get("openvno")
     assert Artifact(backend="a", precision="int8", target="cpu", file="f").name == "a-int8"

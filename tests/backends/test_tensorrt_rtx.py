@@ -11,9 +11,9 @@ import onnx
 import pytest
 
 import edgeresnext
-from edgeresnext.backends import base, targets
-from edgeresnext.backends.engine import EngineRequest
+from edgeresnext.backends import registry, targets
 from edgeresnext.backends.identity import read_header
+from edgeresnext.backends.request import EngineRequest
 from edgeresnext.compiler.emit import emit
 from edgeresnext.compiler.graph import trace
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, INT8_CPU, ONNX_FILES, calibrated_tensors, plan_for
@@ -24,7 +24,7 @@ from edgeresnext.model.checkpoints import random_network
 from edgeresnext.runtime.inspect import inspect
 from edgeresnext.spec import EngineOptions
 
-BACKEND = base.get_engine_backend("tensorrt_rtx")
+BACKEND = registry.get_engine_backend("tensorrt_rtx")
 pytestmark = pytest.mark.skipif(BACKEND.missing() is not None, reason=str(BACKEND.missing()))
 
 FILES = {"fp32": "fp32", "fp16": "fp16", "int8": "int8", "int8-fp16": "int8"}

@@ -2,12 +2,14 @@
 
 import json
 
+import msgspec
 import pytest
+from sample_report import sample_report
 from scripted import answers, open_known
 from stages import LATENCY_ALONE
 
 from edgeresnext.cli.main import main
-from edgeresnext.report.files import read_report
+from edgeresnext.report.files import read_report, save_report
 
 SKIPPED = [word for stage in LATENCY_ALONE for word in ("--skip", stage)]
 
@@ -55,18 +57,19 @@ def test_a_run_is_no_different_from_itself(run, saved):
     assert {row["verdict"] for row in rows} == {"no difference"}
 
 
-def test_a_slower_run_fails_where_that_was_asked_for(run, saved, tmp_path):
-    report = json.loads(saved.read_text())
-    for row in report["rows"]:
-        if row["backend"] != "torch" and row["samples_s"]:
-            row["samples_s"] = [1.5 * seconds for seconds in row["samples_s"]]
-            row["latency_s"]["p50"] *= 1.5
-    (tmp_path / "slow.json").write_text(json.dumps(report))
-    code, out, _ = run("report", saved, tmp_path / "slow.json")
+def test_a_slower_run_fails_where_that_was_asked_for(run, tmp_path):
+    report = sample_report(rounds=64)
+    slower = [
+        row if row.backend == "torch" else msgspec.structs.replace(row, samples_s=tuple(1.5 * one for one in row.samples_s))
+        for row in report.rows
+    ]  # fmt: skip
+    save_report(report, tmp_path / "old.json")
+    save_report(msgspec.structs.replace(report, rows=tuple(slower)), tmp_path / "slow.json")
+    code, out, _ = run("report", tmp_path / "old.json", tmp_path / "slow.json")
     assert (code, "slower" in out) == (0, True)
-    code, _, err = run("report", saved, tmp_path / "slow.json", "--fail-if-worse")
+    code, _, err = run("report", tmp_path / "old.json", tmp_path / "slow.json", "--fail-if-worse")
     assert (code, "slow.json' is worse than" in err) == (1, True)
-    assert run("report", tmp_path / "slow.json", saved, "--fail-if-worse")[0] == 0
+    assert run("report", tmp_path / "slow.json", tmp_path / "old.json", "--fail-if-worse")[0] == 0
 
 
 def test_a_report_of_another_schema_is_refused(run, saved, tmp_path):

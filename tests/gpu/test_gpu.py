@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import edgeresnext
-from edgeresnext.backends import base, cuda
+from edgeresnext.backends import cuda, registry
 from edgeresnext.extras import installed
 from edgeresnext.machine import gpu
 from edgeresnext.runtime.classifier import open_artifact
@@ -27,10 +27,10 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=base.ENGINE_NAMES)
+@pytest.fixture(scope="module", params=registry.ENGINE_NAMES)
 def runtime(request):
     """The name of an engine backend that is installed here."""
-    missing = base.get_engine_backend(request.param).missing()
+    missing = registry.get_engine_backend(request.param).missing()
     if missing:
         pytest.skip(missing)
     return request.param

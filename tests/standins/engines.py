@@ -7,7 +7,7 @@ import onnxruntime
 from edgeresnext import bundle as bundles
 from edgeresnext import files
 from edgeresnext.backends._trt import build, worker
-from edgeresnext.backends.base import BASELINE_ARTIFACT
+from edgeresnext.backends.registry import BASELINE_ARTIFACT
 from edgeresnext.bundle import Bundle
 from edgeresnext.machine.gpu import Gpu
 from edgeresnext.pipeline.engines import compile_engines

@@ -25,7 +25,7 @@ from edgeresnext.progress import Progress
 from edgeresnext.spec import Engine
 
 if TYPE_CHECKING:
-    from edgeresnext.backends.engine import EngineRequest
+    from edgeresnext.backends.request import EngineRequest
 
 _TAIL = 5
 _ERRORS: dict[str, type[EdgeResNeXtError]] = {

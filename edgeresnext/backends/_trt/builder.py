@@ -17,7 +17,7 @@ from edgeresnext.backends._trt.calibrator import make_calibrator
 from edgeresnext.backends._trt.events import Built, Event, Failed, Logged, Progressed
 from edgeresnext.backends._trt.module import allow, load_module, make_logger
 from edgeresnext.backends._trt.progress import make_monitor
-from edgeresnext.backends.engine import EngineRequest
+from edgeresnext.backends.request import EngineRequest
 from edgeresnext.errors import BackendError, EdgeResNeXtError, NotInstalledError, RequestError
 from edgeresnext.spec import EngineLayer
 

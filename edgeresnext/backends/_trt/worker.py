@@ -18,7 +18,7 @@ import msgspec
 
 from edgeresnext.backends._trt import builder
 from edgeresnext.backends._trt.events import Event, Failed
-from edgeresnext.backends.engine import EngineRequest
+from edgeresnext.backends.request import EngineRequest
 from edgeresnext.errors import BackendError, NotInstalledError
 
 _PR_SET_PDEATHSIG = 1
