@@ -1,10 +1,14 @@
-"""What simulated execution contexts do; ONNX Runtime computes."""
+"""What simulated execution contexts do; ONNX Runtime computes, and the exact evaluator where it would be wrong."""
 
 import hashlib
 import weakref
 from math import prod
 
 import numpy as np
+import onnx
+from as_written import computed_wrongly
+
+from edgeresnext.compiler.evaluate import Evaluator
 
 from .simulated_config import is_rtx
 from .simulated_gpu import Operation, gpu
@@ -18,8 +22,18 @@ SESSIONS_KEPT = 4
 sessions = {}
 
 
+class Evaluated:
+    """An ONNX file of ours by our own evaluator, behind the face of an ONNX Runtime session."""
+
+    def __init__(self, model):
+        self.evaluator = Evaluator(model)
+
+    def run(self, _names, feeds):
+        return [self.evaluator.logits(*map(np.array, feeds.values()))]
+
+
 def session(onnx_bytes):
-    """An ONNX Runtime session without optimisations, kept for the next engine with the same network."""
+    """A session without optimisations, kept for the next engine with the same network."""
     import onnxruntime
 
     key = hashlib.sha256(onnx_bytes).digest()
@@ -30,7 +44,12 @@ def session(onnx_bytes):
         options.log_severity_level = 3
         while len(sessions) >= SESSIONS_KEPT:
             del sessions[next(iter(sessions))]
-        sessions[key] = onnxruntime.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
+        model = onnx.load_from_string(onnx_bytes)
+        sessions[key] = (
+            Evaluated(model)
+            if computed_wrongly(model)
+            else onnxruntime.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
+        )
     return sessions[key]
 
 
