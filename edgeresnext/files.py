@@ -56,7 +56,7 @@ def write(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def replacing(output: Path, waiting: Callable[[str], None]) -> Iterator[Path]:
+def replacing_directory(output: Path, waiting: Callable[[str], None]) -> Iterator[Path]:
     """Yield an empty directory that takes the place of `output` when the block ends, or vanishes when it fails.
 
     Builds of one output take turns.

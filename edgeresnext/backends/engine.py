@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from edgeresnext.backends import cuda
-from edgeresnext.backends._trt.build import build_engine
 from edgeresnext.backends._trt.module import load_module
+from edgeresnext.backends._trt.parent import build_engine
 from edgeresnext.backends._trt.session import EngineSession
 from edgeresnext.backends.base import Backend, Session
-from edgeresnext.backends.identity import platform_name, read_header, release_key, same_release
+from edgeresnext.backends.engine_header import platform_name, read_header, release_key, same_release
 from edgeresnext.backends.request import EngineRequest
 from edgeresnext.errors import BackendError, NotInstalledError
 from edgeresnext.extras import installed

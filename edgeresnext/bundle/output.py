@@ -54,14 +54,14 @@ def check_output(output: Path) -> None:
 
 @contextmanager
 def replacing(output: Path, waiting: Callable[[str], None]) -> Iterator[Path]:
-    """Yield an empty directory that takes the place of `output` when the block ends, as `files.replacing` does.
+    """Yield an empty directory that takes the place of `output`: `files.replacing_directory`, of bundles alone.
 
     Raises:
         BundleError: The output may not be replaced.
         InputError: The disk is full or not writable.
     """
     check_output(output)
-    with files.replacing(output, waiting) as staging:
+    with files.replacing_directory(output, waiting) as staging:
         yield staging
 
 

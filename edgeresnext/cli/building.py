@@ -11,9 +11,9 @@ import click
 
 import edgeresnext
 from edgeresnext.cli import console
+from edgeresnext.cli.as_typed import given, preprocessing
 from edgeresnext.cli.options import ENGINE_OPTIONS, QUANTISATION_OPTIONS, json_option, replaced, take_gate, with_options
 from edgeresnext.cli.show_bundle import show_bundle
-from edgeresnext.cli.typed import given, preprocessing
 from edgeresnext.errors import InputError, RequestError
 
 

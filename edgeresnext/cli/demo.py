@@ -9,8 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from edgeresnext.cli.as_typed import command_line
 from edgeresnext.cli.measuring import bench as bench_command
-from edgeresnext.cli.typed import command_line
 from edgeresnext.data.digits import prepare
 from edgeresnext.errors import DataError, shortened
 from edgeresnext.measure.bench import bench

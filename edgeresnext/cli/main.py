@@ -13,7 +13,7 @@ import click
 
 import edgeresnext
 from edgeresnext.cli import building, console, measuring, running, starting
-from edgeresnext.cli.typed import options_of
+from edgeresnext.cli.as_typed import options_of
 from edgeresnext.errors import EdgeResNeXtError, RequestError, unknown_name
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 import edgeresnext
 from edgeresnext.cli import console
+from edgeresnext.cli.as_typed import Scaled, command_line, given
 from edgeresnext.cli.options import (
     BENCH_OPTIONS,
     bundle_argument,
@@ -20,7 +21,6 @@ from edgeresnext.cli.options import (
     take_mode,
     with_options,
 )
-from edgeresnext.cli.typed import Scaled, command_line, given
 from edgeresnext.errors import EdgeResNeXtError, RequestError
 from edgeresnext.measure.results import Report
 from edgeresnext.spec import Sensitivity

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from edgeresnext.cli.typed import Scaled, batch_profile, repairs
+from edgeresnext.cli.as_typed import Scaled, batch_profile, repairs
 from edgeresnext.errors import RequestError
 from edgeresnext.measure.results import Mode
 from edgeresnext.spec import Gate

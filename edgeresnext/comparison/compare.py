@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeresnext.comparison.accuracy import AccuracyComparison, compare_accuracy
-from edgeresnext.comparison.latency import MIN_SAMPLES, Change, SpeedVerdict, change
+from edgeresnext.comparison.accuracy_change import AccuracyComparison, compare_accuracy
+from edgeresnext.comparison.latency_change import MIN_SAMPLES, Change, SpeedVerdict, change
 from edgeresnext.errors import ReportError, RequestError
 from edgeresnext.measure.results import Report, Row, Scenario, Scope
 from edgeresnext.measure.server import STEP

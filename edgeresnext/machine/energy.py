@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgeresnext.machine import jetson, nvml, sensors
-from edgeresnext.machine.meters import Ina3221Meter, Meter, MeterError, NvmlMeter, RaplMeter
+from edgeresnext.machine.energy_meters import Ina3221Meter, Meter, MeterError, NvmlMeter, RaplMeter
 
 SECONDS = 2.0
 """Time that a figure is taken over, at least: shorter ones catch the clocks while they still change."""

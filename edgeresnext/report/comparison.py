@@ -8,9 +8,9 @@ from typing import TypeVar
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from edgeresnext.comparison.accuracy import AccuracyComparison
+from edgeresnext.comparison.accuracy_change import AccuracyComparison
 from edgeresnext.comparison.compare import Comparison, RowComparison
-from edgeresnext.comparison.latency import Change
+from edgeresnext.comparison.latency_change import Change
 from edgeresnext.measure.results import Scenario
 from edgeresnext.report import tables
 from edgeresnext.report.columns import Column, differ, milliseconds, number, percent, probability, rate, shown

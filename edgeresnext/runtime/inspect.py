@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from edgeresnext import bundle as bundles
-from edgeresnext.backends.identity import read_header
+from edgeresnext.backends.engine_header import read_header
 from edgeresnext.errors import InputError
 from edgeresnext.extras import require
 from edgeresnext.machine.peak_rates import DEVICES, estimate_s

@@ -12,7 +12,7 @@ import pytest
 
 import edgeresnext
 from edgeresnext.backends import registry, targets
-from edgeresnext.backends.identity import read_header
+from edgeresnext.backends.engine_header import read_header
 from edgeresnext.backends.request import EngineRequest
 from edgeresnext.compiler.emit import emit
 from edgeresnext.compiler.graph import trace

@@ -5,7 +5,7 @@ import pytest
 from stages import LATENCY_ALONE
 
 import edgeresnext
-from edgeresnext.cli.typed import preprocessing
+from edgeresnext.cli.as_typed import preprocessing
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from standins import installed
 
-WORKER = "edgeresnext.backends._trt.worker"
+WORKER = "edgeresnext.backends._trt.child"
 
 
 PATIENCE_S = 60

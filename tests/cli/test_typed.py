@@ -8,8 +8,8 @@ import click
 import pytest
 
 import edgeresnext
+from edgeresnext.cli.as_typed import command_line, options_of
 from edgeresnext.cli.main import cli
-from edgeresnext.cli.typed import command_line, options_of
 from edgeresnext.errors import RequestError
 
 PACKAGE = Path(edgeresnext.__file__).parent

@@ -6,7 +6,7 @@ import onnxruntime
 
 from edgeresnext import bundle as bundles
 from edgeresnext import files
-from edgeresnext.backends._trt import build, worker
+from edgeresnext.backends._trt import child, parent
 from edgeresnext.backends.registry import BASELINE_ARTIFACT
 from edgeresnext.bundle import Bundle
 from edgeresnext.machine.gpu import Gpu
@@ -49,7 +49,7 @@ def install(monkeypatch, module="tensorrt", release="10.3", cuda="cuda-python", 
     monkeypatch.setattr("edgeresnext.pipeline.accept._TIMED_BUDGET_S", 0)
     monkeypatch.setattr("edgeresnext.pipeline.engines._TIMED_BUDGET_S", 0)
     if not child:
-        monkeypatch.setattr(build, "run_in_child", run_in_this_process)
+        monkeypatch.setattr(parent, "run_in_child", run_in_this_process)
         # Half a second with PyTorch in memory, for the sake of the child.
         monkeypatch.setattr("edgeresnext.pipeline.engines.return_freed_memory", lambda: None)
     return trt
@@ -58,8 +58,8 @@ def install(monkeypatch, module="tensorrt", release="10.3", cuda="cuda-python", 
 def run_in_this_process(request, progress):
     """Do what the child process does, with the same JSON in and out."""
     lines = []
-    worker.work(msgspec.json.encode(request, enc_hook=str), lines.append)
-    return build.hear(lines, request.name, progress)
+    child.work(msgspec.json.encode(request, enc_hook=str), lines.append)
+    return parent.hear(lines, request.name, progress)
 
 
 def without_cpu(path):

@@ -11,8 +11,8 @@ from standins import pynvml_standin
 
 from edgeresnext.machine import energy, gpu, jetson, nvml
 from edgeresnext.machine.energy import find_meter, joules_an_image
+from edgeresnext.machine.energy_meters import Ina3221Meter, MeterError
 from edgeresnext.machine.gpu import Gpu
-from edgeresnext.machine.meters import Ina3221Meter, MeterError
 
 CARD = Gpu(name="Card", compute_capability="8.9", memory_bytes=8 * 2**30, driver="13.0", integrated=False)
 

@@ -2,7 +2,7 @@ import struct
 
 import pytest
 
-from edgeresnext.backends.identity import read_header, release_key, same_release
+from edgeresnext.backends.engine_header import read_header, release_key, same_release
 from edgeresnext.errors import BundleError
 
 

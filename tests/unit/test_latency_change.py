@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from wandering import run
 
-from edgeresnext.comparison.latency import change, t_quantile
+from edgeresnext.comparison.latency_change import change, t_quantile
 from edgeresnext.measure.statistics import block_medians, blocks_of
 
 TRIALS = 200

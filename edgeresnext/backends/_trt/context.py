@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeresnext.backends._trt.engine import LoadedEngine
+from edgeresnext.backends._trt.loaded_engine import LoadedEngine
 from edgeresnext.backends.cuda.api import Cuda
 from edgeresnext.errors import BackendError
 from edgeresnext.spec import ModelSpec

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from edgeresnext.backends import cuda as cuda_library
 from edgeresnext.backends._trt.context import Context
-from edgeresnext.backends._trt.engine import LoadedEngine
+from edgeresnext.backends._trt.loaded_engine import LoadedEngine
 from edgeresnext.backends.base import Operation, Session
 from edgeresnext.errors import BackendError
 from edgeresnext.spec import EngineOptions, ModelSpec

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from edgeresnext.backends._trt.events import Built, Event, Failed, Logged, Progressed
-from edgeresnext.backends.identity import platform_name
+from edgeresnext.backends.engine_header import platform_name
 from edgeresnext.errors import BackendError, EdgeResNeXtError, InputError, NotInstalledError, RequestError
 from edgeresnext.files import digest
 from edgeresnext.machine.gpu import Gpu
@@ -79,7 +79,7 @@ def run_in_child(request: EngineRequest, progress: Progress) -> Built:
         # A session of its own: Ctrl-C reaches this process alone, which then ends the child at once. Left to itself
         # the child would go on until native code returns.
         process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "edgeresnext.backends._trt.worker", str(writing)],
+            [sys.executable, "-m", "edgeresnext.backends._trt.child", str(writing)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -1,6 +1,6 @@
 """The child process of a build.
 
-    python -m edgeresnext.backends._trt.worker FD
+    python -m edgeresnext.backends._trt.child FD
 
 reads a request from stdin and writes events, one JSON a line, to file descriptor FD: stdout belongs to native code.
 """
