@@ -69,9 +69,10 @@ def __getattr__(name: str) -> object:
             value = getattr(importlib.import_module(_HOME[name]), name)
         except ModuleNotFoundError as error:
             from edgeresnext.errors import NotInstalledError
+            from edgeresnext.extras import how_to_install
 
             raise NotInstalledError(
-                f"edgeresnext.{name} needs {error.name}, which is not installed", "pip install 'edgeresnext[build]'"
+                f"edgeresnext.{name} needs {error.name}, which is not installed", how_to_install("build")
             ) from None
         globals()[name] = value
         return value

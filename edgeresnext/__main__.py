@@ -1,5 +1,5 @@
 """`python -m edgeresnext` is the command line."""
 
-from edgeresnext.cli.main import main
+from edgeresnext.cli import main
 
 main()

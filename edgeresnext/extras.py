@@ -6,7 +6,7 @@ import importlib.util
 
 from edgeresnext.errors import NotInstalledError
 
-NAMES = {"sklearn": "scikit-learn", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch"}
+_NAMES = {"sklearn": "scikit-learn", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "torch": "PyTorch"}
 """What packages are called, where that is not what is imported."""
 
 
@@ -25,11 +25,8 @@ def lacking(extra: str, *packages: str) -> str | None:
         extra: The extra of this package that installs them.
         packages: As they are imported.
     """
-    missing = [NAMES.get(package, package) for package in packages if not installed(package)]
-    if not missing:
-        return None
-    verb = "is" if len(missing) == 1 else "are"
-    return f"{' and '.join(missing)} {verb} not installed: {how_to_install(extra)}"
+    missing, are = _missing(packages)
+    return f"{missing} {are} not installed: {how_to_install(extra)}" if missing else None
 
 
 def require(extra: str, *packages: str, needed_by: str) -> None:
@@ -43,14 +40,17 @@ def require(extra: str, *packages: str, needed_by: str) -> None:
     Raises:
         NotInstalledError: One is missing.
     """
-    missing = [NAMES.get(package, package) for package in packages if not installed(package)]
+    missing, are = _missing(packages)
     if missing:
-        raise NotInstalledError(
-            f"{needed_by} needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed",
-            how_to_install(extra),
-        )
+        raise NotInstalledError(f"{needed_by} needs {missing}, which {are} not installed", how_to_install(extra))
 
 
 def how_to_install(extra: str) -> str:
     """Return the command that installs an extra."""
     return f"pip install 'edgeresnext[{extra}]'"
+
+
+def _missing(packages: tuple[str, ...]) -> tuple[str, str]:
+    """Return what is missing as people call it, empty where nothing is, and the verb that fits."""
+    missing = [_NAMES.get(package, package) for package in packages if not installed(package)]
+    return " and ".join(missing), "is" if len(missing) == 1 else "are"

@@ -75,7 +75,7 @@ def _parse(name: str) -> Target:
     parts = list(dict.fromkeys(name.split(_SEPARATOR)))
     for part in parts:
         if part not in KNOWN:
-            raise unknown_name("target", part, KNOWN)
+            raise unknown_name("target", part, KNOWN, values=("targets",))
     if all(part in RTX for part in parts):
         ordered = [part for part in RTX if part in parts]
         return Target(name=_SEPARATOR.join(ordered), compute_capabilities=tuple(RTX[part] for part in ordered))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from edgeresnext.backends.engine import EngineBackend
 from edgeresnext.errors import RequestError
+from edgeresnext.extras import how_to_install
 from edgeresnext.spec import EngineOptions, Precision
 
 
@@ -16,7 +17,7 @@ class TensorRTRTX(EngineBackend):
     name = "tensorrt_rtx"
     title = "TensorRT-RTX"
     distributions = ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings")
-    how_to_install = "pip install 'edgeresnext[rtx]' (x86-64)"
+    how_to_install = f"{how_to_install('rtx')} (x86-64)"
     without_gpu = "Name the GPUs that it is for instead, such as rtx40."
 
     def check(self, options: EngineOptions, precision: Precision) -> None:
@@ -31,8 +32,11 @@ class TensorRTRTX(EngineBackend):
         }
         names = tuple(name for name, is_given in given.items() if is_given)
         if names:
+            words = ", ".join(names).replace(
+                "int8_grouped", "way to leave grouped convolutions out of INT8 (int8_grouped)"
+            )
             raise RequestError(
-                f"TensorRT-RTX has no {', '.join(names)}",
+                f"TensorRT-RTX has no {words}",
                 "Leave it out, or build with TensorRT on the device.",
                 values=names,
             )

@@ -140,9 +140,9 @@ class Bundle:
         known_backends = list(dict.fromkeys(artifact.backend for artifact in ranked))
         known_precisions = list(dict.fromkeys(artifact.precision for artifact in ranked))
         if backend is not None and backend not in known_backends:
-            raise unknown_name("backend of this bundle", backend, known_backends)
+            raise unknown_name("backend of this bundle", backend, known_backends, values=("backend",))
         if precision is not None and precision not in known_precisions:
-            raise unknown_name("precision of this bundle", precision, known_precisions)
+            raise unknown_name("precision of this bundle", precision, known_precisions, values=("precision",))
         found = tuple(a for a in ranked if backend in (None, a.backend) and precision in (None, a.precision))
         if not found:
             raise RequestError(

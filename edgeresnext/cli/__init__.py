@@ -1,1 +1,12 @@
 """The command line: parse, call, print. Nothing is decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    from edgeresnext.cli.root import run
+
+    run(arguments)

@@ -73,7 +73,7 @@ def preprocessing(text: str) -> Preprocess:
         return PREPROCESS[text]
     path = Path(text)
     if path.suffix != ".json":
-        raise unknown_name("preprocessing", text, PREPROCESS)
+        raise unknown_name("preprocessing", text, PREPROCESS, values=("preprocess",))
     try:
         return msgspec.json.decode(path.read_bytes(), type=Preprocess)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -13,6 +13,7 @@ from edgeresnext.cli.options import backend_option, bundle_argument, json_option
 from edgeresnext.cli.show_bundle import show_bundle, show_checks
 from edgeresnext.cli.show_file import show_engine, show_onnx
 from edgeresnext.errors import EdgeResNeXtError
+from edgeresnext.extras import how_to_install
 
 
 @click.command()
@@ -56,7 +57,7 @@ def verify(bundle: Path, as_json: bool) -> None:  # noqa: FBT001
     if failed:
         raise EdgeResNeXtError(f"{', '.join(failed)} failed", "Rebuild the bundle, or use another backend.")
     if all(check.status == "skipped" for check in checks):
-        raise EdgeResNeXtError("nothing of this bundle runs here", "pip install 'edgeresnext[cpu]'")
+        raise EdgeResNeXtError("nothing of this bundle runs here", how_to_install("cpu"))
 
 
 @click.command()

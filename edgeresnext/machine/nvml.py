@@ -70,7 +70,7 @@ class Board:
 
     def facts(self) -> dict[str, str]:
         """Return name, driver, clocks, temperature, power limit and throttling; what is not known is left out."""
-        reasons = ", ".join(sorted(self.throttle_reasons()))
+        reasons = "; ".join(sorted(self.throttle_reasons()))
         limit_mw = _number(self.ask("nvmlDeviceGetEnforcedPowerLimit"))
         found = {
             "gpu": self.ask("nvmlDeviceGetName"),

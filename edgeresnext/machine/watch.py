@@ -128,7 +128,7 @@ class MachineWatch:
             "cpu_throttled": _times(_largest_rise(before.hot, after.hot)),
             "cpu_held_down_by": " ".join(sorted(self._limiters)),
             "overcurrent": _times(_largest_rise(before.overcurrent, after.overcurrent)),
-            "gpu_throttle": ", ".join(sorted(self._gpu_throttling())),
+            "gpu_throttle": "; ".join(sorted(self._gpu_throttling())),
         }
         return {name: value for name, value in found.items() if value}
 
@@ -138,7 +138,7 @@ class MachineWatch:
             return ()
         hot = _largest_rise(self._before.hot, self._after.hot)
         drawn = _largest_rise(self._before.overcurrent, self._after.overcurrent)
-        limiters, reasons = " ".join(sorted(self._limiters)), ", ".join(sorted(self._gpu_throttling()))
+        limiters, reasons = " ".join(sorted(self._limiters)), "; ".join(sorted(self._gpu_throttling()))
         powersave = "powersave" in self._after.governor.split()
         cool = "let it cool, improve its cooling and repeat"
         power = "take a lower power mode or a stronger supply"

@@ -125,6 +125,7 @@ class _Run:
         self._request, self._options = request, request.options
         self._progress = progress
         self._bundle = bundles.read(request.path)
+        self._labels = self._bundle.labels()  # damaged ones are told before anything is measured
         chosen, baseline = variants.choose(self._bundle, request)
         self._photos = photos.choose(
             self._bundle, request.data, self._options.samples or request.effort.accuracy_images
@@ -206,7 +207,7 @@ class _Run:
         if drawn is None:
             found.classified = found.against = _classify_golden(self._bundle, sessions)
         else:
-            changes = Changes(REFERENCE, self._bundle.labels())
+            changes = Changes(REFERENCE, self._labels)
 
             def keep(classified: Classified) -> None:
                 found.classified, found.changed = classified, changes.found()

@@ -147,7 +147,7 @@ def choose_scenarios(given: str | Iterable[str] | None, batch: int | None) -> tu
         return ("single-stream",) if batch in (None, 1) else ("multi-stream",)
     for name in names:
         if name not in SCENARIOS:
-            raise unknown_name("scenario", name, SCENARIOS)
+            raise unknown_name("scenario", name, SCENARIOS, values=("scenario",))
     return tuple(scenario for scenario in SCENARIOS if scenario in names)
 
 
@@ -171,12 +171,15 @@ def check(request: Request) -> None:
     for name, hint in _POSITIVE.items():
         value = getattr(request.options, name)
         if value is not None and not 0 < value < math.inf:
-            raise RequestError(f"{name} is {value:g}", hint, values=(name,))
+            words = f"{value:g} s ({1e3 * value:g} ms)" if name == "latency_bound_s" else f"{value:g}"
+            raise RequestError(f"{name} is {words}", hint, values=(name,))
     if request.mode not in EFFORTS:
-        raise unknown_name("mode", request.mode, EFFORTS)
+        raise unknown_name("mode", request.mode, EFFORTS, values=("mode",))
+    if isinstance(request.options.skip, str):
+        raise RequestError("skip is a text, not a list", "Write a list, also of one.", values=("skip",))
     for stage in request.options.skip:
         if stage not in STAGES:
-            raise unknown_name("stage to skip", stage, STAGES)
+            raise unknown_name("stage to skip", stage, STAGES, values=("skip",))
     _check_contradictions(request)
     _check_scenarios(request)
     _check_official(request)

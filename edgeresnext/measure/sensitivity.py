@@ -127,7 +127,7 @@ def _choose(bundle: Bundle, name: str | None) -> OnnxFile:
     if name is None:
         return known.get(_PREFERRED, next(iter(known.values())))
     if name not in known:
-        raise unknown_name("INT8 file", name, known)
+        raise unknown_name("INT8 file", name, known, values=("file",))
     return known[name]
 
 

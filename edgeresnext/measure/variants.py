@@ -87,7 +87,7 @@ def choose(bundle: Bundle, request: Request) -> tuple[list[Variant], str]:
         on_gpu = ON_GPU in known and registry.unavailable(known[ON_GPU]) is None
         baseline = ON_GPU if on_gpu else REFERENCE
     if baseline not in known:
-        raise unknown_name("baseline", baseline, known)
+        raise unknown_name("baseline", baseline, known, values=("baseline",))
     chosen.append(known[baseline])
     return [Variant(artifact=artifact) for artifact in dict.fromkeys(chosen)], baseline
 

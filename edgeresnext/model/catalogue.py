@@ -82,7 +82,7 @@ def find(name: str) -> Entry:
     try:
         return CATALOGUE[name]
     except KeyError:
-        raise unknown_name("model", name, CATALOGUE) from None
+        raise unknown_name("model", name, CATALOGUE, values=("model",)) from None
 
 
 def specify(name: str, *, classes: int | None = None, preprocess: Preprocess | None = None) -> ModelSpec:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgeresnext import files
 from edgeresnext.errors import CheckpointError, NotInstalledError, shortened
 from edgeresnext.model.catalogue import CATALOGUE, specify
 from edgeresnext.model.resnext import Bottleneck, ResNeXt
@@ -213,7 +214,7 @@ def random_network(spec: ModelSpec, seed: int) -> ResNeXt:
 
 
 def save_state(network: ResNeXt, path: Path) -> None:
-    """Write a network's weights as `.safetensors`.
+    """Write a network's weights as `.safetensors`, whole or not at all.
 
     Raises:
         OSError: The file cannot be written.
@@ -222,4 +223,4 @@ def save_state(network: ResNeXt, path: Path) -> None:
 
     state = network.state_dict()
     # `save_file` would report a full disk as an error of its own kind, and make a file that its owner alone can read.
-    path.write_bytes(save({name: state[name].contiguous() for name in state if not name.endswith(_IGNORED)}))
+    files.write(path, save({name: state[name].contiguous() for name in state if not name.endswith(_IGNORED)}))

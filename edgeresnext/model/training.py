@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgeresnext import files
 from edgeresnext.data import folder
 from edgeresnext.data.images import batches
 from edgeresnext.errors import AccuracyError, DataError, RequestError
@@ -103,7 +104,7 @@ def train(
         )
     try:
         save_state(network, output)
-        output.with_suffix(".labels.txt").write_text("\n".join(classes) + "\n", encoding="utf-8")
+        files.write(output.with_suffix(".labels.txt"), "".join(f"{name}\n" for name in classes).encode())
     except OSError as error:
         raise DataError(
             f"cannot write '{output}': {error.strerror}", "Free some space, or give another file."

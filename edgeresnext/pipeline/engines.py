@@ -53,7 +53,7 @@ def compile_engines(
     for one in wanted:
         if one.backend == "tensorrt_rtx" and one.precision == "int8":
             _log.warning(
-                "%s: TensorRT-RTX 1.7 moves twice the bytes in INT8 that it moves in FP16 (README, engines)", one.name
+                "%s: TensorRT-RTX 1.7 moves twice the bytes in INT8 that it moves in FP16 (docs/engines.md)", one.name
             )
         request = _request(bundle, one, options)
         request.file.parent.mkdir(exist_ok=True)

@@ -21,7 +21,7 @@ from edgeresnext.data import folder
 from edgeresnext.errors import AccuracyError, DataError, RequestError
 from edgeresnext.pipeline.onnx_files import Writer
 from edgeresnext.pipeline.search import fewest
-from edgeresnext.pipeline.verdict import Comparison, Validation, verdict
+from edgeresnext.pipeline.verdict import Judge, Validation, verdict
 from edgeresnext.progress import Progress
 from edgeresnext.spec import Gate, OnnxFile, Plan, Verdict
 
@@ -120,9 +120,9 @@ class Jury:
     progress: Progress
 
     @cached_property
-    def _comparison(self) -> Comparison:
+    def _comparison(self) -> Judge:
         weights = self.writer.folder.parent / bundles.WEIGHTS
-        return Comparison(self.writer.spec, weights, self.validation, self.progress)
+        return Judge(self.writer.spec, weights, self.validation, self.progress)
 
     def judge(self, files: Mapping[str, OnnxFile], keep: Mapping[str, Keep]) -> dict[str, OnnxFile]:
         """Return the files with their verdicts, rewritten with layers in floating point where that was needed.

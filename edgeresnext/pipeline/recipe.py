@@ -40,6 +40,9 @@ def check_recipe(recipe: Recipe) -> Recipe:
     Raises:
         RequestError: A value is out of range or unknown; of the method that is told only when PyTorch is there.
     """
+    for name in ("keep", "repairs"):
+        if isinstance(getattr(recipe, name), str):
+            raise RequestError(f"{name} is a text, not a list", "Write a list, also of one.", values=(name,))
     if recipe.samples < calibration_set.MINIMUM:
         raise RequestError(
             f"{recipe.samples} calibration samples are too few",
@@ -50,5 +53,5 @@ def check_recipe(recipe: Recipe) -> Recipe:
         raise RequestError(f"seed is {recipe.seed}", f"Give a number from 0 to {_MAX_SEED - 1}.", values=("seed",))
     for name in recipe.repairs:
         if name not in REPAIRS:
-            raise unknown_name("repair", name, REPAIRS)
+            raise unknown_name("repair", name, REPAIRS, values=("repairs",))
     return msgspec.structs.replace(recipe, repairs=tuple(name for name in REPAIRS if name in recipe.repairs))

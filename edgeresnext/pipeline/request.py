@@ -66,6 +66,12 @@ def check_request(
             "Weights for a trained network, random weights for latency work.",
             values=("weights", "random_weights"),
         )
+    if not isinstance(recipe, Recipe):
+        raise RequestError(
+            f"recipe is {recipe!r}",
+            "Give a Recipe; edgeresnext.read_recipe(path) reads one from a file.",
+            values=("recipe",),
+        )
     if weights is not None and calibration is None and "int8" in chosen:
         raise RequestError(
             "INT8 needs calibration images",
@@ -101,9 +107,9 @@ def check_precisions(precisions: Iterable[str]) -> tuple[Precision, ...]:
                 "bf16 has no file of its own", "It is run from fp32: ask for that.", values=("precisions",)
             )
         if name not in PRECISIONS:
-            raise unknown_name("precision", name, PRECISIONS)
+            raise unknown_name("precision", name, PRECISIONS, values=("precisions",))
     if not asked:
-        raise RequestError("no precision given", f"Known: {', '.join(PRECISIONS)}.")
+        raise RequestError("no precision given", f"Known: {', '.join(PRECISIONS)}.", values=("precisions",))
     return tuple(name for name in PRECISIONS if name in asked)
 
 

@@ -67,7 +67,7 @@ class _Kept:
         self.batches.append(images)
 
 
-class Comparison:
+class Judge:
     """Classifies validation images with INT8 files, and once with PyTorch.
 
     Args:
@@ -133,7 +133,7 @@ def verdict(found: Classified, name: str, calibrated: Collection[str], int8_conv
     """Return what one file of a comparison loses.
 
     Args:
-        found: What `Comparison.run` returned.
+        found: What `Judge.run` returned.
         name: The file.
         calibrated: Digests of the images that were calibrated on.
         int8_convolutions: Share of its convolutions that are INT8.

@@ -122,11 +122,13 @@ def _check_use(options: EngineOptions, asked: Sequence[Target], found: Sequence[
     # Without an engine the treatment of grouped convolutions still decides which files a Jetson gets.
     rest = msgspec.structs.replace(options, int8_grouped="auto")
     for_jetson = any(target.name in targets.JETSON for target in asked)
-    if not found and (rest if for_jetson else options) != EngineOptions():
+    used, usual = rest if for_jetson else options, EngineOptions()
+    given = tuple(name for name in EngineOptions.__struct_fields__ if getattr(used, name) != getattr(usual, name))
+    if not found and given:
         raise RequestError(
             "options of engines would change nothing: no target here gets an engine",
             "Give them where the engine is built: edgeresnext build BUNDLE --target here.",
-            values=("engine_options",),
+            values=given,
         )
     int8 = any(one.precision == "int8" for one in found)
     on_dla = options.dla_core is not None
@@ -170,7 +172,7 @@ def _here(precisions: Collection[Precision] | None, options: EngineOptions) -> l
     backend = options.backend
     installed = [name for name in registry.ENGINE_NAMES if registry.get_engine_backend(name).missing() is None]
     if backend is not None and backend not in registry.ENGINE_NAMES:
-        raise unknown_name("engine backend", backend, registry.ENGINE_NAMES)
+        raise unknown_name("engine backend", backend, registry.ENGINE_NAMES, values=("backend",))
     if backend is None and len(installed) > 1:
         raise RequestError(
             f"both TensorRT and TensorRT-RTX are installed, for {device.name}",

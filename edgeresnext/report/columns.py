@@ -73,7 +73,9 @@ class Column(Generic[T]):
     def key(self, row: T) -> float | str | None:
         """Return what the row is sorted by: None, and then last, where there is nothing."""
         value = self.raw(row)
-        return value if value is None or self.numeric else self.text(row) or None
+        if value is None or self.text(row) == NOT_MEASURED:
+            return None
+        return value if self.numeric else self.text(row) or None
 
 
 def shown(columns: Iterable[Column[T]], rows: Sequence[T]) -> list[Column[T]]:
@@ -224,7 +226,10 @@ COLUMNS: tuple[Column[Row], ...] = (
         "outliers", "outliers", form=number(1, 0, ","), part="details",
         hint="samples far from the median; they stay in",
     ),
-    Column("latency_n", "samples", form=number(1, 0, ","), part="details"),
+    Column(
+        "latency_n", "samples", part="details",
+        words=lambda row: f"{row.latency_n:,}" if row.latency_n else NOT_MEASURED,
+    ),
     Column(
         "", "mode", take=lambda row: ", ".join(filter(None, (row.mode, row.detail))), part="details", numeric=False,
         hint="how PyTorch runs it, and what the runtime chose for itself",

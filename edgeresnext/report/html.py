@@ -12,6 +12,7 @@ from edgeresnext.extras import require
 from edgeresnext.measure.results import ChangedImage, Report, Row, Scenario
 from edgeresnext.report import tables, words
 from edgeresnext.report.columns import milliseconds
+from edgeresnext.report.files import HTML_NEEDS
 from edgeresnext.report.summary import fastest, one_a_variant
 from edgeresnext.report.tables import Table
 
@@ -74,7 +75,7 @@ def to_html(report: Report) -> str:
     Raises:
         NotInstalledError: matplotlib or jinja2 is missing.
     """
-    require("plot", "jinja2", "matplotlib", needed_by="an HTML report")
+    require("plot", *HTML_NEEDS, needed_by="an HTML report")
     import jinja2
     from markupsafe import Markup
 

@@ -9,10 +9,11 @@ from edgeresnext.spec.network import ModelSpec
 from edgeresnext.spec.quantisation import Gate, Plan, Recipe, Verdict
 from edgeresnext.spec.value import Precision, Value
 
-MANIFEST_SCHEMA = 2
+MANIFEST_SCHEMA = 3
 
-READABLE_SCHEMAS = (1, 2)
-"""Schema 1 is that of the releases before INT8 was made right on CPUs without VNNI."""
+READABLE_SCHEMAS = (1, 2, 3)
+"""Schema 1 is that of the releases before INT8 was made right on CPUs without VNNI; 2 has no layers kept by hand in its
+recipe, and options of engines that are gone."""
 
 
 class FileEntry(Value, frozen=True, kw_only=True):

@@ -109,9 +109,12 @@ def test_contexts_are_shared_where_memory_is_short(install, lean):
     with session._context():  # the only one: a second finds no memory
         waiting = threading.Thread(target=lambda: found.append(session.run(images)), daemon=True)
         waiting.start()
-        while session._most > 1:
+        deadline = time.monotonic() + 30
+        while session._most > 1 and time.monotonic() < deadline:
             time.sleep(0.01)
-    waiting.join()
+        assert session._most == 1
+    waiting.join(30)
+    assert not waiting.is_alive()
     assert len(session._made) == 1
     assert_near(found[0], expected(bundle, images))
     session.close()

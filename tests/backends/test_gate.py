@@ -2,6 +2,7 @@
 
 import shutil
 
+import onnx
 import pytest
 from rescaled import rescale
 
@@ -84,6 +85,14 @@ def test_repairs_leave_the_gate_nothing_to_do(build):
         assert file.fidelity.snr_db > 30
         floating = {layer for layer, precision in file.plan.layers.items() if precision != "int8"}
         assert floating == ({"fc"} if "int8-cpu" in file.file else set())
+
+
+def test_the_files_on_disk_are_those_of_the_plans(gated):
+    for file in gated.manifest.onnx:
+        names = {tensor.name for tensor in onnx.load(gated.file(file.file)).graph.initializer}
+        for layer, kind in file.plan.layers.items():
+            if f"{layer}.bias" in names:
+                assert (f"{layer}.weight.quantised" in names) == (kind == "int8"), (file.file, layer)
 
 
 def test_the_figures_are_what_runtimes_make_of_the_files(gated, few_digits):

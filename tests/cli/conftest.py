@@ -7,8 +7,7 @@ from contextlib import contextmanager
 import pytest
 from scripted import answers, open_known
 
-from edgeresnext.cli import console
-from edgeresnext.cli.main import main
+from edgeresnext.cli import console, main
 
 
 @pytest.fixture

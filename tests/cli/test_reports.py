@@ -8,7 +8,7 @@ from sample_report import sample_report
 from scripted import answers, open_known
 from stages import LATENCY_ALONE
 
-from edgeresnext.cli.main import main
+from edgeresnext.cli import main
 from edgeresnext.report.files import read_report, save_report
 
 SKIPPED = [word for stage in LATENCY_ALONE for word in ("--skip", stage)]

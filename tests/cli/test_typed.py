@@ -9,7 +9,7 @@ import pytest
 
 import edgeresnext
 from edgeresnext.cli.as_typed import command_line, options_of
-from edgeresnext.cli.main import cli
+from edgeresnext.cli.root import cli
 from edgeresnext.errors import RequestError
 
 PACKAGE = Path(edgeresnext.__file__).parent
@@ -78,11 +78,11 @@ def messages(path):
 
 
 def test_below_the_command_line_no_message_names_a_flag():
-    whole_command = re.compile(r"\b(edgeresnext|pip|python3?|trtexec) [^`;]*")
+    whole_command = re.compile(r"\b(edgeresnext|pip|python3?|trtexec) [^`;,]*")
     found = [
         f"{path.relative_to(PACKAGE)}:{line}: {text}"
         for path in sorted(PACKAGE.rglob("*.py"))
-        if path.relative_to(PACKAGE).parts[0] not in ("cli", "report")
+        if path.relative_to(PACKAGE).parts[0] != "cli" and path.name != "svg.py"  # whose styles have such names
         for line, text in messages(path)
         if re.search(r"(?<![\w-])--[a-z]", whole_command.sub("", text))
     ]

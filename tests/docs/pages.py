@@ -70,7 +70,7 @@ def run(block, *, whole):
 
 def command(words, *, whole):
     """Type an `edgeresnext` command."""
-    from edgeresnext.cli.main import main
+    from edgeresnext.cli import main
 
     assert words[0] == "edgeresnext", f"{words} cannot be run: say so with `<!-- not run: REASON -->`"
     words = [word.replace(*_SMALL) for word in words[1:]]
@@ -104,7 +104,7 @@ def recipe(text):
 
 def check_words(words):
     """Check that a command exists, with its options; of other programs, what it names of ours."""
-    from edgeresnext.cli.main import cli
+    from edgeresnext.cli.root import cli
 
     program = words[0].rpartition("/")[2]
     if program == "edgeresnext":

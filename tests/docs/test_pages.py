@@ -84,7 +84,7 @@ def test_the_demo_builds_verifies_and_suggests_what_works(tmp_path, monkeypatch,
 
 def check_demo(capsys):
     """Run the demo; what it suggests exists, and the first suggestion works as it stands."""
-    from edgeresnext.cli.main import main
+    from edgeresnext.cli import main
 
     main(["demo"])
     out, err = capsys.readouterr()
@@ -104,14 +104,14 @@ def test_the_readme_fits_on_a_screen_or_two_and_says_at_once_what_has_run():
 
 
 def test_the_readme_names_every_command():
-    from edgeresnext.cli.main import cli
+    from edgeresnext.cli.root import cli
 
     assert set(cli.commands) <= set(re.findall(r"`(?:edgeresnext )?([a-z]+)", README))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
 def test_commands_and_options_that_a_page_names_exist(page):
-    from edgeresnext.cli.main import cli
+    from edgeresnext.cli.root import cli
 
     text = page.read_text(encoding="utf-8")
     assert set(re.findall(r"`edgeresnext ([a-z]+)", text)) <= set(cli.commands)

@@ -140,7 +140,7 @@ def test_an_engine_built_with_an_option_that_is_gone_is_read(bundle_copy):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema": 9}, r"has schema 9, which edgeresnext 7\.8\.9 wrote; this release \(.*\) reads 1 to 2"),
+        ({"schema": 9}, r"has schema 9, which edgeresnext 7\.8\.9 wrote; this release \(.*\) reads 1 to 3"),
         ({"layers": 3}, r"which edgeresnext 7\.8\.9 wrote, is damaged or does not fit this release.*`layers`"),
         ({"macs": None}, r"which edgeresnext 7\.8\.9 wrote, is damaged or does not fit this release.*\$\.macs"),
     ],

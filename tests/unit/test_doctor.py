@@ -4,8 +4,7 @@ import json
 import pytest
 
 from edgeresnext.backends import cuda
-from edgeresnext.cli import doctor
-from edgeresnext.cli.main import main
+from edgeresnext.cli import doctor, main
 from edgeresnext.machine import gpu
 from edgeresnext.machine.gpu import Gpu
 

@@ -221,8 +221,8 @@ def test_a_gpu_held_down_meanwhile_is_a_warning_with_its_reasons(machine, card):
         seen.sample()
         card.answers["nvmlDeviceGetCurrentClocksEventReasons"] = 0x01  # idle, which is no warning
     assert seen.facts()["gpu_temperature_c"] == "54 -> 87"
-    assert seen.facts()["gpu_throttle"] == "heat (hardware), power limit"
-    assert "held down (heat (hardware), power limit)" in seen.warnings()[0]
+    assert seen.facts()["gpu_throttle"] == "heat (hardware); power limit"
+    assert "held down (heat (hardware); power limit)" in seen.warnings()[0]
 
 
 def test_the_gpu_s_own_counters_tell_what_no_sample_saw(machine, card):

@@ -12,20 +12,17 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from edgeresnext.backends._trt.events import Built, Event, Failed, Logged, Progressed
 from edgeresnext.backends.engine_header import platform_name
+from edgeresnext.backends.request import EngineRequest
 from edgeresnext.errors import BackendError, EdgeResNeXtError, InputError, NotInstalledError, RequestError
 from edgeresnext.files import digest
 from edgeresnext.machine.gpu import Gpu
 from edgeresnext.progress import Progress
 from edgeresnext.spec import Engine
-
-if TYPE_CHECKING:
-    from edgeresnext.backends.request import EngineRequest
 
 _TAIL = 5
 _ERRORS: dict[str, type[EdgeResNeXtError]] = {

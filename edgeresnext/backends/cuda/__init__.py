@@ -6,16 +6,12 @@ context of its own and breaks such programs, is never imported.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from edgeresnext import extras
+from edgeresnext.backends.cuda.api import Cuda
 from edgeresnext.backends.cuda.cuda_python import CudaPython
 from edgeresnext.backends.cuda.pycuda import PyCuda
 from edgeresnext.errors import EdgeResNeXtError, NotInstalledError
 from edgeresnext.machine import gpu
-
-if TYPE_CHECKING:
-    from edgeresnext.backends.cuda.api import Cuda
 
 LIBRARIES: dict[str, type[Cuda]] = {"cuda.bindings": CudaPython, "pycuda": PyCuda}
 """The package that each implementation needs, the preferred one first: only it captures CUDA graphs."""
