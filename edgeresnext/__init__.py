@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edgeresnext.runtime.classifier import Prediction as Prediction
     from edgeresnext.runtime.load import load as load
     from edgeresnext.runtime.verify import verify as verify
+    from edgeresnext.spec import CheckpointOptions as CheckpointOptions
     from edgeresnext.spec import EngineOptions as EngineOptions
     from edgeresnext.spec import Gate as Gate
     from edgeresnext.spec import Preprocess as Preprocess
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 _HOME = {
     "BenchOptions": "edgeresnext.measure.options",
     "Bundle": "edgeresnext.bundle",
+    "CheckpointOptions": "edgeresnext.spec",
     "Classifier": "edgeresnext.runtime.classifier",
     "EdgeResNeXtError": "edgeresnext.errors",
     "EngineOptions": "edgeresnext.spec",

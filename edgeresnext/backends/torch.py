@@ -22,9 +22,7 @@ from edgeresnext.machine import cpu, gpu
 from edgeresnext.spec import Artifact, ModelSpec, Precision
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from edgeresnext.model.resnext import ResNeXt
+    from torch import Tensor, nn
 
 
 _TIMED_RUNS = 7
@@ -45,7 +43,7 @@ class TorchSession(Session):
 
     detail = "contiguous"
 
-    def __init__(self, network: ResNeXt, model: ModelSpec, artifact: Artifact, threads: int | None) -> None:
+    def __init__(self, network: nn.Module, model: ModelSpec, artifact: Artifact, threads: int | None) -> None:
         super().__init__(model)
         import torch
 
@@ -56,7 +54,7 @@ class TorchSession(Session):
         self._compiled: Any = None
         self._batch = 0
         self._layout = "contiguous"
-        self._networks: dict[str, ResNeXt] = {"contiguous": network.eval().to(self._device, self._dtype)}
+        self._networks: dict[str, nn.Module] = {"contiguous": network.eval().to(self._device, self._dtype)}
 
     def prepare(self, images: NDArray[np.uint8]) -> None:
         """Time both memory layouts in turn on `images` and keep the one with the smaller median; then compile."""
@@ -94,7 +92,7 @@ class TorchSession(Session):
         with inductor.patch(freezing=True), dynamo.patch(recompile_limit=_MOST_BATCHES):
             self.run(images)
 
-    def _open(self) -> ResNeXt:
+    def _open(self) -> nn.Module:
         try:
             return self._networks[self._layout]
         except KeyError:
@@ -226,11 +224,11 @@ class Torch(Backend):
         """Load the weights into the network."""
         del profiled  # there is no profile of it
         try:
-            from edgeresnext.model.checkpoints import load_network
+            from edgeresnext.model.checkpoints import load_saved
         except (ImportError, OSError) as error:  # a wheel for another system library, say
             raise BackendError(f"PyTorch is installed but does not start: {error}") from error
         try:
-            return TorchSession(load_network(model, file), model, artifact, threads)
+            return TorchSession(load_saved(model, file), model, artifact, threads)
         except RuntimeError as error:  # a GPU without the memory
             raise BackendError(f"PyTorch cannot open '{file}': {error}") from error
 

@@ -12,17 +12,25 @@ import click
 import edgeresnext
 from edgeresnext.cli import console
 from edgeresnext.cli.as_typed import given, preprocessing
-from edgeresnext.cli.options import ENGINE_OPTIONS, QUANTISATION_OPTIONS, json_option, replaced, take_gate, with_options
+from edgeresnext.cli.options import (
+    CHECKPOINT_OPTIONS,
+    ENGINE_OPTIONS,
+    QUANTISATION_OPTIONS,
+    json_option,
+    replaced,
+    take_gate,
+    with_options,
+)
 from edgeresnext.cli.show_bundle import show_bundle
 from edgeresnext.errors import InputError, RequestError
 
 
 @click.command()
-@click.argument("model", metavar="MODEL|BUNDLE")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL|WEIGHTS...|BUNDLE")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Directory of the bundle.")
-@click.option("--weights", type=click.Path(path_type=Path), help="Checkpoint: .safetensors, .pth or .pt.")
+@click.option("--weights", help="Checkpoint of MODEL: a file, hf:OWNER/NAME, torchvision:NAME, https://...")
 @click.option("--random-weights", is_flag=True, help="Seeded random weights, for latency work without a checkpoint.")
-@click.option("--labels", type=click.Path(path_type=Path), help="Text file, one label a line.")
+@click.option("--labels", type=click.Path(path_type=Path), help="Labels: text, one a line, or JSON.")
 @click.option("--calibration", type=click.Path(path_type=Path), help="Folder of training images, for INT8.")
 @click.option(
     "--target",
@@ -44,17 +52,27 @@ from edgeresnext.errors import InputError, RequestError
     metavar="NAME|FILE",
     help="Preprocessing of the weights; `models` lists the names.",
 )
-@with_options(*QUANTISATION_OPTIONS, *ENGINE_OPTIONS)
+@with_options(*CHECKPOINT_OPTIONS, *QUANTISATION_OPTIONS, *ENGINE_OPTIONS)
 @json_option
-def build(model: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
+def build(models: tuple[str, ...], as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     """Build a bundle: MODEL and its weights as ONNX in every precision, checked and measured.
+
+    WEIGHTS alone do: their network is recognised. Several become an ensemble (--ensemble).
 
     Or add engines to a BUNDLE, for the GPU of this machine: edgeresnext build BUNDLE --target here
     """
     from edgeresnext.model.catalogue import CATALOGUE
-    from edgeresnext.spec import EngineOptions, Recipe
+    from edgeresnext.model.hub import is_name
+    from edgeresnext.spec import CheckpointOptions, EngineOptions, Recipe
 
     asked = given(options)
+    model = models[0]
+    if (len(models) > 1) is not ("average" in asked):
+        raise RequestError(
+            f"{len(models)} model{'' if len(models) == 1 else 's'} given",
+            "Several become an ensemble where that is asked for, and one does not.",
+            values=("average",),
+        )
     named = model in CATALOGUE and bool(asked.keys() & {"weights", "random_weights"})
     from_bundle = Path(model).is_dir() and not named
     engine_options = replaced(EngineOptions(), asked)
@@ -63,19 +81,23 @@ def build(model: str, as_json: bool, **options: Any) -> None:  # noqa: ANN401, F
             _check_for_bundle(asked)
             bundle = edgeresnext.build_engines(model, engine_options=engine_options, progress=progress, **asked)
         else:
-            if model not in CATALOGUE and (os.sep in model or "output" not in asked):
+            elsewhere = model in CATALOGUE or is_name(model) or Path(model).is_file()
+            if not elsewhere and (os.sep in model or "output" not in asked):
                 raise InputError(
-                    f"'{model}' is neither a network nor the directory of a bundle",
-                    "`edgeresnext models` lists the networks; check the path of the bundle.",
+                    f"'{model}' is neither a network nor a weights file nor the directory of a bundle",
+                    "`edgeresnext models` lists the networks; check the path.",
                 )
             if "output" not in asked:
                 raise RequestError("no output directory", "Give the one where the bundle will be.", values=("output",))
             file = asked.pop("recipe", None)
             recipe = replaced(edgeresnext.read_recipe(file) if file else Recipe(), asked)
             gate = take_gate(asked)
+            checkpoint_options = replaced(CheckpointOptions(), asked)
             bundle = edgeresnext.build(
-                model, recipe=recipe, gate=gate, engine_options=engine_options, progress=progress, **asked
-            )
+                models if len(models) > 1 else model,
+                recipe=recipe, gate=gate, engine_options=engine_options, checkpoint_options=checkpoint_options,
+                progress=progress, **asked,
+            )  # fmt: skip
     if as_json:
         from edgeresnext.runtime.inspect import inspect as inspect_path
 
@@ -123,13 +145,25 @@ def models(as_json: bool) -> None:  # noqa: FBT001
     from edgeresnext.model.catalogue import CATALOGUE, PREPROCESS
 
     if as_json:
-        console.print_json({"models": CATALOGUE, "preprocess": PREPROCESS})
+        console.print_json(
+            {"models": {name: entry.described() for name, entry in CATALOGUE.items()}, "preprocess": PREPROCESS}
+        )
         return
     rows = [
-        (name, f"{entry.parameters:,}", f"{entry.gmacs:.2f}", str(entry.spec.preprocess.crop_px), entry.about)
+        (
+            name,
+            f"{entry.parameters:,}",
+            f"{entry.gmacs:.2f}",
+            str(entry.spec.preprocess.crop_px),
+            entry.spec.source,
+            " ".join("yes" if legal else "no" for legal in entry.int8_legal),
+            ", ".join(f"{top1:.2f} {where}" for where, top1 in entry.top1.items()),
+            entry.about,
+        )
         for name, entry in CATALOGUE.items()
     ]
-    console.print_table(("model", "parameters", "GMACs", "px", ""), rows, left=(0, 4))
+    headings = ("model", "parameters", "GMACs", "px", "preprocess", "INT8 by stage", "published top-1 %", "")
+    console.print_table(headings, rows, left=(0, 4, 5, 6, 7))
     sizes = [(name, str(p.resize_px), str(p.crop_px), p.interpolation) for name, p in PREPROCESS.items()]
     console.print_table(("--preprocess", "resize px", "crop px", "filter"), sizes, left=(0, 3))
 

@@ -35,6 +35,11 @@ save_option = click.option(
     type=click.Path(path_type=Path),
     help="Write the report: .json, .html, .md or .csv. Repeatable.",
 )
+class_order_option = click.option(
+    "--class-order",
+    type=click.Choice(["sorted", "numeric"]),
+    help="What class folders that are numbers mean to a network without labels: their place by name, or their value.",
+)
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 
 ENGINE_OPTIONS = (
@@ -91,6 +96,7 @@ BENCH_OPTIONS = (
     click.option("--official", is_flag=True, help="600 s a variant and scenario, as MLPerf asks."),
     click.option("--seconds", type=float, help="Time to spend on each scenario. [20]"),
     click.option("--rounds", type=int, help="Run exactly this many interleaved rounds instead."),
+    class_order_option,
     click.option("--samples", type=int, metavar="N", help="Images to draw for accuracy. [all]"),
     click.option(
         "--skip",
@@ -99,6 +105,24 @@ BENCH_OPTIONS = (
         help="Leave out pytorch (its other ways), compile, accuracy, scopes, layers, energy or memory. Repeatable.",
     ),
     threads_option,
+)
+
+CHECKPOINT_OPTIONS = (
+    click.option("--key", metavar="NAME", help="Which weights of a file that holds several, such as model_ema."),
+    click.option("--norm-eps", type=float, metavar="NUMBER", help="BatchNorm's epsilon in training. [1e-5]"),
+    click.option(
+        "--trust-network",
+        is_flag=True,
+        help="Go on where the weights' own statistics say that something is wrong.",
+    ),
+    click.option(
+        "--ensemble",
+        "average",
+        is_flag=False,
+        flag_value="logits",
+        type=click.Choice(["logits", "probability"]),
+        help="Build several weights as one network, the mean of their logits or probabilities. [logits]",
+    ),
 )
 
 QUANTISATION_OPTIONS = (
@@ -130,6 +154,7 @@ QUANTISATION_OPTIONS = (
         type=click.Path(),
         help="Folder of images on which INT8 must keep its accuracy, or sensitive layers go back.",
     ),
+    class_order_option,
     click.option("--max-drop", type=float, metavar="POINTS", help="Points of top-1 that INT8 may lose. [0.5]"),
     click.option(
         "--min-agreement", type=float, metavar="SHARE", help="Images classified as PyTorch does; needs no labels."

@@ -11,7 +11,7 @@ import edgeresnext
 from edgeresnext.cli import console
 from edgeresnext.cli.options import backend_option, bundle_argument, json_option, precision_option, threads_option
 from edgeresnext.cli.show_bundle import show_bundle, show_checks
-from edgeresnext.cli.show_file import show_engine, show_onnx
+from edgeresnext.cli.show_file import show_engine, show_onnx, show_weights
 from edgeresnext.errors import EdgeResNeXtError
 from edgeresnext.extras import how_to_install
 
@@ -65,7 +65,7 @@ def verify(bundle: Path, as_json: bool) -> None:  # noqa: FBT001
 @click.option("--layers", is_flag=True, help="Print every layer: its precision, or what an engine made of it.")
 @json_option
 def inspect(path: Path, layers: bool, as_json: bool) -> None:  # noqa: FBT001
-    """Show what a bundle, an ONNX file or an engine holds: shapes, precision by layer, sizes, fused layers."""
+    """Show what a bundle, a weights file, an ONNX file or an engine holds: network, precisions, fused layers."""
     from edgeresnext.runtime.inspect import inspect as inspect_path
 
     found = inspect_path(path)
@@ -75,6 +75,8 @@ def inspect(path: Path, layers: bool, as_json: bool) -> None:  # noqa: FBT001
         show_onnx(found, layers=layers)
     elif found["kind"] == "engine":
         show_engine(found, layers=layers)
+    elif found["kind"] == "weights":
+        show_weights(found)
     else:
         from edgeresnext.bundle import read
 

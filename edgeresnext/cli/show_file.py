@@ -1,4 +1,4 @@
-"""What an ONNX file or an engine holds, as text."""
+"""What a weights file, an ONNX file or an engine holds, as text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,21 @@ from typing import Any
 import click
 
 from edgeresnext.cli.console import print_table
+
+
+def show_weights(found: dict[str, Any]) -> None:
+    """Print which network weights belong to."""
+    model, preprocess = found["model"], found["model"]["preprocess"]
+    click.echo(f"{found['path']}: {model['name']}, {model['classes']} classes, {found['bytes'] / 1e6:.1f} MB")
+    gmacs = f"{found['macs'] / 1e9:.2f} GMACs at {preprocess['crop_px']} px"
+    click.echo(f"  network      {found['parameters']:,} parameters, {gmacs}")
+    blocks = ", ".join(map(str, model["depths"]))
+    groups = f"{model['cardinality']} groups of {model['width_per_group']} channels"
+    click.echo(f"  blocks       {blocks} ({model['block']}), {groups}, {model['stem']} stem")
+    assumed = f"that of {model['source']} is assumed" if model["source"] else "not known"
+    click.echo(f"  preprocess   the file does not say; {assumed}")
+    for note in found["notes"]:
+        click.echo(f"  note         {note}")
 
 
 def show_onnx(found: dict[str, Any], *, layers: bool) -> None:

@@ -154,6 +154,8 @@ class _Emitter:
     def _type(self, layer: Layer) -> Precision:
         """Return the floating type that a layer reads and writes; what only moves values keeps its input's."""
         precision = self.plan.layers.get(layer.name)
+        if layer.op in ("Softmax", "Log"):
+            return "fp32"  # the logarithm of a probability that float16 rounds to zero is none
         if precision is None:
             return self.types.get(layer.inputs[0], self.plan.floating)
         return self.plan.floating if precision == "int8" else precision
@@ -183,6 +185,14 @@ class _Emitter:
             inputs.append(self._int8_weight(layer.name, self.quantised.weights[layer.name]))
         elif layer.weight is not None:
             inputs.append(self._constant(f"{layer.name}.weight", layer.weight.astype(dtype)))
+        if layer.op == "Affine":
+            shape = (-1, 1, 1)
+            gain = self._constant(f"{layer.name}.gain", layer.attributes["gain"].reshape(shape).astype(dtype))
+            shift = self._constant(f"{layer.name}.shift", layer.attributes["shift"].reshape(shape).astype(dtype))
+            self._node("Mul", [*inputs, gain], f"{layer.name}.scaled")
+            self._node("Add", [f"{layer.name}.scaled", shift], layer.name)
+            self.types[layer.name] = kind
+            return
         bias = self._bias(layer)
         if bias is not None:
             inputs.append(self._constant(f"{layer.name}.bias", bias.astype(dtype)))

@@ -25,7 +25,8 @@ from edgeresnext.compiler.quantise import INT8_MAX, quantise
 from edgeresnext.compiler.saturation import row_steps, with_row_steps
 from edgeresnext.compiler.simulate import Simulation
 
-_PASSES_FACTORS = ("Relu", "Add", "MaxPool", "GlobalAveragePool", "Flatten")
+_PASSES_FACTORS = ("Relu", "Add", "Mul", "MaxPool", "AveragePool", "GlobalAveragePool", "Flatten")
+"""Of a Mul the first input's: the second is a gate, which a sigmoid has made."""
 _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """How much of the difference between activations is moved into the weights; 0 looks at the weights alone."""
 _WORTHWHILE = (0.5, 0.8)
@@ -63,10 +64,14 @@ def channel_groups(graph: Graph) -> tuple[ChannelGroup, ...]:
         group_of[layer.name] = layer.name
         if layer.op not in _PASSES_FACTORS:
             continue
-        joined = {group_of[name] for name in (*layer.inputs, layer.name)}
+        read = layer.inputs[:1] if layer.op == "Mul" else layer.inputs
+        joined = {group_of[name] for name in (*read, layer.name)}
         first = next(name for name in group_of.values() if name in joined)
         group_of = {tensor: first if name in joined else name for tensor, name in group_of.items()}
     fixed = {group_of[INPUT], group_of[graph.layers[-1].name]}
+    for layer in graph.layers:
+        if not layer.computes and layer.op not in _PASSES_FACTORS:  # an Affine or a Sigmoid, on both sides
+            fixed |= {group_of[layer.inputs[0]], group_of[layer.name]}
     found = []
     for group in dict.fromkeys(group_of.values()):
         if group in fixed:

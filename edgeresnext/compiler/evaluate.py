@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgeresnext.compiler.arithmetic import MATRIX_PRODUCT, IntegerProduct, round_to_levels
-from edgeresnext.compiler.execute import images_at_once
+from edgeresnext.compiler.execute import images_at_once, pool
 from edgeresnext.errors import BackendError
 
 _BOUNDS = {np.dtype(np.uint8): (0, 255), np.dtype(np.int8): (-128, 127)}
@@ -121,19 +121,30 @@ class Evaluator:
                 return lambda values: _plain(values).float()
             case "Transpose":
                 return lambda values: values.permute(attributes["perm"]).contiguous(memory_format=torch.channels_last)
+            case "Mul" if node.input[1] not in self._constants:
+                return lambda one, other: _plain(one) * _plain(other)
+            case "Add" if node.input[1] in self._constants:
+                term = torch.from_numpy(self._constants[node.input[1]].astype(np.float32))
+                return lambda values: _plain(values) + term
+            case "Sigmoid":
+                return lambda values: _plain(values).sigmoid()
+            case "Softmax":
+                return lambda values: values.softmax(1)
+            case "Log":
+                return lambda values: values.log()
             case "Sub" | "Mul":
-                constant = torch.from_numpy(np.array(self._constants[node.input[1]]))
+                constant = torch.from_numpy(self._constants[node.input[1]].astype(np.float32))
                 operation = torch.sub if node.op_type == "Sub" else torch.mul
-                return lambda values: operation(values, constant)
+                return lambda values: operation(_plain(values), constant)
             case "Relu" if self._readers[node.input[0]] == 1 and node.input[0] not in self._levels:
                 return lambda values: values.relu_()  # of a tensor that nobody else reads
             case "Relu":
                 return lambda values: _plain(values).relu()
             case "Add":
                 return lambda one, other: _plain(one) + _plain(other)
-            case "MaxPool":
-                shape = attributes["kernel_shape"], attributes["strides"], attributes["pads"][:2]
-                return lambda values: functional.max_pool2d(_plain(values), *shape)
+            case "MaxPool" | "AveragePool":
+                run = pool(node.op_type, attributes)
+                return lambda values: run(_plain(values))
             case "GlobalAveragePool":
                 return _average
             case "Flatten":

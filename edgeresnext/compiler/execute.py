@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,16 @@ def in_cache(images: Tensor) -> list[Tensor]:
     """Return images `(N, 3, H, W)` in batches that are best run together."""
     size = images_at_once(images.shape[2])
     return [images[start : start + size] for start in range(0, len(images), size)]
+
+
+def pool(op: str, attributes: Mapping[str, Any]) -> Callable[[Tensor], Tensor]:
+    """Return what an ONNX pooling with these attributes does to `(N, C, H, W)`; padding counts for nothing."""
+    kernel, strides = attributes["kernel_shape"], attributes["strides"]
+    ceil = bool(attributes.get("ceil_mode"))
+    if op == "MaxPool":
+        pads = attributes["pads"][:2]
+        return lambda x: functional.max_pool2d(x, kernel, strides, pads, ceil_mode=ceil)
+    return lambda x: functional.avg_pool2d(x, kernel, strides, ceil_mode=ceil, count_include_pad=False)
 
 
 class Executor:
@@ -116,7 +127,7 @@ class Executor:
         return self.compute(layer, inputs, *self.parameters.get(layer.name, (None, None)))
 
     @staticmethod
-    def compute(  # noqa: PLR0911 - a table
+    def compute(  # noqa: C901, PLR0911 - a table
         layer: Layer, inputs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
         """Return what the layer's operator makes of `inputs`, float32 `(N, *layer.shape)`.
@@ -138,10 +149,21 @@ class Executor:
                 return inputs[0].relu()
             case "Add":
                 return inputs[0] + inputs[1]
-            case "MaxPool":
-                return functional.max_pool2d(
-                    inputs[0], attributes["kernel_shape"], attributes["strides"], attributes["pads"][:2]
+            case "Mul":
+                return inputs[0] * inputs[1]
+            case "Affine":
+                gain, shift = (
+                    torch.from_numpy(attributes[name]).to(inputs[0].device).view(-1, 1, 1) for name in ("gain", "shift")
                 )
+                return torch.addcmul(shift, inputs[0], gain)
+            case "Sigmoid":
+                return inputs[0].sigmoid()
+            case "Softmax":
+                return inputs[0].softmax(1)
+            case "Log":
+                return inputs[0].log()
+            case "MaxPool" | "AveragePool":
+                return pool(layer.op, attributes)(inputs[0])
             case "GlobalAveragePool":
                 return inputs[0].mean((2, 3), keepdim=True)
             case "Flatten":

@@ -29,7 +29,8 @@ class Layer:
 
     Args:
         name: The module's own name, such as `layer1.0.conv2`; also the name of the output tensor.
-        op: The ONNX operator that the layer becomes.
+        op: The ONNX operator that the layer becomes; `Affine` becomes two: it multiplies each channel by its `gain` and
+            then adds its `shift`.
         inputs: Names of the tensors that it reads.
         shape: Output shape without the batch.
         attributes: ONNX attributes.
@@ -75,16 +76,20 @@ class Graph:
 
     @property
     def non_negative(self) -> frozenset[str]:
-        """Names of the tensors that cannot be negative: a ReLU's output, pooled or not."""
+        """Names of the tensors that cannot be negative: a ReLU's output, pooled or not, and a sigmoid's."""
         found: set[str] = set()
         for layer in self.layers:
-            if layer.op == "Relu" or (layer.op in ("MaxPool", "GlobalAveragePool") and layer.inputs[0] in found):
+            passes = layer.op in ("MaxPool", "AveragePool", "GlobalAveragePool") and layer.inputs[0] in found
+            if layer.op in ("Relu", "Sigmoid") or passes:
                 found.add(layer.name)
         return frozenset(found)
 
 
 def trace(model: nn.Module, size_px: int) -> Graph:
-    """Trace `model` in evaluation mode, fold every BatchNorm into its convolution, and read the layers.
+    """Trace `model` in evaluation mode, fold each BatchNorm into the convolution before it, and read the layers.
+
+    A BatchNorm that follows something else, or a convolution that has other readers (before an activation that comes
+    first: He et al. 2016, arXiv:1603.05027), becomes an `Affine` layer.
 
     Args:
         model: The network; it is left as it was.
@@ -104,6 +109,8 @@ def trace(model: nn.Module, size_px: int) -> Graph:
     for node in module.graph.nodes:
         if node.op == "placeholder":
             names[node.name] = INPUT
+        elif node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), nn.Identity):
+            names[node.name] = names[node.all_input_nodes[0].name]
         elif node.op != "output":
             layer = _layer(module, node, names)
             names[node.name] = layer.name
@@ -130,12 +137,10 @@ def _fold_batch_norm(module: fx.GraphModule) -> None:
         if not isinstance(norm, nn.BatchNorm2d):
             continue
         source = node.args[0]
-        conv = modules[source.target]
-        assert isinstance(conv, nn.Conv2d)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
-        bias = norm.bias.double() - norm.running_mean.double() * gain
+        conv = modules.get(str(source.target)) if source.op == "call_module" else None
+        if not isinstance(conv, nn.Conv2d) or len(source.users) > 1:
+            continue
+        gain, bias = _gain_and_shift(norm)
         if conv.bias is not None:
             bias += conv.bias.double() * gain
         folded = nn.Conv2d(
@@ -159,6 +164,14 @@ def _fold_batch_norm(module: fx.GraphModule) -> None:
     module.delete_all_unused_submodules()
 
 
+def _gain_and_shift(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what a BatchNorm multiplies each channel by, and what it then adds, in float64."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    return gain, norm.bias.double() - norm.running_mean.double() * gain
+
+
 def _layer(module: fx.GraphModule, node: fx.Node, names: Mapping[str, str]) -> Layer:
     """Read one node of the folded graph."""
     inputs = tuple(names[source.name] for source in node.all_input_nodes)
@@ -169,6 +182,7 @@ def _layer(module: fx.GraphModule, node: fx.Node, names: Mapping[str, str]) -> L
     else:
         scope = list(node.meta.get("nn_module_stack", {}))
         name = ".".join([*scope[-1:], getattr(node.target, "__name__", str(node.target))])
+        name = node.name if name in names.values() else name  # two functions of one module
         child = None
     op, attributes = _operator(name, child, node)
     weight = bias = None
@@ -178,7 +192,10 @@ def _layer(module: fx.GraphModule, node: fx.Node, names: Mapping[str, str]) -> L
     return Layer(name=name, op=op, inputs=inputs, shape=shape, attributes=attributes, weight=weight, bias=bias)
 
 
-def _operator(name: str, child: nn.Module | None, node: fx.Node) -> tuple[str, dict[str, Any]]:  # noqa: PLR0911 - a table
+_FUNCTIONS = {torch.add: "Add", torch.mul: "Mul", torch.log: "Log"}
+
+
+def _operator(name: str, child: nn.Module | None, node: fx.Node) -> tuple[str, dict[str, Any]]:  # noqa: C901, PLR0911 - a table
     """Return the ONNX operator of a node, with its attributes."""
     match child:
         case nn.Conv2d():
@@ -193,12 +210,22 @@ def _operator(name: str, child: nn.Module | None, node: fx.Node) -> tuple[str, d
             return "Gemm", {"transB": 1}
         case nn.ReLU():
             return "Relu", {}
-        case nn.MaxPool2d(kernel_size=int(k), stride=int(s), padding=int(p)):
-            return "MaxPool", {"kernel_shape": [k, k], "strides": [s, s], "pads": [p, p, p, p]}
+        case nn.MaxPool2d(kernel_size=int(k), stride=int(s), padding=int(p), ceil_mode=ceil):
+            rounding = {"ceil_mode": 1} if ceil else {}
+            return "MaxPool", {"kernel_shape": [k, k], "strides": [s, s], "pads": [p, p, p, p], **rounding}
+        case nn.AvgPool2d(kernel_size=int(k), stride=int(s), padding=0, ceil_mode=True, count_include_pad=False):
+            return "AveragePool", {"kernel_shape": [k, k], "strides": [s, s], "ceil_mode": 1}
+        case nn.BatchNorm2d():
+            gain, shift = (values.detach().float().cpu().numpy() for values in _gain_and_shift(child))
+            return "Affine", {"gain": gain, "shift": shift}
+        case nn.Sigmoid():
+            return "Sigmoid", {}
         case nn.AdaptiveAvgPool2d(output_size=1):
             return "GlobalAveragePool", {}
-    if node.target is torch.add:
-        return "Add", {}
+    if node.target in _FUNCTIONS:
+        return _FUNCTIONS[node.target], {}
+    if node.target is torch.softmax:
+        return "Softmax", {"axis": 1}
     if node.target is torch.flatten:
         return "Flatten", {"axis": 1}
     message = f"layer '{name}' ({type(child).__name__ if child else node.target}) has no ONNX form here"
@@ -207,4 +234,5 @@ def _operator(name: str, child: nn.Module | None, node: fx.Node) -> tuple[str, d
 
 def _finite(layer: Layer) -> bool:
     """Whether all parameters of a layer are finite numbers."""
-    return all(array is None or bool(np.isfinite(array).all()) for array in (layer.weight, layer.bias))
+    arrays = (layer.weight, layer.bias, layer.attributes.get("gain"), layer.attributes.get("shift"))
+    return all(array is None or bool(np.isfinite(array).all()) for array in arrays)

@@ -21,11 +21,17 @@ from edgeresnext.spec import Activations, Plan, Precision
 if TYPE_CHECKING:
     from edgeresnext.compiler.graph import Graph, Layer
 
-_QUANTISABLE = ("Conv", "Gemm", "Add", "MaxPool", "GlobalAveragePool")
+_QUANTISABLE = ("Conv", "Gemm", "Add", "MaxPool", "AveragePool", "GlobalAveragePool")
 _INT8_GROUP_MULTIPLE = 4
 """TensorRT runs a grouped INT8 convolution only with a multiple of four channels a group."""
 
 INT8_CPU = "int8-cpu"
+
+
+def _may_be_int8(layer: Layer) -> bool:
+    """Whether a layer has an INT8 form; logits of an ensemble's members are added as they are."""
+    return layer.op in _QUANTISABLE and (layer.op == "Gemm" or len(layer.shape) > 1)
+
 
 _GROUPED_FLOAT = "-grouped-float"
 
@@ -75,7 +81,7 @@ def parse_keep(graph: Graph, patterns: Iterable[str]) -> dict[str, Keep]:
         RequestError: A pattern cannot be read, or matches no layer.
     """
     patterns = tuple(patterns)
-    names = [layer.name for layer in graph.layers if layer.op in _QUANTISABLE]
+    names = [layer.name for layer in graph.layers if _may_be_int8(layer)]
     found: dict[str, Keep] = {}
     for text in patterns:
         kind, _, pattern = text.partition(":")
@@ -140,8 +146,9 @@ def plan_for(
     inputs: dict[str, str] = {}
     reasons: dict[str, str] = {}
     non_negative = graph.non_negative
+    activated = frozenset(layer.inputs[0] for layer in graph.layers if layer.op == "Relu")
     for layer in graph.layers:
-        if layer.op not in _QUANTISABLE:
+        if not _may_be_int8(layer):
             continue
         kept = keep.get(layer.name)
         layers[layer.name] = "fp32" if kept is not None and kept.precision == "fp32" else floating
@@ -149,7 +156,7 @@ def plan_for(
             if layers[layer.name] != floating and kept is not None:
                 reasons[layer.name] = kept.reason
             continue
-        reason = kept.reason if kept else _unfit_for_int8(layer, name, non_negative)
+        reason = kept.reason if kept else _unfit_for_int8(layer, name, non_negative, activated)
         if reason:
             reasons[layer.name] = reason
         else:
@@ -165,8 +172,23 @@ def plan_for(
     )
 
 
-def _unfit_for_int8(layer: Layer, name: str, non_negative: Collection[str]) -> str:
-    """Return why a layer is not to be INT8 in the file called `name`, or nothing."""
+def _unfit_for_int8(  # noqa: PLR0911 - a reason each
+    layer: Layer, name: str, non_negative: Collection[str], activated: Collection[str]
+) -> str:
+    """Return why a layer is not to be INT8 in the file called `name`, or nothing.
+
+    Args:
+        layer: The layer.
+        name: The file.
+        non_negative: Tensors that cannot be negative.
+        activated: Tensors that a ReLU reads.
+    """
+    if layer.op == "Conv" and layer.shape[1:] == (1, 1) and layer.attributes["kernel_shape"] == [1, 1]:
+        return "computes one pixel: as fast in floating point, and exact"
+    if layer.op == "GlobalAveragePool" and layer.inputs[0] not in non_negative:
+        return "averages values of both signs, which nothing else reads as INT8"
+    if layer.op == "Add" and layer.name not in activated:
+        return "its sum goes on to the next block unchanged, and rounding would add up"
     groups = layer.attributes.get("group", 1)
     if groups > 1 and layer.weight is not None:
         if name.endswith(_GROUPED_FLOAT):
@@ -201,7 +223,7 @@ def calibrated_tensors(graph: Graph) -> list[str]:
     The others are the second inputs of Adds. Plain graphs need them: a DLA stores the result of a convolution before it
     adds.
     """
-    layers = [layer for layer in graph.layers if layer.op in _QUANTISABLE]
+    layers = [layer for layer in graph.layers if _may_be_int8(layer)]
     quantised = (name for layer in layers for name in _candidates(graph, layer))
     added = (name for layer in layers if layer.op == "Add" for name in layer.inputs)
     return list(dict.fromkeys([*quantised, *added]))

@@ -5,17 +5,35 @@ A folder holds either images (no labels) or one folder of images a class (the fo
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
+import os
 import random
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from edgeresnext.errors import DataError, shortened
+from edgeresnext.spec import ClassOrder
 
 _log = logging.getLogger("edgeresnext")
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
-"""File names that count as images."""
+_FORMATS = frozenset({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP"})
+"""Formats of photos and drawings; Pillow reads others too, of which a folder of images would hold none."""
+_NO_CLASSES = frozenset({"@eaDir", "__MACOSX", "$RECYCLE.BIN", "lost+found"})
+"""What file managers and network drives leave in folders; names that begin with a dot are passed over too."""
+_NO_LOSS = frozenset({"thumbs.db", "desktop.ini", "manifest.json"})
+
+
+@functools.cache
+def suffixes() -> frozenset[str]:
+    """Return the ends of file names that count as images: those of `_FORMATS` that this Pillow decodes."""
+    return frozenset(
+        suffix for suffix, kind in Image.registered_extensions().items() if kind in _FORMATS and kind in Image.OPEN
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +76,7 @@ class ImageFolder:
 
 
 def scan(root: str | Path) -> ImageFolder:
-    """List the images of a folder.
+    """List the images of a folder; links are followed, each folder once, and what is no image is named in a warning.
 
     Raises:
         DataError: The folder is missing, holds no image, or mixes images with class folders.
@@ -67,10 +85,11 @@ def scan(root: str | Path) -> ImageFolder:
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise DataError(f"image folder '{root}' {what}", "Give a folder of images, or of one folder a class.")
+    others: list[str] = []
     try:
-        loose = _images(root, deep=False)
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-        by_class = {folder.name: images for folder in folders if (images := _images(folder, deep=True))}
+        loose = _images(_files(root, deep=False), others)
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not _is_hidden(path.name))
+        by_class = {folder.name: found for folder in folders if (found := _images(_files(folder, deep=True), others))}
     except OSError as error:
         raise DataError(f"cannot list '{error.filename or root}': {error.strerror}", "Check its permissions.") from None
     if loose and by_class:
@@ -82,7 +101,11 @@ def scan(root: str | Path) -> ImageFolder:
     if not loose and not by_class:
         raise DataError(
             f"image folder '{root}' holds no image",
-            f"Looked for {', '.join(sorted(SUFFIXES))}, directly in it and in its folders.",
+            f"Looked for {', '.join(sorted(suffixes()))}, directly in it and in its folders.",
+        )
+    if others:
+        _log.warning(
+            "'%s': %d files are no images and are passed over: %s", root, len(others), shortened(sorted(others), 3)
         )
     if loose:
         return ImageFolder(root=root, images=tuple(loose))
@@ -94,38 +117,69 @@ def scan(root: str | Path) -> ImageFolder:
     )
 
 
-def _images(folder: Path, *, deep: bool) -> list[Path]:
-    """Return the image files of one folder, sorted; `deep` looks into its folders too."""
-    paths = list(folder.iterdir())  # raises where rglob would pass over a folder that may not be read
-    if deep:
-        paths = list(folder.rglob("*"))
-    return sorted(p for p in paths if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())
+def _is_hidden(name: str) -> bool:
+    """Whether a name is one that people do not give."""
+    return name.startswith(".") or name in _NO_CLASSES
 
 
-def match_classes(classes: Sequence[str], labels: Sequence[str], root: Path) -> tuple[int, ...]:
+def _files(folder: Path, *, deep: bool) -> Iterator[Path]:
+    """Yield the files of a folder, `deep` of its folders too, links followed and each folder once."""
+    seen: set[str] = set()
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for where, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        real = os.path.realpath(where)
+        new = real not in seen
+        seen.add(real)
+        folders[:] = [name for name in folders if new and deep and not _is_hidden(name)]
+        if new:
+            yield from (Path(where, name) for name in names if not _is_hidden(name))
+
+
+def _images(paths: Iterator[Path], others: list[str]) -> list[Path]:
+    """Return the image files among paths, sorted; others are added to `others` by name."""
+    found = []
+    for path in paths:
+        if path.suffix.lower() in suffixes():
+            if path.is_file():
+                found.append(path)
+        elif path.name.lower() not in _NO_LOSS:
+            others.append(path.name)
+    return sorted(found)
+
+
+def match_classes(
+    classes: Sequence[str], labels: Sequence[str], root: Path, order: ClassOrder | None = None
+) -> tuple[int, ...]:
     """Return the model's class index for each class folder.
 
-    A folder matches the label of its name. Where every label begins with an identifier of its own (`n01440764 tench`),
-    it may be named after that alone. Where the labels are plain numbers (a bundle built without labels) and there are
-    as many folders, the sorted folders are the classes in order, as training on image folders numbers them.
+    A folder matches the label of its name, whatever Unicode's form of either. Where every label begins with an
+    identifier of its own (`n01440764 tench`), it may be named after that alone.
+
+    Where the labels are plain numbers (a bundle built without labels), training has numbered the classes, and folders
+    say how only where there is one for each: the sorted folders in order, as PyTorch's ImageFolder does it. Folders
+    that are numbers themselves may mean either that ("10" before "2") or their own value.
+
+    Args:
+        classes: Names of the folders, sorted.
+        labels: The labels, in the order of the logits.
+        root: The folder, for messages.
+        order: What folders that are numbers mean: their place among the "sorted" names, or their "numeric" value.
 
     Raises:
-        DataError: Some folders match no label, or more than one.
+        DataError: Some folders match no label, or more than one, or it must be said what their numbers mean.
     """
+    classes, labels = [_comparable(name) for name in classes], [_comparable(label) for label in labels]
+    if labels == [str(index) for index in range(len(labels))]:
+        return _numbered(classes, len(labels), root, order)
     known: dict[str, int] = {}
     first_words = [label.split(maxsplit=1)[0] for label in labels]
     if all(" " in label for label in labels) and len(set(first_words)) == len(labels):
         known |= {word: index for index, word in enumerate(first_words)}
     known |= {label: index for index, label in enumerate(labels)}
     strangers = [name for name in classes if name not in known]
-    numbered = tuple(labels) == tuple(str(index) for index in range(len(labels)))
-    if strangers and numbered and len(classes) == len(labels):
-        _log.warning(
-            "the network has no labels: the class folders of '%s' are taken in sorted order, %s is class 0",
-            root,
-            classes[0],
-        )
-        return tuple(range(len(classes)))
     if strangers:
         raise DataError(
             f"{len(strangers)} of the {len(classes)} class folders in '{root}' match no label of the model: "
@@ -142,20 +196,65 @@ def match_classes(classes: Sequence[str], labels: Sequence[str], root: Path) -> 
     return tuple(known[name] for name in classes)
 
 
+def _comparable(name: str) -> str:
+    """Return a name in the one form in which equal ones are equal (Unicode's NFC; macOS writes files in NFD)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _numbered(classes: Sequence[str], count: int, root: Path, order: ClassOrder | None) -> tuple[int, ...]:
+    """Return the class index of each folder for a network whose classes have numbers alone."""
+    by_place = tuple(range(len(classes)))
+    by_value = tuple(int(name) for name in classes) if all(name.isdecimal() for name in classes) else None
+    if by_value is None:
+        if len(classes) != count:
+            raise DataError(
+                f"{len(classes)} class folders in '{root}' ({shortened(classes, 4)}) say nothing of {count} classes "
+                "without labels",
+                "Give the labels where the bundle is built.",
+                values=("labels",),
+            )
+        _log.warning(
+            "the network has no labels: the class folders of '%s' are taken in sorted order, %s is class 0",
+            root,
+            classes[0],
+        )
+        return by_place
+    in_order = [str(index) for index in range(count)] == sorted(map(str, range(count)))  # up to ten classes
+    if order is None and not in_order:
+        raise DataError(
+            f"the class folders in '{root}' are numbers ({shortened(classes, 4)}), which may be the classes' own or "
+            f"their place among the {count} sorted names",
+            "Training on image folders sorts them as text (0, 1, 10, 11, 2): class_order is then sorted, else numeric.",
+            values=("class_order", "labels"),
+        )
+    chosen = by_place if order == "sorted" else by_value
+    if (order == "sorted" and len(classes) != count) or max(chosen) >= count:
+        raise DataError(
+            f"{len(classes)} class folders in '{root}', up to {classes[-1]}, do not fit {count} classes",
+            "Give the labels where the bundle is built.",
+            values=("labels",),
+        )
+    return chosen
+
+
 def read_labels(path: str | Path) -> tuple[str, ...]:
-    """Return the labels of a text file, one a line, in the order of the logits; two classes may share a label.
+    """Return the labels of a file, in the order of the logits; two classes may share a label.
+
+    Args:
+        path: Text with one label a line, or JSON: a list, or an object from numbers to labels (`{"0": "cat"}`).
 
     Raises:
         DataError: The file is missing, not UTF-8, empty, or has an empty line before its last label.
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"cannot read labels from '{path}': {error}", "Give a UTF-8 text file with one label a line."
         ) from None
-    labels = tuple(line.strip() for line in lines)
+    labels = _json_labels(path, text) if text.lstrip().startswith(("[", "{")) else None
+    labels = tuple(line.strip() for line in text.split("\n")) if labels is None else labels
     while labels and not labels[-1]:
         labels = labels[:-1]
     if not labels:
@@ -163,3 +262,18 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
     if "" in labels:
         raise DataError(f"line {labels.index('') + 1} of labels file '{path}' is empty", "Every class needs a label.")
     return labels
+
+
+def _json_labels(path: Path, text: str) -> tuple[str, ...] | None:
+    """Return the labels of a JSON file; None where the text only looks like JSON."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    if isinstance(found, dict) and set(found) == {str(index) for index in range(len(found))}:
+        found = [found[str(index)] for index in range(len(found))]
+    if not isinstance(found, list) or not all(isinstance(label, str) for label in found):
+        raise DataError(
+            f"labels file '{path}' is JSON, but no list of labels", 'Write ["cat", "dog"] or {"0": "cat", "1": "dog"}.'
+        )
+    return tuple(label.strip() for label in found)

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import IO, TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgeresnext.errors import DataError, shortened
-from edgeresnext.spec import Preprocess
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from edgeresnext.spec import Preprocess
 
 ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8] | IO[bytes]"
 """A path, a PIL image, a uint8 RGB array (H, W, 3), or a binary file object."""
@@ -60,9 +65,11 @@ def decode(source: ImageSource) -> Image.Image:
     try:
         if isinstance(source, Image.Image):
             return _upright_rgb(source)
-        with Image.open(source) as image:
-            return _upright_rgb(image)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_upright_rgb` says what is too large
+            with Image.open(source) as image:
+                return _upright_rgb(image)
+    except Image.DecompressionBombError as error:
         raise DataError(f"image '{name}' is too large to decode safely: {error}", "Scale it down first.") from None
     except FileNotFoundError:
         raise DataError(f"image '{name}' does not exist", "Check the path.") from None
@@ -81,11 +88,12 @@ def decode(source: ImageSource) -> Image.Image:
 def _upright_rgb(image: Image.Image) -> Image.Image:
     """Return an opened image as it is meant to be seen.
 
-    What Pillow only warns of is refused: an image so large that it may have been made to exhaust memory.
+    Twice the size at which Pillow warns, 179 megapixels, is refused: no camera takes that, and it may have been made to
+    exhaust memory.
     """
     if 0 in image.size:
         raise DataError("has no pixels", "Replace it.")
-    if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+    if Image.MAX_IMAGE_PIXELS and image.width * image.height > 2 * Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
     return _to_rgb(ImageOps.exif_transpose(image))
 
@@ -139,7 +147,7 @@ def crop(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
 
 
 def image_digest(image: NDArray[np.uint8]) -> str:
-    """Return the first 64 bits of the SHA-256 of an image's pixels, uint8 HWC: 16 digits by which it is known again."""
+    """Return the first 64 bits of the SHA-256 of an image's pixels, by which the same image is known again."""
     return hashlib.sha256(image.tobytes()).hexdigest()[:16]
 
 

@@ -128,8 +128,9 @@ class _Run:
         self._labels = self._bundle.labels()  # damaged ones are told before anything is measured
         chosen, baseline = variants.choose(self._bundle, request)
         self._photos = photos.choose(
-            self._bundle, request.data, self._options.samples or request.effort.accuracy_images
-        )
+            self._bundle, request.data, self._options.samples or request.effort.accuracy_images,
+            self._options.class_order,
+        )  # fmt: skip
         self._preprocess = self._bundle.manifest.model.preprocess
         self._prepared = False
         self.watch = MachineWatch()

@@ -10,7 +10,7 @@ from typing import get_args
 from edgeresnext.errors import RequestError, unknown_name
 from edgeresnext.measure.results import Mode, Scenario
 from edgeresnext.measure.statistics import PERCENTILES, samples_needed
-from edgeresnext.spec import Value
+from edgeresnext.spec import ClassOrder, Value
 
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 MULTI_STREAM_BATCH = 8
@@ -86,7 +86,8 @@ class BenchOptions(Value, frozen=True, kw_only=True, repr_omit_defaults=True):
 
     `baseline` names the variant that speed is compared with, without it PyTorch eager FP32, on the GPU where it runs
     there; accuracy is always compared with PyTorch eager FP32 on the CPU. `samples` images are drawn for accuracy,
-    evenly over the classes, without it all (64 in a quick run). `skip` leaves out any of `STAGES`.
+    evenly over the classes, without it all (64 in a quick run). `skip` leaves out any of `STAGES`. `class_order` says
+    what class folders that are numbers mean, where the network has no labels.
     """
 
     batch: int | None = None
@@ -98,6 +99,7 @@ class BenchOptions(Value, frozen=True, kw_only=True, repr_omit_defaults=True):
     baseline: str | None = None
     samples: int | None = None
     skip: tuple[str, ...] = ()
+    class_order: ClassOrder | None = None
 
 
 class Request(Value, frozen=True, kw_only=True, repr_omit_defaults=True):

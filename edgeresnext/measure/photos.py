@@ -14,6 +14,7 @@ from edgeresnext.data import folder
 from edgeresnext.data.folder import ImageFolder
 from edgeresnext.data.images import load_image
 from edgeresnext.errors import DataError
+from edgeresnext.spec import ClassOrder
 
 _TIMED_IMAGES = 64
 _JPEG_QUALITY = 95
@@ -38,13 +39,14 @@ class Photos:
     about: str
 
 
-def choose(bundle: Bundle, data: str | None, count: int | None) -> Photos:
+def choose(bundle: Bundle, data: str | None, count: int | None, order: ClassOrder | None = None) -> Photos:
     """Return the images of a folder, or a bundle's golden images, which are kept decoded and encoded as JPEG here.
 
     Args:
         bundle: The bundle.
         data: A folder; None for the golden images.
         count: Images to draw for accuracy, evenly over the classes; None for all.
+        order: What class folders that are numbers mean.
 
     Raises:
         DataError: The folder cannot be used, or its classes are not the model's.
@@ -55,14 +57,14 @@ def choose(bundle: Bundle, data: str | None, count: int | None) -> Photos:
         return Photos(timed=golden, files=encoded, drawn=None, targets=None, about="the bundle's golden images")
     given = folder.scan(data)
     drawn = given if count is None else given.sample(count, seed=0)
-    targets = targets_of(bundle, drawn)
+    targets = targets_of(bundle, drawn, order)
     timed, encoded = _timed(bundle, given)
     some = f"{len(drawn.images)} of " if len(drawn.images) < len(given.images) else ""
     about = f"{some}{len(given.images)} images of '{given.root}'"
     return Photos(timed=timed, files=encoded, drawn=drawn, targets=targets, about=about)
 
 
-def targets_of(bundle: Bundle, drawn: ImageFolder) -> list[int] | None:
+def targets_of(bundle: Bundle, drawn: ImageFolder, order: ClassOrder | None = None) -> list[int] | None:
     """Return the right class of each image, as the network counts them; None where the folder has no classes.
 
     Raises:
@@ -70,7 +72,7 @@ def targets_of(bundle: Bundle, drawn: ImageFolder) -> list[int] | None:
     """
     if not drawn.classes:
         return None
-    mapping = folder.match_classes(drawn.classes, bundle.labels(), drawn.root)
+    mapping = folder.match_classes(drawn.classes, bundle.labels(), drawn.root, order)
     return [mapping[target] for target in drawn.targets]
 
 

@@ -163,8 +163,7 @@ def _graph(bundle: Bundle) -> Graph:
     from edgeresnext.model import checkpoints
 
     model = bundle.manifest.model
-    weights = bundle.file(bundles.WEIGHTS)
-    network = checkpoints.load_network(model, weights, checkpoints.read_state(weights))
+    network = checkpoints.load_saved(model, bundle.file(bundles.WEIGHTS))
     graph = trace(network, model.preprocess.crop_px)
     ranges = bundle.ranges()
     return graph if ranges is None else rescaled(graph, ranges.exponents)

@@ -1,192 +1,173 @@
-"""Read weights from `.safetensors`, `.pth` and `.pt` files into a network, or draw random ones.
+"""From a weights file to a network, or a network of random weights.
 
-Names are torchvision's. Wrappers of training programs (`state_dict`, `module.`, ...) are taken off.
+file -> what it holds -> one dictionary of tensors -> torchvision's names -> the network that they belong to
 """
 
 from __future__ import annotations
 
-import pickle
+import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgeresnext import files
-from edgeresnext.errors import CheckpointError, NotInstalledError, shortened
-from edgeresnext.model.catalogue import CATALOGUE, specify
-from edgeresnext.model.resnext import Bottleneck, ResNeXt
-from edgeresnext.spec import ModelSpec
+from edgeresnext.errors import CheckpointError, shortened
+from edgeresnext.model import ensemble, weight_files
+from edgeresnext.model.catalogue import CATALOGUE
+from edgeresnext.model.layouts import canonical
+from edgeresnext.model.recognise import recognise
+from edgeresnext.model.resnext import Block, ResNeXt
+from edgeresnext.model.states import State, find_state
+from edgeresnext.spec import ModelSpec, Preprocess
 
-_SAFE_TORCH = (2, 6)
-"""`torch.load(weights_only=True)` could be made to run code before this release (CVE-2025-32434)."""
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")
-_IGNORED = ".num_batches_tracked"
-
-State = dict[str, Tensor]
+_COUNTER = ".num_batches_tracked"
 
 
-def read_state(path: str | Path) -> State:
-    """Return the tensors of a checkpoint by name, without wrappers, prefixes and step counters.
-
-    Raises:
-        CheckpointError: The file is missing, damaged, of another kind, or would need code to be executed.
-        NotInstalledError: PyTorch is too old to read pickled checkpoints safely.
-    """
-    path = Path(path)
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"weights file '{path}' {what}", "Give a .safetensors, .pth or .pt file.")
-    if path.suffix == ".safetensors":
-        return _plain(path, _read_safetensors(path))
-    if path.suffix in (".pth", ".pt"):
-        return _plain(path, _read_pickle(path))
-    raise CheckpointError(
-        f"weights file '{path}' is neither .safetensors nor .pth nor .pt",
-        "Save it with `safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')`.",
-    )
-
-
-def _read_safetensors(path: Path) -> Mapping[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"weights file '{path}' is damaged: {error}", "Copy or download it again.") from None
-
-
-def _read_pickle(path: Path) -> Mapping[str, Any]:
-    release = tuple(int(part) for part in torch.__version__.split(".")[:2])
-    if release < _SAFE_TORCH:
-        raise NotInstalledError(
-            f"PyTorch {torch.__version__} cannot read '{path}' safely (CVE-2025-32434)",
-            "Install torch 2.6 or later, or convert the checkpoint to .safetensors.",
-        )
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"weights file '{path}' holds Python objects, not only tensors; it is not executed",
-            "Save the tensors alone, where you trust the file: torch.save(model.state_dict(), 'weights.pth').",
-        ) from None
-    except Exception as error:  # noqa: BLE001 - a damaged pickle raises whatever its first wrong byte leads to
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise CheckpointError(f"weights file '{path}' is damaged: {reason}", "Copy or download it again.") from None
-    if not isinstance(loaded, dict):
-        raise CheckpointError(
-            f"weights file '{path}' holds a {type(loaded).__name__}, not a dictionary of tensors",
-            "Save it with `torch.save(model.state_dict(), 'weights.pth')`.",
-        )
-    return loaded
-
-
-def _plain(path: Path, loaded: Mapping[str, Any]) -> State:
-    """Take wrappers and prefixes off, leave step counters out, and keep float32 tensors."""
-    for wrapper in _WRAPPERS:
-        if isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
-            break
-    state: State = {}
-    for name, tensor in loaded.items():
-        plain = str(name)
-        while plain.startswith(_PREFIXES):
-            plain = plain.partition(".")[2]
-        if not isinstance(tensor, Tensor):
-            raise CheckpointError(
-                f"entry '{name}' of weights file '{path}' is a {type(tensor).__name__}, not a tensor",
-                "Save the state dictionary alone: torch.save(model.state_dict(), 'weights.pth').",
-            )
-        if not plain.endswith(_IGNORED):
-            state[plain] = tensor.float()
-    return state
-
-
-def count_classes(state: State, path: str | Path) -> int:
-    """Return the number of classes that a checkpoint was trained for.
-
-    Raises:
-        CheckpointError: It has no `fc.weight`.
-    """
-    if "fc.weight" not in state:
-        raise CheckpointError(
-            f"weights file '{path}' has no 'fc.weight'; its keys begin with {shortened(state, 3)}",
-            "Give a ResNet or ResNeXt checkpoint with torchvision's names (conv1, bn1, layer1.0.conv1, ..., fc).",
-        )
-    shape = tuple(state["fc.weight"].shape)
-    if len(shape) != 2 or 0 in shape:  # noqa: PLR2004 - classes, features
-        raise CheckpointError(
-            f"'fc.weight' of weights file '{path}' has shape {shape}, not (classes, features)", "The file is damaged."
-        )
-    return shape[0]
-
-
-def load_network(spec: ModelSpec, path: str | Path, state: State | None = None) -> ResNeXt:
-    """Return the network of `spec` with the weights of a file, in evaluation mode.
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Weights, and what they say of the network that they belong to.
 
     Args:
-        spec: The architecture.
-        path: The checkpoint, also for messages.
-        state: What `read_state(path)` returned, if it was read already.
+        path: The file.
+        state: float32 tensors by torchvision's names.
+        spec: The network, with the class count of its classifier.
+        notes: What was found and done on the way, as sentences.
+    """
+
+    path: Path
+    state: State
+    spec: ModelSpec
+    notes: tuple[str, ...]
+
+
+def read(path: str | Path, preprocess: Preprocess, key: str | None = None) -> Checkpoint:
+    """Read a checkpoint of any known layout, and recognise its network.
+
+    Args:
+        path: The file; what it holds counts, not its suffix.
+        preprocess: How images become the network's input.
+        key: Where the weights lie in the file, with dots between the levels; None for the only ones.
 
     Raises:
-        CheckpointError: Keys or shapes do not fit, or a weight is NaN or infinite.
+        CheckpointError: The file is missing, damaged or of another kind, would need code to be executed, or holds no
+            network that is known here; the reason is given.
     """
-    state = read_state(path) if state is None else state
+    path = Path(path)
+    found = find_state(weight_files.read(path), path, key)
+    named = canonical(found.state, path)
+    notes = [*named.notes]
+    if len(named.state["fc.weight"]) == 1:
+        notes.append("it has one logit, of a sigmoid: class 1 is its presence, class 0 its absence")
+        named = dataclasses.replace(named, state=named.state | _two_logits(named.state))
+    spec = recognise(named.state, preprocess, path, cadene_se=named.cadene_se)
+    taken = (
+        [f"weights taken from '{found.key}' (also there: {', '.join(map(repr, found.others))})"] if found.others else []
+    )
+    checkpoint = Checkpoint(path=path, state=named.state, spec=spec, notes=(*taken, *notes))
+    _check_numbers(checkpoint)
+    return checkpoint
+
+
+def _two_logits(state: State) -> State:
+    """Return the classifier of two logits, 0 and z, whose softmax is the sigmoid of z."""
+    return {
+        name: torch.cat([torch.zeros_like(state[name]), state[name]])
+        for name in ("fc.weight", "fc.bias")
+        if name in state
+    }
+
+
+def _check_numbers(checkpoint: Checkpoint) -> None:
+    """Refuse weights that are no numbers, and a classifier that is none."""
+    broken = [name for name, tensor in checkpoint.state.items() if not torch.isfinite(tensor).all()]
+    if broken:
+        raise CheckpointError(
+            f"weights file '{checkpoint.path}' holds NaN or infinity in {shortened(broken)}",
+            "The training diverged or the file is damaged; use an earlier checkpoint.",
+        )
+    if not checkpoint.spec.classes:
+        raise CheckpointError(
+            f"the classifier of weights file '{checkpoint.path}' has no class", "The file is damaged."
+        )
+
+
+def load_network(spec: ModelSpec, checkpoint: Checkpoint) -> ResNeXt:
+    """Return the network of `spec` with the weights of a checkpoint, in evaluation mode.
+
+    Raises:
+        CheckpointError: Names or shapes do not fit; the network that they do fit is named.
+    """
+    found = checkpoint.spec
+    hint = "They fit no model known here; `edgeresnext models` lists the ones that are."
+    if found.name in CATALOGUE and found.name != spec.name:
+        hint = f"These are weights of {found.name}: use that name."
+    network = _loaded(spec, checkpoint.state, checkpoint.path, hint)
+    assert isinstance(network, ResNeXt)
+    return network
+
+
+def open_network(path: Path, preprocess: Preprocess) -> ResNeXt:
+    """Return the network that a checkpoint holds, in evaluation mode.
+
+    Raises:
+        CheckpointError: As `read` and `load_network`.
+    """
+    found = read(path, preprocess)
+    return load_network(found.spec, found)
+
+
+def load_saved(spec: ModelSpec, path: Path) -> nn.Module:
+    """Return the network, or the ensemble, whose weights `save_state` wrote, in evaluation mode.
+
+    Raises:
+        CheckpointError: The file is damaged, or belongs to another network.
+    """
+    return _loaded(spec, find_state(weight_files.read(path), path).state, path, "Build the bundle again.")
+
+
+def _loaded(spec: ModelSpec, state: State, path: Path, hint: str) -> nn.Module:
+    """Return a network with weights, after comparing names and shapes."""
     network = _empty(spec)
     wanted = _shapes(network)
     missing = [name for name in wanted if name not in state]
     unexpected = [name for name in state if name not in wanted]
     misshapen = [name for name in wanted if name in state and state[name].shape != wanted[name]]
     if missing or unexpected or misshapen:
-        parts = []
-        if missing:
-            parts.append(f"{len(missing)} missing keys ({shortened(missing, 3)})")
-        if unexpected:
-            parts.append(f"{len(unexpected)} unexpected keys ({shortened(unexpected, 3)})")
-        if misshapen:
-            name = misshapen[0]
-            shapes = f"'{name}' is {tuple(state[name].shape)} instead of {tuple(wanted[name])}"
-            parts.append(f"{len(misshapen)} tensors of another shape ({shapes})")
-        raise CheckpointError(
-            f"weights file '{path}' does not fit {spec.name}: {'; '.join(parts)}", _fitting(spec, state)
-        )
-    broken = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise CheckpointError(
-            f"weights file '{path}' holds NaN or infinity in {shortened(broken)}",
-            "The training diverged or the file is damaged; use an earlier checkpoint.",
-        )
+        differences = ", ".join(_differences(missing, unexpected, misshapen, state, wanted))
+        raise CheckpointError(f"weights file '{path}' does not fit {spec.name}: {differences}", hint)
     network.load_state_dict(state, strict=False, assign=True)
     return network.requires_grad_(requires_grad=False).eval()
 
 
-def _empty(spec: ModelSpec) -> ResNeXt:
+def _differences(
+    missing: list[str], unexpected: list[str], misshapen: list[str], state: State, wanted: Mapping[str, torch.Size]
+) -> list[str]:
+    """Say in what weights differ from those of a network."""
+    found = [f"{len(missing)} missing keys ({shortened(missing, 3)})"] if missing else []
+    found += [f"{len(unexpected)} unexpected keys ({shortened(unexpected, 3)})"] if unexpected else []
+    if misshapen:
+        name = misshapen[0]
+        shapes = f"'{name}' is {tuple(state[name].shape)} instead of {tuple(wanted[name])}"
+        found.append(f"{len(misshapen)} tensors of another shape ({shapes})")
+    return found
+
+
+def _empty(spec: ModelSpec) -> nn.Module:
     """Return the network without storage for its parameters, but with its step counters."""
     with torch.device("meta"):
-        network = ResNeXt(spec)
+        network = ensemble.empty(spec)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.num_batches_tracked = torch.tensor(0)
     return network
 
 
-def _shapes(network: ResNeXt) -> dict[str, torch.Size]:
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
     """Return the shape of every tensor that a checkpoint must hold."""
-    return {name: tensor.shape for name, tensor in network.state_dict().items() if not name.endswith(_IGNORED)}
-
-
-def _fitting(spec: ModelSpec, state: State) -> str:
-    """Name the catalogue entry that a checkpoint does fit, if there is one."""
-    classes = len(state["fc.weight"]) if "fc.weight" in state else spec.classes
-    shapes = {name: tensor.shape for name, tensor in state.items()}
-    for name in CATALOGUE:
-        if _shapes(_empty(specify(name, classes=classes))) == shapes:
-            return f"These are weights of {name}: use that name."
-    return "They fit no model known here; `edgeresnext models` lists the ones that are."
+    return {name: tensor.shape for name, tensor in network.state_dict().items() if not name.endswith(_COUNTER)}
 
 
 def random_network(spec: ModelSpec, seed: int) -> ResNeXt:
@@ -200,20 +181,23 @@ def random_network(spec: ModelSpec, seed: int) -> ResNeXt:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ResNeXt(spec)
+    share = sum(spec.depths) ** -0.5
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the statistics of the one batch, not a moving average
-        elif isinstance(module, Bottleneck):
-            nn.init.constant_(module.bn3.weight, sum(spec.depths) ** -0.5)
+        elif isinstance(module, Block):
+            last = module.get_submodule(f"{'conv' if spec.order == 'pre' else 'bn'}{module.count}")
+            assert isinstance(last.weight, Tensor)
+            nn.init.constant_(last.weight, share) if spec.order == "post" else last.weight.data.mul_(share)
     edge = spec.preprocess.crop_px
-    coarse = torch.randn(8, 3, max(edge // 8, 4), max(edge // 8, 4), generator=generator)
+    coarse = torch.randn(8, spec.in_channels, max(edge // 8, 4), max(edge // 8, 4), generator=generator)
     images = nn.functional.interpolate(coarse, size=(edge, edge), mode="bilinear")
     with torch.no_grad():
         network.train()(images)
     return network.requires_grad_(requires_grad=False).eval()
 
 
-def save_state(network: ResNeXt, path: Path) -> None:
+def save_state(network: nn.Module, path: Path) -> None:
     """Write a network's weights as `.safetensors`, whole or not at all.
 
     Raises:
@@ -223,4 +207,4 @@ def save_state(network: ResNeXt, path: Path) -> None:
 
     state = network.state_dict()
     # `save_file` would report a full disk as an error of its own kind, and make a file that its owner alone can read.
-    files.write(path, save({name: state[name].contiguous() for name in state if not name.endswith(_IGNORED)}))
+    files.write(path, save({name: state[name].contiguous() for name in state if not name.endswith(_COUNTER)}))

@@ -6,7 +6,7 @@ checkpoint -> network -> graph -> ranges -> plans -> ONNX files, checked -> the 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,17 +20,17 @@ from edgeresnext.compiler.plan import Keep
 from edgeresnext.data import calibration_set, folder
 from edgeresnext.data.calibration_set import CalibrationSet
 from edgeresnext.data.folder import ImageFolder
-from edgeresnext.errors import DataError
 from edgeresnext.extras import require
 from edgeresnext.machine.allocator import keeping_freed_memory
 from edgeresnext.machine.environment import machine, package_versions
 from edgeresnext.pipeline.accept import accept
 from edgeresnext.pipeline.on_device import add_engines
-from edgeresnext.pipeline.request import check_request, is_int8
+from edgeresnext.pipeline.request import check_request, is_int8, named
 from edgeresnext.progress import Progress, silent
 from edgeresnext.spec import (
     AUTO,
     CPU,
+    CheckpointOptions,
     EngineOptions,
     Gate,
     Manifest,
@@ -44,19 +44,21 @@ from edgeresnext.spec import (
 )
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edgeresnext.compiler.graph import Graph
-    from edgeresnext.model.resnext import ResNeXt
     from edgeresnext.pipeline.onnx_files import Writer
     from edgeresnext.pipeline.verdict import Validation
 
 _DEFAULT_RECIPE = Recipe()
 _DEFAULT_OPTIONS = EngineOptions()
+_DEFAULT_READING = CheckpointOptions()
 _PACKAGES = ("edgeresnext", "torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "numpy", "pillow")
 _log = logging.getLogger("edgeresnext")
 
 
 def build(
-    model: str,
+    model: str | Path | Sequence[str | Path],
     *,
     output: str | Path,
     weights: str | Path | None = None,
@@ -70,16 +72,19 @@ def build(
     ranges: str | Path | None = None,
     gate: Gate | None = None,
     engine_options: EngineOptions = _DEFAULT_OPTIONS,
+    checkpoint_options: CheckpointOptions = _DEFAULT_READING,
     progress: Progress = silent,
 ) -> Bundle:
     """Build a bundle: emit, check and measure every requested precision of a network.
 
     Args:
-        model: A name from the catalogue, such as `resnext50_32x4d`.
+        model: A name from the catalogue, such as `resnext50_32x4d`; or the weights, whose network is then recognised: a
+            file, `hf:OWNER/NAME`, `torchvision:NAME` or an address; or several weights, for their ensemble.
         output: Directory of the bundle. An existing bundle is replaced when the build succeeds, and only then.
-        weights: Checkpoint, `.safetensors`, `.pth` or `.pt`; the class count is read from its `fc`.
+        weights: Where `model` is a name, its checkpoint, in any layout that is known: a file or a name as above.
         random_weights: Use seeded random weights instead, for latency work; accuracy is then never reported.
-        labels: Text file, one label a line in the order of the logits; without it the labels are 0, 1, 2, ...
+        labels: File of labels in the order of the logits, text or JSON; without it those of the weights' publisher, or
+            0, 1, 2, ...
         calibration: Folder of images (or one folder a class) like those that the network was trained on.
         targets: Where the bundle will run, any of `backends.targets.KNOWN`; CPUs always can, in FP32 and INT8.
         precisions: Any of fp32, fp16 and int8; None for all three as ONNX files, and those engines that pay.
@@ -89,6 +94,7 @@ def build(
             preprocessing must be the same. Those of a bundle at `output` are used without being asked for.
         gate: What INT8 must reach on validation images; sensitive layers go back to floating point until it does.
         engine_options: Batch profile, workspace and the like, for targets that get engines.
+        checkpoint_options: How weights are read where they do not tell it themselves.
         progress: Told how far each stage is.
 
     Raises:
@@ -98,8 +104,9 @@ def build(
         AccuracyError: A file is too far from PyTorch to be published, or does not pass the gate.
     """
     # Whatever can be wrong with the request is found before anything slow is done.
+    name, given_weights = named(model, weights, random_weights=random_weights)
     request = check_request(
-        weights=weights, random_weights=random_weights, calibration=calibration, targets=targets, precisions=precisions,
+        weights=given_weights, calibration=calibration, targets=targets, precisions=precisions,
         recipe=recipe, ranges=ranges, gate=gate, engine_options=engine_options,
     )  # fmt: skip
     output = Path(output)
@@ -108,38 +115,44 @@ def build(
 
     from edgeresnext.compiler.graph import trace
     from edgeresnext.compiler.plan import parse_keep
-    from edgeresnext.model.catalogue import specify
     from edgeresnext.pipeline.gate import match, prepare
     from edgeresnext.pipeline.ranges import read as read_ranges
+    from edgeresnext.pipeline.source import by_name, by_weights, check_statistics
 
     recipe = _with_method(request.recipe)
     validation = None if gate is None else prepare(gate, trained=not random_weights)
     given = None if ranges is None else read_ranges(ranges)
-    spec = specify(model, preprocess=preprocess)
-    names = folder.read_labels(labels) if labels is not None else None
     photos = folder.scan(calibration) if calibration is not None else None
-    network, spec = _network(spec, weights, names, recipe.seed)
-    names = names or tuple(str(index) for index in range(spec.classes))
+    if given_weights:
+        found = by_weights(
+            name, given_weights, preprocess=preprocess, labels=labels, options=checkpoint_options, progress=progress
+        )
+    else:
+        assert name is not None
+        found = by_name(name, preprocess, labels, recipe.seed)
+    network, spec, names = found.network, found.spec, found.labels
     graph = trace(network, spec.preprocess.crop_px)
     kept = parse_keep(graph, recipe.keep)
     validation = None if validation is None else match(validation, names, graph, kept)
     images = _images(photos, spec.preprocess, recipe, progress)
+    if given_weights and photos is not None:
+        check_statistics(found, images, trusted=checkpoint_options.trust_network)
 
     with keeping_freed_memory(), bundles.replacing(output, _log.warning) as staging:
         golden = _reference(network, spec, names, images, staging)
-        found = None
+        calibrated = None
         if "int8" in request.precisions:
-            found, graph = _calibrate(
+            calibrated, graph = _calibrate(
                 graph, spec, images, recipe, given, staging=staging, output=output, progress=progress
             )
-        writer = _writer(graph, spec, recipe, ranges=found, images=images, golden=golden, staging=staging)
+        writer = _writer(graph, spec, recipe, ranges=calibrated, images=images, golden=golden, staging=staging)
         onnx_files = _emit(writer, request.onnx, kept, validation, progress)
         manifest = Manifest(
             model=spec,
             trained=not random_weights,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             macs=graph.macs,
-            calibration="" if found is None else f"{found.method}, {images.about}",
+            calibration="" if calibrated is None else f"{calibrated.method}, {images.about}",
             golden=f"{len(golden.images)} of {images.about}",
             artifacts=request.artifacts,
             onnx=onnx_files,
@@ -165,26 +178,6 @@ def _with_method(recipe: Recipe) -> Recipe:
     return msgspec.structs.replace(recipe, method=str(Method.parse(recipe.method)))
 
 
-def _network(
-    spec: ModelSpec, weights: str | Path | None, labels: tuple[str, ...] | None, seed: int
-) -> tuple[ResNeXt, ModelSpec]:
-    """Return the network, and its specification with the class count of its weights."""
-    from edgeresnext.model import checkpoints
-
-    if weights is None:
-        spec = msgspec.structs.replace(spec, classes=len(labels) if labels else spec.classes)
-        return checkpoints.random_network(spec, seed), spec
-    state = checkpoints.read_state(weights)
-    classes = checkpoints.count_classes(state, weights)
-    if labels is not None and len(labels) != classes:
-        raise DataError(
-            f"{len(labels)} labels for a checkpoint of {classes} classes ('{weights}')",
-            "Give one label a line, in the order of the logits.",
-        )
-    spec = msgspec.structs.replace(spec, classes=classes)
-    return checkpoints.load_network(spec, weights, state), spec
-
-
 def _images(photos: ImageFolder | None, preprocess: Preprocess, recipe: Recipe, progress: Progress) -> CalibrationSet:
     """Return the images to calibrate on: drawn from a folder, or generated for random weights."""
     if photos is None:
@@ -200,7 +193,7 @@ def _images(photos: ImageFolder | None, preprocess: Preprocess, recipe: Recipe, 
 
 
 def _reference(
-    network: ResNeXt, spec: ModelSpec, labels: tuple[str, ...], images: CalibrationSet, staging: Path
+    network: nn.Module, spec: ModelSpec, labels: tuple[str, ...], images: CalibrationSet, staging: Path
 ) -> Golden:
     """Write the weights, the labels and the golden images with PyTorch's logits; return the latter."""
     import torch

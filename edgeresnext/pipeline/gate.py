@@ -99,7 +99,7 @@ def match(validation: Validation, labels: Sequence[str], graph: Graph, kept: Col
     photos = validation.photos
     if validation.gate.max_drop is None:
         return validation
-    mapping = folder.match_classes(photos.classes, labels, photos.root)
+    mapping = folder.match_classes(photos.classes, labels, photos.root, validation.gate.class_order)
     return dataclasses.replace(validation, targets=tuple(mapping[target] for target in photos.targets))
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from edgeresnext.backends.targets import CPU_ARTIFACTS, HERE, JETSON, Target
 from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, ONNX_FILES
 from edgeresnext.errors import RequestError, unknown_name
+from edgeresnext.model.catalogue import CATALOGUE
+from edgeresnext.model.hub import is_name
 from edgeresnext.pipeline.recipe import check_recipe
 from edgeresnext.pipeline.wanted import Wanted, engines_wanted
 from edgeresnext.spec import CPU, Artifact, EngineOptions, Gate, Precision, Recipe
@@ -41,8 +44,7 @@ class BuildRequest:
 
 def check_request(
     *,
-    weights: str | Path | None,
-    random_weights: bool,
+    weights: Sequence[str | Path],
     calibration: str | Path | None,
     targets: Iterable[str],
     precisions: Iterable[str] | None,
@@ -60,19 +62,13 @@ def check_request(
     chosen = PRECISIONS if precisions is None else check_precisions(precisions)
     asked = parse_targets(targets)
     wanted = engines_wanted(asked, None if precisions is None else chosen, engine_options)
-    if (weights is None) is not random_weights:
-        raise RequestError(
-            "give either weights or random weights" + (", not both" if random_weights else ""),
-            "Weights for a trained network, random weights for latency work.",
-            values=("weights", "random_weights"),
-        )
     if not isinstance(recipe, Recipe):
         raise RequestError(
             f"recipe is {recipe!r}",
             "Give a Recipe; edgeresnext.read_recipe(path) reads one from a file.",
             values=("recipe",),
         )
-    if weights is not None and calibration is None and "int8" in chosen:
+    if weights and calibration is None and "int8" in chosen:
         raise RequestError(
             "INT8 needs calibration images",
             "Give a folder of 100 or more training images, or leave INT8 out: precisions fp32 and fp16.",
@@ -92,6 +88,36 @@ def check_request(
         engines=wanted,
         recipe=check_recipe(recipe),
     )
+
+
+def named(
+    model: str | Path | Sequence[str | Path], weights: str | Path | None, *, random_weights: bool
+) -> tuple[str | None, tuple[str | Path, ...]]:
+    """Return the name of the network that is asked for, None where its weights tell it, and the weights.
+
+    Raises:
+        RequestError: Neither is given, or too much.
+    """
+    several = () if isinstance(model, str | Path) else tuple(model)
+    name = model if isinstance(model, str) and not several and model in CATALOGUE else None
+    if isinstance(model, str) and name is None and not (os.sep in model or Path(model).exists() or is_name(model)):
+        raise unknown_name("model", model, CATALOGUE, values=("model",))
+    if name is None and weights is None and not random_weights:
+        return None, several or (model,)  # type: ignore[return-value]  # one is no sequence
+    if name is None:
+        given = "random weights" if random_weights else "weights"
+        raise RequestError(
+            f"'{model}' is no network of the catalogue, and {given} are asked for too",
+            "Give weights alone, and their network is recognised; or the name of a network.",
+            values=("model", "random_weights" if random_weights else "weights"),
+        )
+    if (weights is None) is not random_weights:
+        raise RequestError(
+            "give either weights or random weights" + (", not both" if random_weights else ""),
+            "Weights for a trained network, random weights for latency work.",
+            values=("weights", "random_weights"),
+        )
+    return name, () if weights is None else (weights,)
 
 
 def check_precisions(precisions: Iterable[str]) -> tuple[Precision, ...]:

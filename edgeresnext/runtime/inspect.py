@@ -1,4 +1,4 @@
-"""Look into a bundle, an ONNX file or an engine: shapes, precision by layer, sizes, what was fused."""
+"""Look into a bundle, a weights file, an ONNX file or an engine: shapes, precision by layer, sizes, what was fused."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from edgeresnext.machine.peak_rates import DEVICES, estimate_s
 
 
 def inspect(path: str | Path) -> dict[str, Any]:
-    """Return what a bundle, an ONNX file or an engine holds, as values that JSON can carry.
+    """Return what a bundle, a weights file, an ONNX file or an engine holds, as values that JSON can carry.
 
     Raises:
         InputError: The path is none of these, or damaged.
-        NotInstalledError: An ONNX file is given and `onnx` is missing.
+        NotInstalledError: An ONNX file is given and `onnx` is missing, or a weights file and PyTorch is.
     """
     path = Path(path)
     if path.suffix == ".onnx":
         return inspect_onnx(path)
     if path.suffix == ".engine":
         return inspect_engine(path)
+    if path.is_file() and path.name != bundles.MANIFEST:
+        return inspect_weights(path)
     return inspect_bundle(path)
 
 
@@ -38,6 +40,31 @@ def inspect_bundle(path: Path) -> dict[str, Any]:
     found["input"] = msgspec.to_builtins(manifest.model.input)
     found["output"] = msgspec.to_builtins(manifest.model.output)
     return found
+
+
+def inspect_weights(path: Path) -> dict[str, Any]:
+    """Return which network the weights of a file belong to, and what was done to read them.
+
+    Raises:
+        CheckpointError: They belong to none that is known here, or it is no weights file; the reason is given.
+        NotInstalledError: PyTorch is missing.
+    """
+    require("build", "torch", "safetensors", needed_by="looking into weights")
+    from edgeresnext.model import checkpoints, size
+    from edgeresnext.model.catalogue import CATALOGUE, PREPROCESS
+
+    found = checkpoints.read(path, PREPROCESS["torchvision-v1"])
+    known = CATALOGUE.get(found.spec.name)
+    spec = found.spec if known is None else msgspec.structs.replace(known.spec, classes=found.spec.classes)
+    return {
+        "kind": "weights",
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "model": msgspec.to_builtins(spec),
+        "parameters": size.parameters(spec),
+        "macs": size.macs(spec),
+        "notes": list(found.notes),
+    }
 
 
 def inspect_engine(path: Path) -> dict[str, Any]:

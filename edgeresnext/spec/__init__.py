@@ -20,6 +20,9 @@ from edgeresnext.spec.manifest import Manifest as Manifest
 from edgeresnext.spec.manifest import OnnxFile as OnnxFile
 from edgeresnext.spec.manifest import Selection as Selection
 from edgeresnext.spec.manifest import Timing as Timing
+from edgeresnext.spec.network import EXPANSION as EXPANSION
+from edgeresnext.spec.network import Average as Average
+from edgeresnext.spec.network import CheckpointOptions as CheckpointOptions
 from edgeresnext.spec.network import Interpolation as Interpolation
 from edgeresnext.spec.network import ModelSpec as ModelSpec
 from edgeresnext.spec.network import Preprocess as Preprocess
@@ -36,5 +39,6 @@ from edgeresnext.spec.quantisation import Recipe as Recipe
 from edgeresnext.spec.quantisation import Repair as Repair
 from edgeresnext.spec.quantisation import Sensitivity as Sensitivity
 from edgeresnext.spec.quantisation import Verdict as Verdict
+from edgeresnext.spec.value import ClassOrder as ClassOrder
 from edgeresnext.spec.value import Precision as Precision
 from edgeresnext.spec.value import Value as Value

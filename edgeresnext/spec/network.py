@@ -46,11 +46,40 @@ class Preprocess(Value, frozen=True, kw_only=True):
         return min(-mean / std for mean, std in pairs), max((1 - mean) / std for mean, std in pairs)
 
 
+Average = Literal["logits", "probability"]
+
+EXPANSION = 4
+"""Channels that a bottleneck returns over those of a basic block (arXiv:1512.03385, figure 5)."""
+
+
+class CheckpointOptions(Value, frozen=True, kw_only=True):
+    """How weights are read where they do not tell it themselves.
+
+    `key` says where they lie in a file that holds several, with dots between the levels, such as "model_ema".
+    `norm_eps` is what training added to the variances of BatchNorm, where it was not 1e-5. `trust_network` goes on
+    where the weights' own statistics say that they belong to another network or to other images. `average` is what an
+    ensemble averages.
+    """
+
+    key: str | None = None
+    norm_eps: float | None = None
+    trust_network: bool = False
+    average: Average = "logits"
+
+
 class ModelSpec(Value, frozen=True, kw_only=True):
-    """A network of the ResNet/ResNeXt bottleneck family (Xie et al. 2017, table 1).
+    """A network of the ResNet/ResNeXt family (He et al. 2015, table 1; Xie et al. 2017, table 1).
 
     Stage s (from 0) has `depths[s]` blocks; its 3x3 convolutions have `cardinality` groups of
-    `width_per_group * 2**s` channels, and its blocks return `base_channels * 4 * 2**s` channels.
+    `width_per_group * 2**s` channels, and its blocks return `base_channels * 4 * 2**s` channels. Basic blocks have one
+    group of `base_channels * 2**s` channels, and return as many.
+
+    `order` says whether activations follow ("post") or precede ("pre") the convolutions; `final_norm` whether one more
+    follows the last block. `shortcut` is how a block's input takes the shape of its output: a strided projection, one
+    behind an average pooling, or zeros ("padded": behind the channels, "padded-centred": around them). `stem_channels`
+    are `base_channels` where 0. `stride_at` says which convolution of a bottleneck skips pixels. `se_reduction` divides
+    the channels inside squeeze and excitation; 0 is none. An ensemble has `members`, whose `average` it is; all else is
+    the first one's.
     """
 
     name: str
@@ -58,10 +87,28 @@ class ModelSpec(Value, frozen=True, kw_only=True):
     cardinality: int
     width_per_group: int
     preprocess: Preprocess
-    stem: Literal["imagenet", "cifar"] = "imagenet"
+    stem: Literal["imagenet", "cifar", "deep"] = "imagenet"
     base_channels: int = 64
     classes: int = 1000
     source: str = ""
+    block: Literal["bottleneck", "basic"] = "bottleneck"
+    order: Literal["post", "pre"] = "post"
+    final_norm: bool = False
+    shortcut: Literal["projection", "pooled", "padded", "padded-centred"] = "projection"
+    stem_channels: int = 0
+    stem_pool: Literal["centred", "ceil"] = "centred"
+    stride_at: Literal["3x3", "1x1"] = "3x3"
+    se_reduction: int = 0
+    in_channels: int = 3
+    norm_eps: float = 1e-5
+    members: tuple[ModelSpec, ...] = ()
+    average: Average = "logits"
+
+    def stage_channels(self, stage: int) -> tuple[int, int]:
+        """Return the channels of a stage's 3x3 convolutions, and those that its blocks return."""
+        if self.block == "basic":
+            return self.base_channels * 2**stage, self.base_channels * 2**stage
+        return self.cardinality * self.width_per_group * 2**stage, self.base_channels * EXPANSION * 2**stage
 
     @property
     def input(self) -> TensorSpec:

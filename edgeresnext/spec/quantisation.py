@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from edgeresnext.spec.value import Precision, Value
+from edgeresnext.spec.value import ClassOrder, Precision, Value
 
 Repair = Literal["equalisation", "bias-correction", "weight-clipping"]
 
@@ -87,12 +87,14 @@ class Gate(Value, frozen=True, kw_only=True):
     points of top-1 may be lost against PyTorch on the same images, for which there must be a folder a class;
     `min_agreement` the least share of images of which PyTorch and the file name the same class, which needs no labels.
     `min_int8` is the share of the convolutions that must stay INT8 while sensitive layers go back to floating point.
+    `class_order` says what class folders that are numbers mean, where the network has no labels.
     """
 
     validation: str
     max_drop: float | None = None
     min_agreement: float | None = None
     min_int8: float = 0.5
+    class_order: ClassOrder | None = None
 
 
 class Verdict(Value, frozen=True, kw_only=True):

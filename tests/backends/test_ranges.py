@@ -15,7 +15,7 @@ from edgeresnext.data import calibration_set, folder
 from edgeresnext.data.digits import prepare
 from edgeresnext.errors import BundleError, DataError, InputError, RequestError
 from edgeresnext.model.catalogue import specify
-from edgeresnext.model.checkpoints import load_network
+from edgeresnext.model.checkpoints import load_saved
 from edgeresnext.pipeline import ranges
 from edgeresnext.spec import Recipe
 
@@ -48,7 +48,7 @@ def digits(digit_folders, digit_weights, tmp_path_factory):
         SPEC.name, weights=digit_weights, calibration=digit_folders["calibration"], precisions=["int8"],
         recipe=Recipe(samples=SAMPLES), output=tmp_path_factory.mktemp("ranges") / "bundle",
     )  # fmt: skip
-    graph = trace(load_network(SPEC, digit_weights), SPEC.preprocess.crop_px)
+    graph = trace(load_saved(SPEC, digit_weights), SPEC.preprocess.crop_px)
     return SimpleNamespace(graph=graph, photos=folder.scan(digit_folders["calibration"]), bundle=bundle)
 
 

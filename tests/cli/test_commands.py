@@ -135,7 +135,7 @@ def test_train_writes_weights_that_build_takes(run, tmp_path, photos):
         (("build", "resnet50", "-o", "x", "--random-weights", "--batch", "8:4:2"), 2, "batch profile 8:4:2"),
         (("build", ".", "--target", "rtx40", "--weights", "x"), 2, "weights would change nothing"),
         (("build", ".", "--target", "rtx40"), 5, "is not a bundle"),
-        (("build", "buid/m", "--target", "here"), 5, "neither a network nor the directory of a bundle"),
+        (("build", "buid/m", "--target", "here"), 5, "neither a network nor a weights file nor the"),
         (("build", "nosuchdir", "--target", "rtx40"), 5, "'nosuchdir' is neither a network nor"),
         (("build", ".", "--target", "rtx40", "--workspace", "1e30"), 2, "workspace is 1e+30 MiB"),
         (("build", ".", "--target", "rtx40", "--dla", "0"), 2, "TensorRT-RTX has no dla_core"),

@@ -33,7 +33,7 @@ def blocks(kind):
 @pytest.fixture
 def desk(tmp_path, monkeypatch, built, digit_folders, digit_weights):
     """A folder with the files that the pages speak of."""
-    for name in ("my", "w"):
+    for name in ("my", "w", "other"):
         shutil.copy(digit_weights, tmp_path / f"{name}.safetensors")
     (tmp_path / "labels.txt").write_text("\n".join(map(str, range(10))) + "\n")
     for split, names, each in (("calibration", ("photos", "train"), 10), ("validation", ("val",), 3)):

@@ -1,11 +1,13 @@
+import msgspec
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from edgeresnext.errors import CheckpointError, NotInstalledError
-from edgeresnext.model.catalogue import specify
-from edgeresnext.model.checkpoints import count_classes, load_network, random_network, read_state, save_state
+from edgeresnext.errors import CheckpointError
+from edgeresnext.model import ensemble
+from edgeresnext.model.catalogue import CATALOGUE, specify
+from edgeresnext.model.checkpoints import load_network, load_saved, open_network, random_network, read, save_state
 
 SPEC = specify("resnext20_8x4d")
 
@@ -28,43 +30,28 @@ def logits(network):
         lambda s: {"state_dict": s, "epoch": 3},
         lambda s: {"model": {f"module.{k}": v for k, v in s.items()}},
         lambda s: {"state_dict_ema": {f"module._orig_mod.{k}": v for k, v in s.items()}, "state_dict": {}},
+        lambda s: {k: v.double() if v.is_floating_point() else v for k, v in s.items()},
     ],
-    ids=["plain", "state_dict", "data parallel", "compiled ema"],
+    ids=["plain", "state_dict", "data parallel", "compiled ema", "double"],
 )
-def test_wrappers_and_prefixes_of_training_programs_come_off(tmp_path, state, wrap):
+def test_a_checkpoint_gives_the_network_that_was_saved(tmp_path, state, wrap):
     torch.save(wrap(state), tmp_path / "w.pth")
     save_file(state, tmp_path / "w.safetensors")
-    expected = logits(load_network(SPEC, tmp_path / "w.safetensors"))
-    assert torch.equal(logits(load_network(SPEC, tmp_path / "w.pth")), expected)
-
-
-def test_half_precision_checkpoints_become_float32(tmp_path, state):
-    save_file({name: t.half() if t.is_floating_point() else t for name, t in state.items()}, tmp_path / "w.safetensors")
-    network = load_network(SPEC, tmp_path / "w.safetensors")
-    assert {parameter.dtype for parameter in network.parameters()} == {torch.float32}
-
-
-def test_missing_and_unexpected_keys_are_named(tmp_path, state):
-    broken = dict(state)
-    broken["layer1.0.conv9.weight"] = broken.pop("layer1.0.conv2.weight")
-    save_file(broken, tmp_path / "w.safetensors")
-    with pytest.raises(CheckpointError) as caught:
-        load_network(SPEC, tmp_path / "w.safetensors")
-    assert "1 missing keys (layer1.0.conv2.weight)" in caught.value.what
-    assert "1 unexpected keys (layer1.0.conv9.weight)" in caught.value.what
+    expected = logits(open_network(tmp_path / "w.safetensors", SPEC.preprocess))
+    assert torch.equal(logits(open_network(tmp_path / "w.pth", SPEC.preprocess)), expected)
 
 
 def test_weights_of_another_architecture_name_the_right_one(tmp_path):
     other = specify("resnext29_8x64d", classes=10)
     save_state(random_network(other, 0), tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match="These are weights of resnext29_8x64d"):
-        load_network(SPEC, tmp_path / "w.safetensors")
+        load_network(SPEC, read(tmp_path / "w.safetensors", SPEC.preprocess))
 
 
 def test_a_shape_that_does_not_fit_is_shown_with_both_sides(tmp_path, state):
     save_file(state | {"conv1.weight": torch.zeros(16, 3, 7, 7)}, tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match=r"'conv1.weight' is \(16, 3, 7, 7\) instead of \(16, 3, 3, 3\)"):
-        load_network(SPEC, tmp_path / "w.safetensors")
+        load_network(SPEC, read(tmp_path / "w.safetensors", SPEC.preprocess))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -73,50 +60,35 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, state, value)
     broken[0, 0] = value
     save_file(state | {"layer2.0.conv1.weight": broken}, tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match=r"layer2\.0\.conv1\.weight"):
-        load_network(SPEC, tmp_path / "w.safetensors")
+        read(tmp_path / "w.safetensors", SPEC.preprocess)
 
 
-def test_a_pickled_module_is_refused_and_not_executed(tmp_path):
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match="not executed"):
-        read_state(tmp_path / "w.pth")
+def test_one_logit_becomes_two_whose_softmax_is_its_sigmoid(tmp_path, state):
+    one = state | {"fc.weight": state["fc.weight"][:1].clone(), "fc.bias": state["fc.bias"][:1].clone()}
+    save_file(one, tmp_path / "w.safetensors")
+    found = read(tmp_path / "w.safetensors", SPEC.preprocess)
+    assert any("one logit, of a sigmoid" in note for note in found.notes)
+    probabilities = logits(load_network(found.spec, found)).softmax(1)[0]
+    with torch.inference_mode():
+        network = open_network(tmp_path / "w.safetensors", SPEC.preprocess)
+        z = logits(network)[0, 1]
+    assert torch.allclose(probabilities, torch.stack([1 - z.sigmoid(), z.sigmoid()]))
 
 
-@pytest.mark.parametrize("name", ["w.safetensors", "w.pth"])
-@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"rubbish" * 9])
-def test_damaged_files_are_refused_by_name(tmp_path, state, name, damage):
-    path = tmp_path / name
-    (save_file if path.suffix == ".safetensors" else torch.save)(state, path)
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(CheckpointError, match=name):
-        read_state(path)
-
-
-def test_other_kinds_of_files_are_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="does not exist"):
-        read_state(tmp_path / "none.pth")
-    (tmp_path / "w.onnx").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="neither"):
-        read_state(tmp_path / "w.onnx")
-    torch.save([torch.zeros(2)], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="holds a list"):
-        read_state(tmp_path / "list.pth")
-    torch.save({"state_dict": {"fc.weight": "text"}}, tmp_path / "text.pth")
-    with pytest.raises(CheckpointError, match=r"'fc.weight'.*str"):
-        read_state(tmp_path / "text.pth")
-
-
-def test_old_pytorch_does_not_read_pickles(tmp_path, state, monkeypatch):
-    torch.save(state, tmp_path / "w.pth")
-    monkeypatch.setattr(torch, "__version__", "2.5.1+cpu")
-    with pytest.raises(NotInstalledError, match="CVE-2025-32434"):
-        read_state(tmp_path / "w.pth")
-
-
-def test_the_class_count_comes_from_fc(state):
-    assert count_classes(state, "w.pth") == 10
-    with pytest.raises(CheckpointError, match=r"no 'fc\.weight'"):
-        count_classes({"last_linear.weight": torch.zeros(3, 4)}, "w.pth")
+@pytest.mark.parametrize("average", ["logits", "probability"])
+def test_an_ensemble_is_the_mean_of_its_members_and_comes_back_from_its_file(tmp_path, average):
+    other = msgspec.structs.replace(CATALOGUE["resnet20"].spec, preprocess=SPEC.preprocess)
+    members = [random_network(SPEC, 0), random_network(other, 1)]
+    alone = [logits(member) for member in members]
+    spec = ensemble.specify([SPEC, other], average)
+    network = ensemble.join(members, average)
+    together = logits(network)
+    if average == "logits":
+        assert torch.allclose(together, (alone[0] + alone[1]) / 2, atol=1e-6)
+    else:
+        assert torch.allclose(together.softmax(1), (alone[0].softmax(1) + alone[1].softmax(1)) / 2, atol=1e-6)
+    save_state(network, tmp_path / "w.safetensors")
+    assert torch.allclose(logits(load_saved(spec, tmp_path / "w.safetensors")), together, atol=1e-6)
 
 
 def test_random_weights_depend_on_the_seed_alone():

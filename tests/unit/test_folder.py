@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from edgeresnext.data import digits
-from edgeresnext.data.folder import match_classes, read_labels, scan
+from edgeresnext.data.folder import match_classes, read_labels, scan, suffixes
 from edgeresnext.errors import DataError
 
 
@@ -65,7 +65,8 @@ def test_a_small_class_leaves_its_share_to_the_others(photos):
         (("cat", "dog"), ("dog", "bird", "cat"), (2, 0)),
         (("n01", "n02"), ("n02 tench, fish", "n01 shark"), (1, 0)),
         (("x", "y"), ("0", "1"), (0, 1)),  # built without labels: sorted order, as training numbers folders
-        (("1", "0"), ("0", "1"), (1, 0)),
+        (("0", "1"), ("0", "1"), (0, 1)),
+        (("caf\u00e9",), ("cafe\u0301", "tea"), (0,)),  # NFC and NFD
         (("cat",), ("crane", "cat", "crane"), (1,)),
     ],
 )
@@ -86,6 +87,83 @@ def test_folders_find_their_labels(classes, labels, expected, tmp_path):
 def test_folders_that_match_no_label_or_several_are_named(classes, labels, tmp_path):
     with pytest.raises(DataError, match=classes[1]):
         match_classes(classes, labels, tmp_path)
+
+
+TWELVE = tuple(sorted(map(str, range(12))))
+NUMBERS = tuple(map(str, range(12)))
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "order", "expected"),
+    [
+        (TWELVE, NUMBERS, "sorted", tuple(range(12))),
+        (TWELVE, NUMBERS, "numeric", tuple(map(int, TWELVE))),
+        (("0", "7"), NUMBERS, "numeric", (0, 7)),
+    ],
+)
+def test_folders_that_are_numbers_mean_what_is_said(classes, labels, order, expected, tmp_path):
+    assert match_classes(classes, labels, tmp_path, order) == expected
+
+
+@pytest.mark.parametrize(
+    ("classes", "order", "message"),
+    [
+        (TWELVE, None, "which may be the classes' own or their place"),  # 10 before 2: nothing tells
+        (("0", "1"), None, "which may be the classes' own or their place"),  # some folders of twelve classes
+        (("0", "1"), "sorted", "do not fit 12 classes"),
+        (("0", "12"), "numeric", "up to 12, do not fit 12 classes"),
+        (("cat", "dog"), None, "say nothing of 12 classes without labels"),
+    ],
+)
+def test_numbers_that_may_mean_two_things_are_asked_for(classes, order, message, tmp_path):
+    with pytest.raises(DataError, match=message) as caught:
+        match_classes(classes, NUMBERS, tmp_path, order)
+    assert caught.value.values
+
+
+def test_links_to_folders_are_followed_once_and_what_no_person_named_is_no_class(photos, tmp_path, caplog):
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "elsewhere" / "linked.jfif", "JPEG")
+    (photos / "cat" / "more").symlink_to(tmp_path / "elsewhere")
+    (photos / "cat" / "again").symlink_to(photos / "cat")
+    (photos / "fox").symlink_to(tmp_path / "elsewhere")
+    for name in (".ipynb_checkpoints", "@eaDir", "__MACOSX"):
+        (photos / "cat" / name).mkdir()
+        Image.new("RGB", (4, 4)).save(photos / "cat" / name / "hidden.png")
+        (photos / name).mkdir()
+        Image.new("RGB", (4, 4)).save(photos / name / "hidden.png")
+    found = scan(photos)
+    assert found.classes == ("cat", "dog", "fox")
+    assert Counter(found.targets) == {0: 7, 1: 6, 2: 1}
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".JPE", ".avif", ".jp2", ".tga", ".webp"])
+def test_whatever_pillow_decodes_counts_as_an_image(tmp_path, suffix):
+    (tmp_path / f"a{suffix}").write_bytes(b"")
+    if suffix.lower() not in suffixes():
+        pytest.skip(f"this Pillow has no {suffix}")
+    assert len(scan(tmp_path).images) == 1
+
+
+def test_what_is_passed_over_is_counted_and_named(photos, caplog):
+    for name in ("a.mp4", "b.txt", "Thumbs.db"):
+        (photos / "cat" / name).write_bytes(b"x")
+    assert len(scan(photos).images) == 12
+    assert caplog.messages == [f"'{photos}': 2 files are no images and are passed over: a.mp4, b.txt"]
+
+
+def test_labels_may_be_json(tmp_path):
+    path = tmp_path / "labels.json"
+    path.write_text('["cat", "dog, brown"]')
+    assert read_labels(path) == ("cat", "dog, brown")
+    path.write_text('{"1": "dog", "0": "cat"}')
+    assert read_labels(path) == ("cat", "dog")
+    path.write_text('{"0": "cat", "2": "dog"}')
+    with pytest.raises(DataError, match="no list of labels"):
+        read_labels(path)
+    path.write_text("[sic] cat\ndog\n")
+    assert read_labels(path) == ("[sic] cat", "dog")
 
 
 def test_labels_are_read_with_their_faults_named(tmp_path):

@@ -66,5 +66,5 @@ def test_a_fold_that_overflows_names_the_layer(network):
 
 
 def test_a_module_that_has_no_onnx_form_is_named():
-    with pytest.raises(NotImplementedError, match="Sigmoid"):
-        trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sigmoid()), 8)
+    with pytest.raises(NotImplementedError, match="Hardswish"):
+        trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Hardswish()), 8)

@@ -1,0 +1,256 @@
+"""Weights by the name they have elsewhere: Hugging Face, torchvision, any address. Fetched once, checked, and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from filelock import FileLock
+
+from edgeresnext import files
+from edgeresnext.errors import CheckpointError, RequestError, unknown_name
+from edgeresnext.extras import require
+from edgeresnext.model.catalogue import PREPROCESS
+from edgeresnext.progress import Progress, silent
+from edgeresnext.spec import Preprocess
+
+PREFIXES = ("hf:", "torchvision:", "https://", "http://")
+_PILLOW_BILINEAR = 2
+_TIMEOUT_S = 30.0
+_PIECE_BYTES = 1 << 20
+_ELSEWHERE = "Fetch it on a machine that has a network, and give the file instead."
+
+TORCHVISION = {
+    "ResNet18_Weights.IMAGENET1K_V1": "resnet18-f37072fd",
+    "ResNet34_Weights.IMAGENET1K_V1": "resnet34-b627a593",
+    "ResNet50_Weights.IMAGENET1K_V1": "resnet50-0676ba61",
+    "ResNet50_Weights.IMAGENET1K_V2": "resnet50-11ad3fa6",
+    "ResNet101_Weights.IMAGENET1K_V1": "resnet101-63fe2227",
+    "ResNet101_Weights.IMAGENET1K_V2": "resnet101-cd907fc2",
+    "ResNet152_Weights.IMAGENET1K_V1": "resnet152-394f9c45",
+    "ResNet152_Weights.IMAGENET1K_V2": "resnet152-f82ba261",
+    "ResNeXt50_32X4D_Weights.IMAGENET1K_V1": "resnext50_32x4d-7cdf4587",
+    "ResNeXt50_32X4D_Weights.IMAGENET1K_V2": "resnext50_32x4d-1a0047aa",
+    "ResNeXt101_32X8D_Weights.IMAGENET1K_V1": "resnext101_32x8d-8ba56ff5",
+    "ResNeXt101_32X8D_Weights.IMAGENET1K_V2": "resnext101_32x8d-110c445d",
+    "ResNeXt101_64X4D_Weights.IMAGENET1K_V1": "resnext101_64x4d-173b62eb",
+    "Wide_ResNet50_2_Weights.IMAGENET1K_V1": "wide_resnet50_2-95faca4d",
+    "Wide_ResNet50_2_Weights.IMAGENET1K_V2": "wide_resnet50_2-9ba9bcbe",
+    "Wide_ResNet101_2_Weights.IMAGENET1K_V1": "wide_resnet101_2-32ee1156",
+    "Wide_ResNet101_2_Weights.IMAGENET1K_V2": "wide_resnet101_2-d733dc28",
+}
+"""Files of torchvision 0.29; a name ends in the first digits of the file's SHA-256."""
+_TORCHVISION_AT = "https://download.pytorch.org/models/"
+_RESIZED_LIKE_V2 = ("ResNeXt101_64X4D_Weights.IMAGENET1K_V1",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """A weights file on this machine, and what its publisher says of it.
+
+    Args:
+        path: The file.
+        preprocess: How images become the network's input; None where nothing is said.
+        labels: The classes, in the order of the logits; None where nothing is said.
+        notes: What a user should know, such as a licence.
+    """
+
+    path: Path
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def is_name(text: str) -> bool:
+    """Whether a text names weights elsewhere rather than a file here."""
+    return text.startswith(PREFIXES)
+
+
+def fetch(name: str, cache: Path, progress: Progress = silent) -> Fetched:
+    """Return the weights called `name`, from the cache where they have been fetched before.
+
+    Args:
+        name: `hf:OWNER/NAME[@REVISION]`, `torchvision:ResNeXt50_32X4D_Weights.IMAGENET1K_V2`, or an address; after a
+            `#sha256=` the address may say what the file must be.
+        cache: Where downloads are kept; Hugging Face has a cache of its own.
+        progress: Told how many bytes have come.
+
+    Raises:
+        RequestError: There is no such name, or it cannot be read.
+        CheckpointError: The machine cannot be reached, refuses, or sends another file.
+        NotInstalledError: `huggingface_hub` is missing.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "hf":
+        return _hugging_face(rest)
+    if kind == "torchvision":
+        if rest not in TORCHVISION:
+            raise unknown_name("weights of torchvision", rest, TORCHVISION)
+        file = TORCHVISION[rest]
+        path = _download(f"{_TORCHVISION_AT}{file}.pth", file.rpartition("-")[2], cache, progress)
+        second = rest.endswith("_V2") or rest in _RESIZED_LIKE_V2
+        return Fetched(path=path, preprocess=PREPROCESS["torchvision-v2" if second else "torchvision-v1"])
+    address, _, fragment = name.partition("#")
+    digest = fragment.removeprefix("sha256=").lower() if fragment.startswith("sha256=") else ""
+    if fragment and not re.fullmatch(r"[0-9a-f]{8,64}", digest):
+        raise RequestError(f"cannot read '#{fragment}' of '{address}'", "Write #sha256= and the digest in hexadecimal.")
+    if kind == "http" and not digest:
+        raise RequestError(
+            f"'{address}' is not encrypted, and anybody on the way could send another file",
+            "Use https://, or say what the file must be: #sha256=DIGEST",
+        )
+    return Fetched(path=_download(address, digest, cache, progress))
+
+
+def _download(address: str, digest: str, cache: Path, progress: Progress) -> Path:
+    """Return the file at an address, from the cache or from where an earlier download stopped."""
+    place = cache / "downloads" / hashlib.sha256(address.encode()).hexdigest()[:16]
+    path = place / (Path(urllib.parse.urlsplit(address).path).name or "weights")
+    place.mkdir(parents=True, exist_ok=True)
+    with FileLock(place / ".lock"):
+        if path.exists() and files.digest(path).startswith(digest):
+            return path
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            _receive(address, partial, progress)
+        except urllib.error.HTTPError as error:
+            raise CheckpointError(f"'{address}' answers {error.code} {error.reason}", "Check the address.") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise CheckpointError(f"cannot fetch '{address}': {reason}", _ELSEWHERE) from None
+        found = files.digest(partial)
+        if not found.startswith(digest):
+            partial.unlink()
+            raise CheckpointError(
+                f"'{address}' sent another file: its SHA-256 begins with {found[: max(len(digest), 8)]}, not {digest}",
+                "Try again; if it stays so, do not use that file.",
+            )
+        partial.replace(path)
+    return path
+
+
+def _receive(address: str, partial: Path, progress: Progress) -> None:
+    """Write what an address sends behind what is there already.
+
+    Raises:
+        OSError: The connection failed, or ended early.
+    """
+    have = partial.stat().st_size if partial.exists() else 0
+    request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310 - https, or a known digest
+    try:
+        answer = urllib.request.urlopen(request, timeout=_TIMEOUT_S)  # noqa: S310 - as above
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not have:  # noqa: PLR2004 - "range not satisfiable": all of it is there, or it changed
+            raise
+        partial.unlink()
+        return _receive(address, partial, progress)
+    with answer, partial.open("ab" if answer.status == 206 else "wb") as file:  # noqa: PLR2004 - "partial content"
+        done = file.tell()
+        length = answer.headers.get("Content-Length")
+        total = done + int(length) if length else 0
+        while piece := answer.read(_PIECE_BYTES):
+            file.write(piece)
+            done += len(piece)
+            progress("download", done, max(total, done))
+    if total and done < total:
+        message = f"the connection ended after {done:,} of {total:,} bytes; the next try goes on from there"
+        raise OSError(message)
+    return None
+
+
+def _hugging_face(name: str) -> Fetched:
+    """Return the weights of a repository, with what its configuration says."""
+    require("hub", "huggingface_hub", needed_by=f"'hf:{name}'")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repository, _, revision = name.partition("@")
+
+    unreachable = False
+
+    def file(*names: str) -> Path | None:
+        nonlocal unreachable
+        for one in names:
+            try:
+                return Path(str(hf_hub_download(repository, one, revision=revision or None)))
+            except LocalEntryNotFoundError:  # offline, and not in the cache: perhaps because there is none
+                unreachable = True
+            except EntryNotFoundError:
+                continue
+        return None
+
+    try:
+        weights = file("model.safetensors", "pytorch_model.bin")
+        config, processor = file("config.json"), file("preprocessor_config.json")
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise CheckpointError(
+            f"cannot fetch 'hf:{name}': {reason}", "Check the name; private ones need a login."
+        ) from None
+    if weights is None and unreachable:
+        raise CheckpointError(f"'hf:{name}' is not in the cache, and its hub cannot be reached", _ELSEWHERE)
+    if weights is None:
+        raise CheckpointError(
+            f"'hf:{name}' has neither model.safetensors nor pytorch_model.bin", "Give the address of the file itself."
+        )
+    said = _json(config) | _json(processor)
+    licence = said.get("pretrained_cfg", {}).get("license", "")
+    notes = (f"its licence is {licence}: not for commercial use",) if "nc" in licence.lower().split("-") else ()
+    return Fetched(path=weights, preprocess=_preprocess(said), labels=_labels(said), notes=notes)
+
+
+def _json(path: Path | None) -> dict[str, Any]:
+    """Return a configuration; empty where there is none."""
+    if path is None:
+        return {}
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read '{path}': {error}", "Fetch it again.") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _preprocess(said: Mapping[str, Any]) -> Preprocess | None:
+    """Return the preprocessing that timm's or transformers' configuration describes."""
+    timm = said.get("pretrained_cfg") or {}
+    try:
+        if timm.get("input_size"):
+            crop = int(timm["input_size"][-1])
+            return Preprocess(
+                resize_px=int(crop / float(timm.get("crop_pct") or 0.875)), crop_px=crop,
+                interpolation="bilinear" if timm.get("interpolation") == "bilinear" else "bicubic",
+                mean=tuple(timm["mean"]), std=tuple(timm["std"]),
+            )  # fmt: skip
+        if said.get("image_mean"):
+            size = said.get("size", 224)
+            crop = int(next(iter(size.values())) if isinstance(size, dict) else size)
+            return Preprocess(
+                resize_px=int(crop / float(said.get("crop_pct") or 0.875)), crop_px=crop,
+                interpolation="bilinear" if said.get("resample") == _PILLOW_BILINEAR else "bicubic",
+                mean=tuple(said["image_mean"]), std=tuple(said["image_std"]),
+            )  # fmt: skip
+    except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
+        raise CheckpointError(
+            f"the configuration of these weights describes no preprocessing that is known here: {error}",
+            "Say it yourself.",
+            values=("preprocess",),
+        ) from None
+    return None
+
+
+def _labels(said: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the classes that a configuration lists in the order of the logits."""
+    by_number = said.get("id2label")
+    if isinstance(by_number, dict) and by_number and all(str(key).isdigit() for key in by_number):
+        return tuple(str(by_number[key]) for key in sorted(by_number, key=int))
+    listed = said.get("label_names")
+    return tuple(map(str, listed)) if isinstance(listed, list) and listed else None

@@ -1,0 +1,168 @@
+"""Find the one dictionary of tensors in what a checkpoint holds, and make plain float32 of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from edgeresnext.errors import CheckpointError, shortened
+from edgeresnext.model.weight_files import SAVE_TENSORS, Foreign
+
+State = dict[str, Tensor]
+
+_PREFERRED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "swa_model", "averaged_model")
+"""Averages over the training's last steps: where a file holds one beside the weights, it is what is used."""
+_DEEPEST = 4
+_KERNEL_DIMENSIONS = 4
+_NOT_PLAIN = {
+    "_rebuild_sparse_tensor": "sparse",
+    "_rebuild_sparse_csr_tensor": "sparse",
+    "_rebuild_qtensor": "quantised",
+    "_rebuild_meta_tensor_no_storage": "without values (on the meta device)",
+    "_rebuild_nested_tensor": "nested",
+}
+"""How PyTorch makes tensors that are no arrays of numbers, by the end of the name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundState:
+    """A dictionary of tensors in a checkpoint.
+
+    Args:
+        state: Tensors by name, float32 and contiguous, without counters.
+        key: Where it lay, such as "model_ema"; empty where the checkpoint is nothing else.
+        others: Where there were others.
+    """
+
+    state: State
+    key: str
+    others: tuple[str, ...]
+
+
+def find_state(loaded: object, path: Path, key: str | None = None) -> FoundState:
+    """Return the dictionary of weights in what `weight_files.read` found.
+
+    Args:
+        loaded: Dictionaries and lists of anything, as deep as they come.
+        path: The file, for messages.
+        key: Where the weights lie, with dots between the levels; None for the only ones, or an average of them.
+
+    Raises:
+        CheckpointError: There are none, `key` names none, several lie there and none is an average, or a tensor is not
+            a plain array of numbers.
+    """
+    if isinstance(loaded, Foreign):
+        raise CheckpointError(
+            f"'{path}' is a whole pickled {loaded.name}: a program's object, which is not run",
+            "Get the weights where you trust the file: "
+            f"python -c \"import torch; torch.save(torch.load('{path}', weights_only=False).state_dict(), 'w.pth')\"",
+        )
+    candidates = dict(_candidates(loaded, ""))
+    if not candidates:
+        raise CheckpointError(f"'{path}' holds no dictionary of weights: it is {_describe(loaded)}", SAVE_TENSORS)
+    chosen = _choose(candidates, path, key)
+    others = tuple(name for name in candidates if name != chosen)
+    return FoundState(state=_plain(candidates[chosen], path), key=chosen, others=others)
+
+
+def _candidates(value: object, where: str, depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield every dictionary that holds a convolution's kernel, with where it lies."""
+    if depth > _DEEPEST:
+        return
+    if isinstance(value, Mapping):
+        if _holds_kernels(value):
+            yield where, value
+            return
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = dict(enumerate(value)).items()
+    else:
+        return
+    for name, inner in items:
+        yield from _candidates(inner, f"{where}.{name}".removeprefix("."), depth + 1)
+
+
+def _holds_kernels(value: Mapping[Any, Any]) -> bool:
+    """Whether a dictionary is a state dictionary: names, and a convolution's kernel among them."""
+    return any(
+        isinstance(name, str)
+        and name.endswith("weight")
+        and (_is_odd(tensor) or (isinstance(tensor, Tensor) and tensor.ndim == _KERNEL_DIMENSIONS))
+        for name, tensor in value.items()
+    )
+
+
+def _choose(candidates: Mapping[str, object], path: Path, key: str | None) -> str:
+    """Return where the weights lie."""
+    if key is not None:
+        if key not in candidates:
+            raise CheckpointError(
+                f"'{path}' holds no weights at '{key}'",
+                f"It has them at {', '.join(repr(name) for name in candidates if name) or 'its top'}.",
+                values=("key",),
+            )
+        return key
+    if len(candidates) == 1:
+        return next(iter(candidates))
+    averages = [name for name in candidates if set(name.split(".")) & set(_PREFERRED)]
+    usual = [name for name in candidates if name.split(".")[-1] in ("state_dict", "model", "model_state_dict", "net")]
+    for some in (averages, usual):
+        if len(some) == 1:
+            return some[0]
+    raise CheckpointError(
+        f"'{path}' holds several dictionaries of weights: {', '.join(map(repr, candidates))}",
+        f"Say which: key='{next(iter(candidates))}'.",
+        values=("key",),
+    )
+
+
+def _is_odd(value: object) -> bool:
+    return isinstance(value, Foreign) and value.name.startswith("torch._utils._rebuild_")
+
+
+def _plain(found: Mapping[str, Any], path: Path) -> State:
+    """Return the tensors of a dictionary as contiguous float32; counters and what is no tensor are left out."""
+    state: State = {}
+    for name, tensor in found.items():
+        if _is_odd(tensor):
+            kind = next((kind for end, kind in _NOT_PLAIN.items() if tensor.name.endswith(end)), tensor.name)
+            raise CheckpointError(
+                f"tensor '{name}' of '{path}' is {kind}", "Save dense floating point: tensor.to_dense()."
+            )
+        if not isinstance(tensor, Tensor) or _counts(name, tensor):
+            continue
+        if tensor.layout != torch.strided or tensor.is_quantized or not tensor.is_floating_point():
+            kind = "sparse" if tensor.layout != torch.strided else str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"tensor '{name}' of '{path}' is {kind}, not floating point",
+                "Give the checkpoint before it was quantised or converted.",
+            )
+        state[str(name)] = tensor.detach().float().contiguous()
+    return state
+
+
+def _counts(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor counts steps: a single number, such as `num_batches_tracked`, `n_averaged` or `step`."""
+    return re.search(r"(^|\.)num_batches_tracked$", name) is not None or tensor.ndim == 0
+
+
+def _describe(loaded: object) -> str:
+    """Say what a checkpoint is instead."""
+    if isinstance(loaded, Mapping):
+        kinds = [f"{name}: {_kind(value)}" for name, value in loaded.items()]
+        return f"a dictionary of {shortened(kinds, 4)}" if kinds else "an empty dictionary"
+    return _kind(loaded)
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Foreign):
+        return value.name
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    return type(value).__name__

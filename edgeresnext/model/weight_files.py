@@ -1,0 +1,233 @@
+"""Read a weights file by what it holds, not by its suffix, and execute nothing of it.
+
+PyTorch reads its own containers (zip, the pickle before it, the tar of 2017); our unpickler decides which names exist
+there. Those of tensors do; everything else (arguments, optimisers, whole modules) becomes a `Foreign` that only knows
+its name. So any pickle protocol can be read, by every PyTorch.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import tarfile
+import types
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgeresnext.errors import CheckpointError
+
+SAVE_TENSORS = "Save the tensors alone: torch.save(model.state_dict(), 'weights.pth')."
+_AGAIN = "Copy or download it again."
+
+_TENSORS = {
+    ("collections", "OrderedDict"),
+    ("torch._utils", "_rebuild_tensor"),
+    ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_parameter"),
+    ("torch._utils", "_rebuild_parameter_with_state"),
+    ("torch.nn.parameter", "Parameter"),
+    ("torch", "Size"),
+    ("torch", "device"),
+    ("builtins", "set"),
+    ("__builtin__", "set"),
+}
+"""What a pickle may call: containers, and what makes tensors of bytes."""
+
+_HEAD_BYTES = 4096
+_SIGNATURES = (
+    (b"\x1f\x8b", "gzip archive", "Unpack it first: gunzip FILE"),
+    (b"BZh", "bzip2 archive", "Unpack it first: bunzip2 FILE"),
+    (b"\xfd7zXZ", "xz archive", "Unpack it first: unxz FILE"),
+    (b"7z\xbc\xaf", "7-Zip archive", "Unpack it first."),
+    (b"Rar!", "RAR archive", "Unpack it first."),
+    (b"\x89HDF", "HDF5 file, as Keras writes it", "Give a PyTorch checkpoint."),
+    (b"GGUF", "GGUF file, which holds a language model", "Give a PyTorch checkpoint."),
+    (b"\x93NUMPY", "NumPy array", "Give a PyTorch checkpoint."),
+    (b"\x89PNG", "PNG image", "Give a PyTorch checkpoint."),
+    (b"\xff\xd8\xff", "JPEG image", "Give a PyTorch checkpoint."),
+)
+_ONNX_FIELDS = b"\x12\x1a\x22\x2a\x32\x3a\x42"
+"""Tags of the fields that may follow `ir_version` in an ONNX file (onnx.proto: ModelProto)."""
+
+
+_NEWEST_ONNX = 32
+"""IR versions that may come."""
+
+
+class Foreign:
+    """What stands where a pickle names a class or function that weights do not need; nothing of that is run."""
+
+    name = ""
+
+    def __init__(self, *_arguments: object, **_values: object) -> None:
+        pass
+
+    def __new__(cls, *_arguments: object, **_values: object) -> Foreign:  # noqa: PYI034 - typing.Self is newer than Python 3.10
+        """Take whatever the pickle gives."""
+        return super().__new__(cls)
+
+    def __setstate__(self, _state: object) -> None:
+        """Ignore what the object held."""
+
+    def __setitem__(self, _key: object, _value: object) -> None:
+        """Ignore an item of a dictionary's subclass."""
+
+    def append(self, _value: object) -> None:
+        """Ignore an item of a list's subclass."""
+
+    def extend(self, _values: object) -> None:
+        """Ignore items of a list's subclass."""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Finds the names of `_TENSORS`, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - whatever a pickle names
+        if (module, name) in _TENSORS:
+            return super().find_class("builtins" if module == "__builtin__" else module, name)
+        if module == "torch" and name.endswith("Storage"):
+            return torch.serialization.StorageType(name)  # type: ignore[no-untyped-call]
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        return type(name, (Foreign,), {"name": f"{module}.{name}"})
+
+
+_PICKLE = types.SimpleNamespace(
+    __name__="edgeresnext", Unpickler=_Unpickler, load=lambda file, **options: _Unpickler(file, **options).load()
+)
+"""What PyTorch takes for Python's `pickle`."""
+
+
+def read(path: Path) -> Any:  # noqa: ANN401 - dictionaries, lists and tensors, as deep as the file has them
+    """Return what a file holds: tensors by name, in whatever dictionaries and lists they lie.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, or of another kind, which is named with the way to its weights.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"weights file '{path}' {what}", "Give a checkpoint of PyTorch, or a .safetensors file.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+        if _is_safetensors(head, path.stat().st_size):
+            return _read_safetensors(path)
+        _refuse_text(path, head)
+        _refuse_signatures(path, head)
+        if head[257:262] == b"ustar":
+            _check_tar(path)
+        elif zipfile.is_zipfile(path):
+            _check_zip(path)
+        elif not head.startswith(b"\x80"):
+            raise CheckpointError(
+                f"'{path}' is no weights file that is known here: it begins with {head[:8].hex(' ')}",
+                "Give a checkpoint of PyTorch, or a .safetensors file.",
+            )
+    except tarfile.TarError as error:
+        raise CheckpointError(f"weights file '{path}' is damaged: {error}", _AGAIN) from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read weights file '{path}': {error.strerror or error}", _AGAIN) from None
+    return _read_pickle(path)
+
+
+def _is_safetensors(head: bytes, size: int) -> bool:
+    """Whether a file begins as safetensors do: the header's length in 8 bytes, then JSON."""
+    return head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") <= size - 8
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"weights file '{path}' is damaged: {error}", _AGAIN) from None
+
+
+def _refuse_text(path: Path, head: bytes) -> None:
+    """Refuse a file that is empty, or text."""
+    if not head.strip(b"\0"):
+        raise CheckpointError(f"weights file '{path}' is empty" + (": zeros alone" if head else ""), _AGAIN)
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(b"version https://git-lfs"):
+        size = next((line.split()[1] for line in text.splitlines() if line.startswith(b"size ")), b"?").decode()
+        raise CheckpointError(
+            f"'{path}' is a Git LFS pointer: it stands for a file of {size} bytes, which is not here",
+            "Get that file in its repository, with git lfs pull.",
+        )
+    if text.startswith((b"<!doctype html", b"<html")):
+        raise CheckpointError(
+            f"'{path}' is an HTML page, not weights: the download led to a page that asks or refuses",
+            "Open it in a browser to see what it says, and download the file itself.",
+        )
+    if text.startswith((b"<?xml", b"<error")):
+        raise CheckpointError(
+            f"'{path}' is XML, not weights: often a server's error message", "Read what it says, and download again."
+        )
+    if text.startswith((b"{", b"[")):
+        index = b'"weight_map"' in head
+        what = "a JSON index of weights that lie in several files" if index else "JSON text"
+        raise CheckpointError(f"'{path}' is {what}, not weights", "Give the file with the tensors.")
+
+
+def _refuse_signatures(path: Path, head: bytes) -> None:
+    """Refuse a file that another program reads."""
+    for signature, kind, hint in _SIGNATURES:
+        if head.startswith(signature):
+            raise CheckpointError(f"'{path}' is a {kind}, not a weights file", hint.replace("FILE", f"'{path}'"))
+    if head[:1] == b"\x08" and head[1] < _NEWEST_ONNX and head[2:3] in {bytes([tag]) for tag in _ONNX_FIELDS}:
+        raise CheckpointError(
+            f"'{path}' is an ONNX file: its layers are fused, and it cannot be trained or calibrated from",
+            "Give the checkpoint that it was exported from.",
+        )
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse zip archives that `torch.save` did not write; TorchScript would be run."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = [name.partition("/")[2] or name for name in archive.namelist()]
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
+        raise CheckpointError(f"weights file '{path}' is damaged: {error}", _AGAIN) from None
+    if "constants.pkl" in names or any(name.startswith("code/") for name in names):
+        raise CheckpointError(
+            f"'{path}' is TorchScript: a program with its weights; it is not run",
+            "Get the weights where you trust the file: "
+            f"python -c \"import torch; torch.save(torch.jit.load('{path}').state_dict(), 'weights.pth')\"",
+        )
+    if "data.pkl" not in names:
+        arrays = names and all(name.endswith(".npy") for name in names)
+        what = "an archive of NumPy arrays" if arrays else f"a zip archive of {', '.join(names[:3]) or 'nothing'}"
+        raise CheckpointError(f"'{path}' is {what}, not a checkpoint of PyTorch", "Give the checkpoint itself.")
+
+
+def _check_tar(path: Path) -> None:
+    """Refuse tar archives that are not the container of 2017, and links in one."""
+    with tarfile.open(path) as archive:
+        members = archive.getmembers()
+    names = [member.name for member in members]
+    if not {"pickle", "storages", "tensors"} <= set(names) or not all(member.isfile() for member in members):
+        raise CheckpointError(
+            f"'{path}' is a tar archive of {', '.join(names[:3])}", f"Unpack it first: tar xf '{path}'"
+        )
+
+
+def _read_pickle(path: Path) -> Any:  # noqa: ANN401 - as `read`
+    """Return what PyTorch finds in its container, by our unpickler."""
+    # Whoever sets this has PyTorch refuse every unpickler but its own, which is as safe from 2.6 on and reads less.
+    theirs = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0").lower() in ("1", "y", "yes", "true")
+    options: dict[str, Any] = {"weights_only": True} if theirs else {"weights_only": False, "pickle_module": _PICKLE}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sources that have changed since: none of them is run
+            return torch.load(path, map_location="cpu", **options)
+    except Exception as error:  # noqa: BLE001 - a damaged pickle raises whatever its first wrong byte leads to
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        if "magic number" in reason:
+            raise CheckpointError(f"'{path}' is a pickle that PyTorch did not write", SAVE_TENSORS) from None
+        raise CheckpointError(f"weights file '{path}' is damaged: {reason}", _AGAIN) from None

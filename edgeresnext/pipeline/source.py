@@ -1,0 +1,176 @@
+"""The network that a build is asked for: by its name, by its weights here or elsewhere, or several as one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import nn
+
+from edgeresnext.data.calibration_set import CalibrationSet
+from edgeresnext.data.folder import read_labels
+from edgeresnext.errors import CheckpointError, DataError, unknown_name
+from edgeresnext.model import checkpoints, ensemble, hub
+from edgeresnext.model.catalogue import CATALOGUE, PREPROCESS, specify
+from edgeresnext.model.plausibility import IMAGES, SUSPICIOUS, WRONG, statistics_gap
+from edgeresnext.model.resnext import ResNeXt, normalise
+from edgeresnext.progress import Progress
+from edgeresnext.runtime.proof import cache_directory
+from edgeresnext.spec import CheckpointOptions, ModelSpec, Preprocess
+
+_CHANNELS = 3
+_ASSUMED = {"imagenet": "torchvision-v1", "deep": "timm-ra", "cifar": "cifar"}
+"""What weights are taken to have been trained with, by their stem, where neither they nor the user say."""
+_log = logging.getLogger("edgeresnext")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A network with its weights.
+
+    Args:
+        network: In evaluation mode.
+        spec: What it is.
+        labels: The label of each logit.
+    """
+
+    network: nn.Module
+    spec: ModelSpec
+    labels: tuple[str, ...]
+
+
+def by_name(model: str, preprocess: Preprocess | None, labels: str | Path | None, seed: int) -> Source:
+    """Return a network of the catalogue with random weights.
+
+    Raises:
+        RequestError: There is no such network.
+        DataError: The labels cannot be read.
+    """
+    names = None if labels is None else read_labels(labels)
+    spec = specify(model, classes=len(names) if names else None, preprocess=preprocess)
+    network = checkpoints.random_network(spec, seed)
+    return Source(network=network, spec=spec, labels=names or _numbers(spec))
+
+
+def by_weights(
+    model: str | None,
+    weights: Sequence[str | Path],
+    *,
+    preprocess: Preprocess | None,
+    labels: str | Path | None,
+    options: CheckpointOptions,
+    progress: Progress,
+) -> Source:
+    """Return the network that weights belong to, or the ensemble of several.
+
+    Args:
+        model: A name of the catalogue that it must be; None for whatever it is.
+        weights: Files, or names that `model.hub` knows.
+        preprocess: How images become its input; None for what its publisher says, else what is usual.
+        labels: File with the label of each logit; None for what its publisher says, else numbers.
+        options: How the files are read.
+        progress: Told how much of a download has come.
+
+    Raises:
+        RequestError: There is no such network, or the members of an ensemble do not fit each other.
+        CheckpointError: Weights cannot be fetched or read, or belong to another network.
+        DataError: There are more or fewer labels than classes.
+    """
+    if model is not None and model not in CATALOGUE:
+        raise unknown_name("model", model, CATALOGUE)
+    found = [_member(model, one, preprocess, options, progress) for one in weights]
+    names = read_labels(labels) if labels is not None else next((one.labels for one in found if one.labels), ())
+    spec = found[0].spec
+    network: nn.Module = found[0].network
+    if len(found) > 1:
+        spec = ensemble.specify([one.spec for one in found], options.average)
+        network = ensemble.join([one.network for one in found if isinstance(one.network, ResNeXt)], options.average)
+    if names and len(names) != spec.classes:
+        raise DataError(
+            f"{len(names)} labels for a checkpoint of {spec.classes} classes ('{weights[0]}')",
+            "Give one label a line, in the order of the logits.",
+            values=("labels",),
+        )
+    return Source(network=network, spec=spec, labels=names or _numbers(spec))
+
+
+def _member(
+    model: str | None,
+    weights: str | Path,
+    preprocess: Preprocess | None,
+    options: CheckpointOptions,
+    progress: Progress,
+) -> Source:
+    """Return one network with its weights; labels only where its publisher says them."""
+    fetched = None
+    if hub.is_name(str(weights)):
+        fetched = hub.fetch(str(weights), cache_directory(), progress)
+        _tell(weights, fetched.notes)
+    said = preprocess or (fetched.preprocess if fetched else None)
+    named = None if model is None else CATALOGUE[model].spec
+    usual = PREPROCESS["torchvision-v1"] if named is None else named.preprocess
+    checkpoint = checkpoints.read(fetched.path if fetched else weights, said or usual, options.key)
+    found = checkpoint.spec
+    if found.in_channels != _CHANNELS:
+        raise CheckpointError(
+            f"'{weights}' takes images of {found.in_channels} channels; here images have three",
+            "Train with RGB images, or repeat its first kernel over three channels.",
+        )
+    if said is None and named is None:
+        known = CATALOGUE.get(found.name)
+        source = known.spec.source if known else _ASSUMED[found.stem]
+        found = msgspec.structs.replace(found, preprocess=PREPROCESS[source], source=source)
+        _log.warning("'%s': preprocessing is not said; that of %s is assumed", weights, source)
+    _tell(weights, checkpoint.notes)
+    if model is None:
+        _log.warning("'%s' is %s, with %d classes", weights, found.name, found.classes)
+    spec = found if named is None else msgspec.structs.replace(named, classes=found.classes, preprocess=said or usual)
+    if options.norm_eps is not None:
+        spec = msgspec.structs.replace(spec, norm_eps=options.norm_eps)
+    network = checkpoints.load_network(spec, checkpoint)
+    return Source(network=network, spec=spec, labels=(fetched.labels if fetched else None) or ())
+
+
+def _tell(weights: str | Path, notes: Sequence[str]) -> None:
+    for note in notes:
+        _log.warning("'%s': %s", weights, note)
+
+
+def _numbers(spec: ModelSpec) -> tuple[str, ...]:
+    """Return the labels of a network whose classes have none."""
+    return tuple(map(str, range(spec.classes)))
+
+
+def check_statistics(source: Source, images: CalibrationSet, *, trusted: bool) -> None:
+    """Refuse weights whose own statistics say that they belong to another network, or to other images.
+
+    Args:
+        source: The network.
+        images: What it will be calibrated on.
+        trusted: Whether the user knows better; then nothing is looked at.
+
+    Raises:
+        CheckpointError: They do, beyond doubt.
+    """
+    if trusted:
+        return
+    batches = (normalise(torch.from_numpy(batch), source.spec) for batch in images.batches(IMAGES))
+    gap = statistics_gap(source.network, batches)
+    if gap < SUSPICIOUS:
+        return
+    what = (
+        f"activations do not have the variances that the weights remember of their training (off by {gap:.2f}; right "
+        "networks by 0.01 to 0.07)"
+    )
+    if gap >= WRONG:
+        raise CheckpointError(
+            f"{what}: this is another network with the same names, or other images or preprocessing than in training",
+            "Compare mean, std and the order of channels with the training's; networks with blur pooling, another "
+            "stride or another activation have the same names. Where you know that it is right, trust it.",
+            values=("preprocess", "trust_network"),
+        )
+    _log.warning("%s: compare the preprocessing and the calibration images with the training's", what)

@@ -1,0 +1,187 @@
+"""Weights by name: fetched once, resumed where it stopped, refused where they are not what was said."""
+
+import contextlib
+import hashlib
+import http.server
+import json
+import threading
+
+import pytest
+
+from edgeresnext.errors import CheckpointError, RequestError
+from edgeresnext.model import hub
+from edgeresnext.spec import Preprocess
+
+CONTENT = bytes(range(256)) * 9000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves what `server.contents` holds, with ranges, and notes what was asked for."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, *, body):
+        content = self.server.contents.get(self.path)
+        asked = self.headers.get("Range", "")
+        self.server.asked.append((self.command, self.path, asked))
+        if content is None:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        start = int(asked.removeprefix("bytes=").partition("-")[0]) if asked else 0
+        if asked and start >= len(content):
+            self.send_response(416)
+            self.end_headers()
+            return
+        self.send_response(206 if asked else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.end_headers()
+        if body:
+            self.wfile.write(content[start : start + self.server.most])
+
+
+@contextlib.contextmanager
+def serving(contents, most=1 << 30):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.contents, server.asked, server.most = contents, [], most
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield server, f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+
+
+def test_a_file_is_fetched_once_and_progress_is_told(tmp_path):
+    told = []
+    with serving({"/w.pth": CONTENT}) as (server, address):
+        name = f"{address}/w.pth#sha256={DIGEST}"
+        found = hub.fetch(name, tmp_path, lambda stage, done, total: told.append((stage, done, total)))
+        assert found.path.read_bytes() == CONTENT
+        assert told[-1] == ("download", len(CONTENT), len(CONTENT))
+        assert hub.fetch(name, tmp_path).path == found.path
+        assert len(server.asked) == 1
+
+
+def test_a_download_that_stopped_goes_on_from_there(tmp_path):
+    with serving({"/w.pth": CONTENT}, most=1_000_000) as (_, address):
+        name = f"{address}/w.pth#sha256={DIGEST}"
+        with pytest.raises(CheckpointError, match=r"after 1,000,000 of 2,304,000 bytes|IncompleteRead"):
+            hub.fetch(name, tmp_path)
+        with pytest.raises(CheckpointError, match="2,000,000 of 2,304,000"):
+            hub.fetch(name, tmp_path)
+        assert hub.fetch(name, tmp_path).path.read_bytes() == CONTENT
+
+
+def test_another_file_than_was_said_is_refused_and_not_kept(tmp_path):
+    with serving({"/w.pth": CONTENT[::-1]}) as (server, address):
+        with pytest.raises(CheckpointError, match="sent another file: its SHA-256 begins with"):
+            hub.fetch(f"{address}/w.pth#sha256={DIGEST}", tmp_path)
+        server.contents["/w.pth"] = CONTENT
+        assert hub.fetch(f"{address}/w.pth#sha256={DIGEST[:8]}", tmp_path).path.read_bytes() == CONTENT
+
+
+def test_what_cannot_be_reached_is_said_with_what_to_do(tmp_path):
+    with serving({}) as (_, address), pytest.raises(CheckpointError, match="answers 404"):
+        hub.fetch(f"{address}/w.pth#sha256={DIGEST}", tmp_path)
+    with pytest.raises(CheckpointError, match="cannot fetch") as caught:
+        hub.fetch(f"{address}/w.pth#sha256={DIGEST}", tmp_path)
+    assert "give the file instead" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("torchvision:ResNeXt50_32X4D_Weights.V2", "unknown weights of torchvision"),
+        ("http://example.org/w.pth", "not encrypted"),
+        ("https://example.org/w.pth#md5=00", "cannot read '#md5=00'"),
+    ],
+)
+def test_names_that_cannot_be_meant_are_refused(tmp_path, name, message):
+    with pytest.raises(RequestError, match=message):
+        hub.fetch(name, tmp_path)
+
+
+def test_torchvision_s_names_are_addresses_with_a_digest_and_their_own_preprocessing(tmp_path, monkeypatch):
+    with serving({f"/resnext50_32x4d-{DIGEST[:8]}.pth": CONTENT}) as (_, address):
+        monkeypatch.setattr(hub, "_TORCHVISION_AT", f"{address}/")
+        monkeypatch.setitem(hub.TORCHVISION, "ResNeXt50_32X4D_Weights.IMAGENET1K_V2", f"resnext50_32x4d-{DIGEST[:8]}")
+        found = hub.fetch("torchvision:ResNeXt50_32X4D_Weights.IMAGENET1K_V2", tmp_path)
+    assert found.path.read_bytes() == CONTENT
+    assert found.preprocess == Preprocess(resize_px=232, crop_px=224)
+
+
+TIMM = {
+    "architecture": "resnext50_32x4d",
+    "pretrained_cfg": {
+        "input_size": [3, 224, 224], "crop_pct": 0.95, "interpolation": "bicubic", "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225], "license": "cc-by-nc-4.0",
+    },
+}  # fmt: skip
+TRANSFORMERS = {"id2label": {"0": "cat", "1": "dog", "10": "fox", "2": "cow"}, "architectures": ["ResNet"]}
+PROCESSOR = {
+    "size": {"shortest_edge": 224}, "crop_pct": 0.875, "resample": 2, "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}  # fmt: skip
+
+
+@pytest.fixture
+def hugging_face(tmp_path, monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants", reason="huggingface_hub is not installed (extra hub)")
+    with serving({}) as (server, address):
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        yield server
+
+
+def publish(server, name, files, revision="main"):
+    for file, content in files.items():
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        server.contents[f"/{name}/resolve/{revision}/{file}"] = raw
+
+
+def test_hugging_face_gives_weights_preprocessing_labels_and_the_licence(tmp_path, hugging_face):
+    publish(hugging_face, "timm/resnext50", {"model.safetensors": CONTENT, "config.json": TIMM})
+    found = hub.fetch("hf:timm/resnext50", tmp_path)
+    assert found.path.read_bytes() == CONTENT
+    assert found.preprocess == Preprocess(resize_px=235, crop_px=224, interpolation="bicubic")
+    assert found.notes == ("its licence is cc-by-nc-4.0: not for commercial use",)
+    whole = {"pytorch_model.bin": CONTENT[:99], "config.json": TRANSFORMERS, "preprocessor_config.json": PROCESSOR}
+    publish(hugging_face, "microsoft/resnet-50", whole, "v1")
+    found = hub.fetch("hf:microsoft/resnet-50@v1", tmp_path)
+    assert found.labels == ("cat", "dog", "cow", "fox")
+    assert found.preprocess == Preprocess(resize_px=256, crop_px=224, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+def test_a_repository_without_weights_and_a_wrong_name_are_said(tmp_path, hugging_face):
+    publish(hugging_face, "timm/empty", {"config.json": TIMM})
+    with pytest.raises(CheckpointError, match=r"neither model.safetensors nor"):
+        hub.fetch("hf:timm/empty", tmp_path)
+    with pytest.raises(CheckpointError, match="cannot fetch 'hf:a/b/c'"):
+        hub.fetch("hf:a/b/c", tmp_path)
+
+
+def test_offline_the_cache_serves_and_what_is_not_there_is_said(tmp_path, hugging_face, monkeypatch):
+    from huggingface_hub import constants
+
+    publish(hugging_face, "timm/resnext50", {"model.safetensors": CONTENT, "config.json": TIMM})
+    hub.fetch("hf:timm/resnext50", tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert hub.fetch("hf:timm/resnext50", tmp_path).path.read_bytes() == CONTENT
+    with pytest.raises(CheckpointError, match="is not in the cache"):
+        hub.fetch("hf:timm/resnext101", tmp_path)
