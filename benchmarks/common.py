@@ -24,7 +24,7 @@ def save(name: str, figures: dict[str, Any], **versions: str) -> None:
     _write(name, {"environment": environment() | versions, **figures})
 
 
-def save_section(name: str, section: str, found: Any, **versions: str) -> None:  # noqa: ANN401 - any figures
+def save_section(name: str, section: str, found: Any, **versions: str) -> None:
     """Write one section of `results/NAME.json`, with where it was measured; the others stay, and keep theirs."""
     here = environment() | versions
     figures = load(name) if (RESULTS / f"{name}.json").exists() else {"environment": here}

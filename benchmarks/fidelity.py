@@ -12,12 +12,16 @@ from common import make_photos, save, scratch
 
 import edgeresnext
 from edgeresnext.machine.environment import package_versions
-from edgeresnext.model.catalogue import CATALOGUE
 
 if TYPE_CHECKING:
     from edgeresnext.bundle import Bundle
 
 CALIBRATION_IMAGES = 32
+MODELS = (
+    "resnet18", "resnet50", "resnext50_32x4d", "resnext101_32x4d", "resnext101_64x4d", "resnext101_32x8d", "seresnext50_32x4d",
+    "resnext50d_32x4d", "resnext29_8x64d", "resnet20", "preact_resnet164", "resnext20_8x4d",
+)  # fmt: skip
+"""One of each kind of the catalogue."""
 
 
 def rows(model: str, bundle: Bundle) -> list[dict[str, Any]]:
@@ -34,9 +38,9 @@ def rows(model: str, bundle: Bundle) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Build every entry and save how far its files are from PyTorch."""
+    """Build them and save how far its files are from PyTorch."""
     found = []
-    for model in CATALOGUE:
+    for model in MODELS:
         with scratch() as folder:
             photos = make_photos(folder / "photos", CALIBRATION_IMAGES)
             bundle = edgeresnext.build(model, random_weights=True, calibration=photos, output=folder / "bundle")

@@ -84,7 +84,7 @@ def overhead() -> list[dict[str, Any]]:
 class Longer(Session):
     """Another session, that takes a share longer."""
 
-    def __init__(self, session: Any, share: float) -> None:  # noqa: ANN401 - any session
+    def __init__(self, session: Any, share: float) -> None:
         super().__init__(session.model)
         self._session, self._share = session, share
 

@@ -63,7 +63,7 @@ def with_onnxruntime(images: Iterable[NDArray[np.uint8]], fp32: Path, output: Pa
         def __init__(self) -> None:
             self.data = ({"images": image[None]} for image in images)
 
-        def get_next(self) -> Any:  # noqa: ANN401 - the base class's signature
+        def get_next(self) -> Any:
             return next(self.data, None)
 
     output.mkdir(exist_ok=True)

@@ -65,9 +65,9 @@ def peers(bundle: Bundle, images: NDArray[np.uint8], folder: Path) -> Iterator[P
     fp32 = folder / "fp32.onnx"
 
     def network() -> ResNeXt:
-        from edgeresnext.model.checkpoints import load_network
+        from edgeresnext.model.checkpoints import load_saved
 
-        return load_network(model, bundle.file(WEIGHTS))
+        return load_saved(model, bundle.file(WEIGHTS))
 
     write_fp32(network(), model, fp32)
     yield from _way(
@@ -126,7 +126,7 @@ def _way(quantise: Callable[[], Any], runs: Mapping[str, Callable[[Any], Session
         yield Peer(name=name, detail=detail, seconds=seconds, build=partial(_build, run, made, failure))
 
 
-def _build(run: Callable[[Any], Session], made: Any, failure: str) -> Session:  # noqa: ANN401 - a file or a network
+def _build(run: Callable[[Any], Session], made: Any, failure: str) -> Session:
     """Open a peer, or raise the one error that callers handle."""
     if failure:
         raise BackendError(failure)

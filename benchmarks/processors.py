@@ -63,7 +63,7 @@ def possible() -> dict[str, str]:
     )
 
 
-def on(limit: str, *arguments: str) -> Any:  # noqa: ANN401 - JSON
+def on(limit: str, *arguments: str) -> Any:
     """Run this script under a limit, and return what it found."""
     variables = {name: value for name, value in os.environ.items() if name != "ONEDNN_MAX_CPU_ISA"}
     environment = variables | ({"ONEDNN_MAX_CPU_ISA": limit} if limit else {})

@@ -27,6 +27,7 @@ TABLES = {
     "processors": int8.processors,
     "build": building.build,
     "engines": building.engines,
+    "checkpoints": building.checkpoints,
 }
 _PLACE = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 

@@ -99,12 +99,12 @@ def tasks(root: Path, given: argparse.Namespace) -> dict[str, Task]:
     return found
 
 
-def graph_of(task: Task) -> Any:  # noqa: ANN401 - a graph
+def graph_of(task: Task) -> Any:
     """Return the traced graph of a task's network."""
     from edgeresnext.compiler.graph import trace
     from edgeresnext.model import checkpoints
 
-    network = checkpoints.load_network(task.spec, task.weights, checkpoints.read_state(task.weights))
+    network = checkpoints.load_saved(task.spec, Path(task.weights))
     return trace(network, task.spec.preprocess.crop_px)
 
 
@@ -152,7 +152,7 @@ def fp32_file(task: Task, root: Path) -> Path:
     from edgeresnext.model import checkpoints
 
     path = root / f"fp32-{task.weights.stem}.onnx"
-    write_fp32(checkpoints.load_network(task.spec, task.weights, checkpoints.read_state(task.weights)), task.spec, path)
+    write_fp32(checkpoints.load_saved(task.spec, Path(task.weights)), task.spec, path)
     return path
 
 

@@ -23,6 +23,30 @@ def build() -> str:
     )
 
 
+def checkpoints() -> str:
+    """What the libraries' own checkpoints became."""
+    figures = load("checkpoints")
+    environment = figures["environment"]
+    rows = [row for row in figures["rows"] if not row["other"]]
+    libraries = dict.fromkeys(row["library"] for row in rows)
+    cells = []
+    for library in libraries:
+        its = [row for row in rows if row["library"] == library]
+        measured = [row["difference"] for row in its if row["difference"] is not None]
+        largest = f"{max(measured):.1e}" if measured else f"n/a: {its[0]['said']}"
+        cells.append(
+            (f"{library} {environment.get(library, '')}".strip(), ", ".join(row["network"] for row in its), largest)
+        )
+    others = [row for row in figures["rows"] if row["other"]]
+    refused = ", ".join(row["network"] for row in others if row["difference"] is None)
+    loaded = ", ".join(f"{row['network']} ({row['difference']:.2f})" for row in others if row["difference"] is not None)
+    return (
+        table(("library", "networks", "largest difference of logits, of the largest logit"), cells)
+        + f"\n\nOf timm's networks that compute something else {refused} are refused by their names or shapes; {loaded} load, are this far off, and "
+        f"are what the check of statistics is for. {machine(figures)}."
+    )
+
+
 def engines() -> str:
     """Engines built ahead of time: their cost, their layers, and estimates."""
     figures = load("engines")
