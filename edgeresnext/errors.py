@@ -88,12 +88,16 @@ class BackendError(EdgeResNeXtError):
     """A runtime refused an artefact, or failed while running it."""
 
 
+_LISTED = 16
+"""Names that are listed where one is unknown."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], values: tuple[str, ...] = ()) -> RequestError:
     """Return the error for a name that is not among `known`, suggesting the nearest; `values` as an error has them."""
     known = list(known)
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    near = [one for one in known if name and one.startswith(name)] or get_close_matches(name, known, n=1, cutoff=0.5)
     suggestion = f"Did you mean '{near[0]}'? " if near else ""
-    return RequestError(f"unknown {kind} '{name}'", f"{suggestion}Known: {', '.join(known)}.", values=values)
+    return RequestError(f"unknown {kind} '{name}'", f"{suggestion}Known: {shortened(known, _LISTED)}.", values=values)
 
 
 def shortened(names: Iterable[str], limit: int = 6) -> str:

@@ -128,7 +128,11 @@ def _member(
     _tell(weights, checkpoint.notes)
     if model is None:
         _log.warning("'%s' is %s, with %d classes", weights, found.name, found.classes)
-    spec = found if named is None else msgspec.structs.replace(named, classes=found.classes, preprocess=said or usual)
+    spec = found
+    if named is not None:  # what names and shapes do not tell is as its library has it
+        spec = msgspec.structs.replace(
+            named, classes=found.classes, preprocess=said or usual, stem_pool=found.stem_pool, stride_at=found.stride_at
+        )
     if options.norm_eps is not None:
         spec = msgspec.structs.replace(spec, norm_eps=options.norm_eps)
     network = checkpoints.load_network(spec, checkpoint)

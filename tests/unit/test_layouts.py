@@ -109,7 +109,7 @@ def test_a_layout_is_told_by_its_names_and_nothing_is_lost(tmp_path, spec, pairs
         {"in_channels": 4},
         {"stem_channels": 12},
         {"cardinality": 1, "width_per_group": 8},
-        {"block": "basic", "cardinality": 1, "width_per_group": 4, "shortcut": "padded", "stem": "cifar"},
+        {"block": "basic", "cardinality": 1, "width_per_group": 4, "shortcut": "padded-centred", "stem": "cifar"},
     ],
     ids=str,
 )
