@@ -39,6 +39,7 @@ def report_of(found: Findings, watch: MachineWatch, *, partial: bool = False) ->
         bundle={
             "path": str(bundle.path),
             "model": bundle.manifest.model.name,
+            "classes": str(bundle.manifest.model.classes),
             "weights": "trained" if bundle.manifest.trained else "random",
             "weights_sha256": bundle.manifest.files[bundles.WEIGHTS].sha256,
             "calibration": bundle.manifest.calibration,

@@ -95,6 +95,7 @@ def to_html(report: Report) -> str:
             script=Markup(script),  # noqa: S704
             script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             summary=fastest(report),
+            guessing=words.guessing(report),
             warnings=words.warnings(report),
             pareto=found if isinstance(found, str) else _pareto(found, look),
             entries=[] if isinstance(found, str) else _entries(found, look),

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from edgeresnext.measure.results import Report, Row, Scenario
 from edgeresnext.report.tables import Table
 
+_CHANCES = 2
+"""How many times as good as guessing a network must be to be taken for one that works."""
+
 SCOPES = {
     "compute": "input and output where the runtime has them",
     "copies": "images in memory to logits in memory",
@@ -27,8 +30,24 @@ def title(report: Report) -> str:
 
 def cautions(report: Report) -> list[str]:
     """Return what must be seen before any figure is."""
-    found = ["quick: not for quoting"] if report.mode == "quick" else []
+    found = [guessing(report)] if guessing(report) else []
+    found += ["quick: not for quoting"] if report.mode == "quick" else []
     return [*found, "partial: interrupted"] if report.partial else found
+
+
+def guessing(report: Report) -> str:
+    """Say that the reference itself classifies no better than twice what guessing would, or nothing.
+
+    No figure of accuracy means anything then: folders, labels, preprocessing or weights are not those of the training.
+    """
+    top1 = next((row.top1 for row in report.rows if row.name == report.reference and row.top1 is not None), None)
+    classes = int(report.bundle.get("classes", "0"))
+    if top1 is None or not classes or top1 > _CHANCES / classes:
+        return ""
+    return (
+        f"{report.reference} itself is right for only {top1:.2%} of the images, and guessing for {1 / classes:.2%}: "
+        "compare folders, labels and preprocessing with the training's"
+    )
 
 
 def notes(report: Report, tables: Iterable[Table]) -> list[str]:

@@ -66,6 +66,17 @@ def test_what_must_not_be_quoted_says_so_first(form):
     assert "not for quoting" not in form(sample_report(rounds=8))
 
 
+@pytest.mark.parametrize("form", [shown, to_markdown, to_html])
+@pytest.mark.parametrize(("top1", "said"), [(0.11, True), (0.93, False), (None, False)])
+def test_a_network_that_only_guesses_says_so_above_everything(form, top1, said):
+    rows = (a_row((0.01,) * 12, top1=top1),)
+    report = sample_report(rounds=8, rows=rows, bundle={"model": "m", "classes": "10"}, reference="torch-fp32")
+    text = form(report).lower()
+    assert ("itself is right for only 11.00% of the images, and guessing for 10.00%" in text) == said
+    if said:
+        assert text.index("itself is right for only") < text.index("baseline")
+
+
 @pytest.mark.parametrize("form", [shown, to_markdown, to_csv])
 def test_a_run_interrupted_at_once_has_a_form(form):
     text = form(sample_report(rows=(), partial=True, environment={}, bundle={}, command=""))

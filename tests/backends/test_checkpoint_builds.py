@@ -1,0 +1,86 @@
+"""From weights as people have them to a bundle that runs."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import edgeresnext
+from edgeresnext.backends import registry
+from edgeresnext.errors import CheckpointError
+from edgeresnext.model.catalogue import PREPROCESS
+from edgeresnext.spec import CheckpointOptions, Recipe
+
+
+@pytest.fixture
+def build(digit_folders, tmp_path):
+    def call(*models, **changes):
+        options = {
+            "calibration": digit_folders["calibration"], "output": tmp_path / "out", "precisions": ["fp32"],
+            "recipe": Recipe(samples=32), "preprocess": PREPROCESS["digits"],
+        } | changes  # fmt: skip
+        return edgeresnext.build(models if len(models) > 1 else models[0], **options)
+
+    return call
+
+
+@pytest.fixture
+def other_weights(digit_weights, tmp_path):
+    """Weights of the same network that say something else."""
+    state = load_file(digit_weights)
+    state["fc.weight"] = state["fc.weight"].roll(1, 0).contiguous()
+    save_file(state, tmp_path / "other.safetensors")
+    return tmp_path / "other.safetensors"
+
+
+def logits(bundle, images, artifact="torch-fp32"):
+    found = next(one for one in bundle.manifest.artifacts if one.name == artifact)
+    session = registry.get(found.backend).open(bundle.file(found.file), bundle.manifest.model, found)
+    try:
+        return session.run(images)
+    finally:
+        session.close()
+
+
+def test_a_training_program_s_checkpoint_alone_becomes_the_same_bundle(build, built, digit_weights, tmp_path):
+    state = {
+        f"module.{name}".replace("fc.", "fc.1."): tensor.half().float()
+        for name, tensor in load_file(digit_weights).items()
+    }
+    torch.save({"epoch": 7, "model_state_dict": state, "optimizer": {"lr": 0.1}}, tmp_path / "last.ckpt")
+    bundle = build(tmp_path / "last.ckpt")
+    assert (bundle.manifest.model.name, bundle.manifest.model.classes) == ("resnext20_8x4d", 10)
+    images = built.golden().images
+    assert (logits(bundle, images).argmax(1) == built.golden().logits.argmax(1)).all()
+    assert all(check.status in ("ok", "skipped") for check in edgeresnext.verify(bundle.path))
+
+
+def softmax(values):
+    shares = np.exp(values - values.max(-1, keepdims=True))
+    return shares / shares.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("average", ["logits", "probability"])
+def test_an_ensemble_is_one_network_in_every_runtime(build, built, digit_weights, other_weights, average):
+    bundle = build(
+        digit_weights, other_weights, checkpoint_options=CheckpointOptions(average=average), precisions=["fp32", "int8"]
+    )
+    assert len(bundle.manifest.model.members) == 2
+    golden = built.golden()
+    members = np.stack([golden.logits, np.roll(golden.logits, 1, 1)])  # but for biases, which are small
+    found, reference = logits(bundle, golden.images, "onnxruntime-fp32"), logits(bundle, golden.images)
+    assert found == pytest.approx(reference, abs=1e-4)
+    mean = members.mean(0) if average == "logits" else softmax(members).mean(0)
+    assert (found if average == "logits" else softmax(found)) == pytest.approx(mean, abs=0.1)
+    assert all(check.status in ("ok", "skipped") for check in edgeresnext.verify(bundle.path))
+    assert min(one.fidelity.snr_db for one in bundle.manifest.onnx) > 25
+    assert any(one.layer.startswith("members.1.") for one in edgeresnext.sensitivity(bundle.path).layers)
+
+
+def test_weights_that_remember_other_images_are_refused_before_anything_is_written(build, digit_weights, tmp_path):
+    with pytest.raises(CheckpointError, match="do not have the variances") as caught:
+        build(digit_weights, preprocess=PREPROCESS["cifar"])
+    assert "trust_network" in caught.value.values
+    assert not (tmp_path / "out").exists()
+    trusted = CheckpointOptions(trust_network=True)
+    assert build(digit_weights, preprocess=PREPROCESS["cifar"], checkpoint_options=trusted).manifest.trained
