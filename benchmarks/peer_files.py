@@ -29,7 +29,7 @@ def write_fp32(network: ResNeXt, model: ModelSpec, path: Path) -> None:
     from edgeresnext.compiler.plan import plan_for
     from edgeresnext.compiler.quantise import quantise
 
-    graph = trace(network, model.preprocess.crop_px)
+    graph = trace(network, model.preprocess.size)
     onnx.save(emit(graph, quantise(graph, plan_for(graph, "fp32", {}), {}), model), path)
 
 

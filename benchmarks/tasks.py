@@ -105,7 +105,7 @@ def graph_of(task: Task) -> Any:
     from edgeresnext.model import checkpoints
 
     network = checkpoints.load_saved(task.spec, Path(task.weights))
-    return trace(network, task.spec.preprocess.crop_px)
+    return trace(network, task.spec.preprocess.size)
 
 
 def normalised(task: Task, arrays: Iterator[NDArray[np.uint8]]) -> Iterator[Any]:

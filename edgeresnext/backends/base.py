@@ -32,18 +32,17 @@ class Session(ABC):
         self.model = model
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the logits `(N, classes)`, float32, of uint8 RGB images `(N, crop_px, crop_px, 3)`.
+        """Return the logits `(N, classes)`, float32, of uint8 RGB images `(N, height, width, 3)`.
 
         Raises:
             DataError: The images have another shape or type.
             BackendError: The runtime failed.
         """
-        edge = self.model.preprocess.crop_px
-        wanted = (edge, edge, 3)
+        wanted = (*self.model.preprocess.size, 3)
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != wanted:
             got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
             raise DataError(
-                f"expected a uint8 array (N, {edge}, {edge}, 3), got {got}",
+                f"expected a uint8 array (N, {', '.join(map(str, wanted))}), got {got}",
                 "Images are RGB, channels last, 0..255; use `predict` for images of any size.",
             )
         if len(images) == 0:

@@ -59,6 +59,18 @@ def batch_profile(text: str) -> tuple[int, int, int]:
     )
 
 
+def input_size(text: str) -> tuple[int, int]:
+    """Return WIDTHxHEIGHT as numbers; one number is both.
+
+    Raises:
+        RequestError: It is neither.
+    """
+    parts = text.lower().split("x")
+    if len(parts) in (1, 2) and all(part.isascii() and part.isdecimal() for part in parts):
+        return int(parts[0]), int(parts[-1])
+    raise RequestError(f"cannot read input size '{text}'", "Give WIDTHxHEIGHT such as 320x240.", values=("input_px",))
+
+
 def preprocessing(text: str) -> Preprocess:
     """Return a named preprocessing, or one read from a JSON file.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from edgeresnext.cli.as_typed import Scaled, batch_profile, repairs
+from edgeresnext.cli.as_typed import Scaled, batch_profile, input_size, repairs
 from edgeresnext.errors import RequestError
 from edgeresnext.measure.results import Mode
 from edgeresnext.spec import Gate
@@ -110,6 +110,18 @@ BENCH_OPTIONS = (
 CHECKPOINT_OPTIONS = (
     click.option("--key", metavar="NAME", help="Which weights of a file that holds several, such as model_ema."),
     click.option("--norm-eps", type=float, metavar="NUMBER", help="BatchNorm's epsilon in training. [1e-5]"),
+    click.option(
+        "--input",
+        "input_px",
+        type=input_size,
+        metavar="WIDTHxHEIGHT",
+        help="Pixels of the network's input; N is square.",
+    ),
+    click.option(
+        "--fit",
+        type=click.Choice(["crop", "squash"]),
+        help="How images of another shape become that: the centre cut out, or squashed. [crop]",
+    ),
     click.option(
         "--trust-network",
         is_flag=True,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeresnext.cli.console import print_table
-from edgeresnext.spec import Check, Gate, OnnxFile
+from edgeresnext.spec import Check, Gate, OnnxFile, Preprocess
 
 if TYPE_CHECKING:
     from edgeresnext.bundle import Bundle
@@ -31,13 +31,10 @@ def show_bundle(bundle: Bundle, *, layers: bool = False) -> None:
     size = sum(entry.bytes for entry in manifest.files.values())
     click.echo(f"{bundle.path}: {model.name}, {model.classes} classes, {size / 1e6:.1f} MB")
     weights = "trained" if manifest.trained else "random (untrained: no accuracy is reported)"
-    edge = model.preprocess.crop_px
+    height, width = model.preprocess.size
     click.echo(f"  weights      {weights}, {manifest.parameters:,} parameters, {manifest.macs / 1e9:.2f} GMACs")
-    click.echo(f"  images       uint8 (N, {edge}, {edge}, 3) RGB -> logits float32 (N, {model.classes})")
-    click.echo(
-        f"  preprocess   shorter edge to {model.preprocess.resize_px} px ({model.preprocess.interpolation}), "
-        f"centre {edge} px"
-    )
+    click.echo(f"  images       uint8 (N, {height}, {width}, 3) RGB -> logits float32 (N, {model.classes})")
+    click.echo(f"  preprocess   {_preprocess(model.preprocess)}")
     click.echo(f"  calibration  {manifest.calibration or 'none'}")
     if manifest.calibration:
         click.echo(f"  repairs      {', '.join(manifest.recipe.repairs) or 'none'}")
@@ -75,6 +72,17 @@ def show_bundle(bundle: Bundle, *, layers: bool = False) -> None:
         print_table(("layer", *(plan.name for plan in plans)), rows, left=range(len(plans) + 1))
         for file in manifest.onnx:
             _print_reasons(file)
+
+
+def _preprocess(preprocess: Preprocess) -> str:
+    """Say how an image becomes the network's input."""
+    height, width = preprocess.size
+    filtered = f"({preprocess.interpolation})"
+    if preprocess.fit == "squash":
+        return f"squashed to {width} x {height} px {filtered}"
+    if height == width:
+        return f"shorter edge to {preprocess.resize_px} px {filtered}, centre {width} px"
+    return f"to cover a box whose shorter edge is {preprocess.resize_px} px {filtered}, centre {width} x {height} px"
 
 
 def _layer(file: OnnxFile, name: str) -> str:

@@ -120,11 +120,11 @@ class _Emitter:
             self._node("Cast", [logits], self.model.output.name, to=TensorProto.FLOAT)
         else:
             self.nodes[-1].output[0] = self.model.output.name
-        size = self.model.preprocess.crop_px
+        size = self.model.preprocess.size
         proto = helper.make_graph(
             self.nodes,
             f"{self.model.name} {self.plan.name}",
-            [helper.make_tensor_value_info(self.model.input.name, TensorProto.UINT8, ["batch", size, size, 3])],
+            [helper.make_tensor_value_info(self.model.input.name, TensorProto.UINT8, ["batch", *size, 3])],
             [helper.make_tensor_value_info(self.model.output.name, TensorProto.FLOAT, ["batch", self.model.classes])],
             list(self.initializers.values()),
         )

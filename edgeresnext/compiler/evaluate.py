@@ -73,7 +73,7 @@ class Evaluator:
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the logits `(N, classes)`, float32, of uint8 RGB images `(N, H, W, 3)`."""
-        size = images_at_once(images.shape[1])
+        size = images_at_once(*images.shape[1:3])
         with torch.inference_mode():
             found = [self._run(images[start : start + size]) for start in range(0, len(images), size)]
         return np.concatenate(found)

@@ -24,14 +24,14 @@ take 26 ms an image and 8 or more 34 to 43 (two cores, 32 MiB of cache)."""
 _MOST_IMAGES = 16
 
 
-def images_at_once(size_px: int) -> int:
-    """Return how many images of this edge are best run together on a CPU."""
-    return max(1, min(_MOST_IMAGES, _PIXELS_AT_ONCE // size_px**2))
+def images_at_once(height: int, width: int) -> int:
+    """Return how many images of this size, in pixels, are best run together on a CPU."""
+    return max(1, min(_MOST_IMAGES, _PIXELS_AT_ONCE // (height * width)))
 
 
 def in_cache(images: Tensor) -> list[Tensor]:
     """Return images `(N, 3, H, W)` in batches that are best run together."""
-    size = images_at_once(images.shape[2])
+    size = images_at_once(*images.shape[2:])
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 

@@ -85,7 +85,7 @@ class Graph:
         return frozenset(found)
 
 
-def trace(model: nn.Module, size_px: int) -> Graph:
+def trace(model: nn.Module, size_px: tuple[int, int]) -> Graph:
     """Trace `model` in evaluation mode, fold each BatchNorm into the convolution before it, and read the layers.
 
     A BatchNorm that follows something else, or a convolution that has other readers (before an activation that comes
@@ -93,7 +93,7 @@ def trace(model: nn.Module, size_px: int) -> Graph:
 
     Args:
         model: The network; it is left as it was.
-        size_px: Edge of the square input.
+        size_px: Height and width of the input.
 
     Raises:
         CheckpointError: Folded weights are NaN or infinite.
@@ -102,7 +102,7 @@ def trace(model: nn.Module, size_px: int) -> Graph:
     _fold_batch_norm(module)
     device = next(module.parameters()).device
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        image = torch.empty(1, 3, size_px, size_px, device=device)
+        image = torch.empty(1, 3, *size_px, device=device)
     ShapeProp(module, fake_mode=mode).propagate(image)
     names: dict[str, str] = {}
     layers: list[Layer] = []

@@ -139,7 +139,7 @@ def _printable(root: Path) -> str:
 
 def generated(preprocess: Preprocess, seed: int) -> CalibrationSet:
     """Return generated images, for random weights and for files that need no calibration."""
-    images = generate(GENERATED, preprocess.crop_px, seed)
+    images = generate(GENERATED, preprocess.size, seed)
     return CalibrationSet(
         about=f"{GENERATED} generated images, seed {seed}",
         count=GENERATED,

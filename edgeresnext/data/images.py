@@ -125,25 +125,32 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def crop(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Resize the shorter edge to `resize_px` and return the centre `crop_px` square, uint8 HWC.
+    """Resize an image so that it covers the preprocessing's box, and return the centre, uint8 `(height, width, 3)`.
+
+    Of a square input the shorter edge is resized to `resize_px`, and the centre square of `crop_px` cut out.
 
     Raises:
         DataError: The image is so long that resizing it would exhaust memory.
     """
     width, height = image.size
-    short = preprocess.resize_px
-    size = (short, int(short * height / width)) if width <= height else (int(short * width / height), short)
+    rows, columns = preprocess.size
+    box_height, box_width = (round(edge * preprocess.resize_px / min(rows, columns)) for edge in (rows, columns))
+    if preprocess.fit == "squash":
+        size = columns, rows
+    elif width * box_height <= height * box_width:
+        size = box_width, int(box_width * height / width)
+    else:
+        size = int(box_height * width / height), box_height
     if Image.MAX_IMAGE_PIXELS and size[0] * size[1] > Image.MAX_IMAGE_PIXELS:
         raise DataError(
-            f"an image of {width} x {height} pixels would be {size[0]} x {size[1]} once its shorter edge is resized",
+            f"an image of {width} x {height} pixels would be {size[0]} x {size[1]} once it is resized",
             "Cut it to a usual shape first.",
         )
     if size != image.size:
         image = image.resize(size, _FILTERS[preprocess.interpolation])
-    edge = preprocess.crop_px
-    left = round((image.width - edge) / 2)
-    top = round((image.height - edge) / 2)
-    return np.asarray(image.crop((left, top, left + edge, top + edge)))
+    left = round((image.width - columns) / 2)
+    top = round((image.height - rows) / 2)
+    return np.asarray(image.crop((left, top, left + columns, top + rows)))
 
 
 def image_digest(image: NDArray[np.uint8]) -> str:

@@ -71,9 +71,9 @@ def _main(path: str, batch: str, threads: str = "") -> None:
     bundle = read(path)
     artifact = msgspec.json.decode(sys.stdin.buffer.read(), type=Artifact)
     session = open_artifact(bundle, artifact, int(threads) if threads else None)
-    edge = bundle.manifest.model.preprocess.crop_px
+    size = bundle.manifest.model.preprocess.size
     for _ in range(_RUNS):
-        session.run(np.zeros((int(batch), edge, edge, 3), np.uint8))
+        session.run(np.zeros((int(batch), *size, 3), np.uint8))
     sys.stdout.write(f"{own_peak()}\n")
 
 

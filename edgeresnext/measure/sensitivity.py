@@ -164,6 +164,6 @@ def _graph(bundle: Bundle) -> Graph:
 
     model = bundle.manifest.model
     network = checkpoints.load_saved(model, bundle.file(bundles.WEIGHTS))
-    graph = trace(network, model.preprocess.crop_px)
+    graph = trace(network, model.preprocess.size)
     ranges = bundle.ranges()
     return graph if ranges is None else rescaled(graph, ranges.exponents)

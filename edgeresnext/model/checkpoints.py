@@ -189,9 +189,9 @@ def random_network(spec: ModelSpec, seed: int) -> ResNeXt:
             last = module.get_submodule(f"{'conv' if spec.order == 'pre' else 'bn'}{module.count}")
             assert isinstance(last.weight, Tensor)
             nn.init.constant_(last.weight, share) if spec.order == "post" else last.weight.data.mul_(share)
-    edge = spec.preprocess.crop_px
-    coarse = torch.randn(8, spec.in_channels, max(edge // 8, 4), max(edge // 8, 4), generator=generator)
-    images = nn.functional.interpolate(coarse, size=(edge, edge), mode="bilinear")
+    size = spec.preprocess.size
+    coarse = torch.randn(8, spec.in_channels, *(max(edge // 8, 4) for edge in size), generator=generator)
+    images = nn.functional.interpolate(coarse, size=size, mode="bilinear")
     with torch.no_grad():
         network.train()(images)
     return network.requires_grad_(requires_grad=False).eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
 
 from edgeresnext.spec import ModelSpec
 
@@ -44,39 +45,44 @@ def _last(spec: ModelSpec) -> int:
 
 def _kernels(spec: ModelSpec) -> Iterator[_Kernel]:
     """Yield every convolution."""
-    edge = spec.preprocess.crop_px
+    size = spec.preprocess.size
     channels = spec.stem_channels or spec.base_channels
     post = spec.order == "post"
     stem_norm = channels if post else 0
     if spec.stem == "cifar":
-        yield _Kernel(spec.in_channels, channels, 3, edge**2, norm=stem_norm)
+        yield _Kernel(spec.in_channels, channels, 3, prod(size), norm=stem_norm)
     else:
-        edge = -(-edge // 2)
+        size = _strided(size, 2)
         if spec.stem == "imagenet":
-            yield _Kernel(spec.in_channels, channels, 7, edge**2, norm=stem_norm)
+            yield _Kernel(spec.in_channels, channels, 7, prod(size), norm=stem_norm)
         else:
             half = channels // 2
-            yield _Kernel(spec.in_channels, half, 3, edge**2, norm=half)
-            yield _Kernel(half, half, 3, edge**2, norm=half)
-            yield _Kernel(half, channels, 3, edge**2, norm=stem_norm)
-        edge = -(-edge // 2)
+            yield _Kernel(spec.in_channels, half, 3, prod(size), norm=half)
+            yield _Kernel(half, half, 3, prod(size), norm=half)
+            yield _Kernel(half, channels, 3, prod(size), norm=stem_norm)
+        size = _strided(size, 2)
     for stage, depth in enumerate(spec.depths):
         width, out_channels = spec.stage_channels(stage)
         for block in range(depth):
             stride = 2 if block == 0 and stage > 0 else 1
-            yield from _block(spec, (channels, width, out_channels), edge, stride)
-            edge, channels = -(-edge // stride), out_channels
+            yield from _block(spec, (channels, width, out_channels), size, stride)
+            size, channels = _strided(size, stride), out_channels
 
 
-def _block(spec: ModelSpec, channels: tuple[int, int, int], edge: int, stride: int) -> Iterator[_Kernel]:
-    """Yield the convolutions of a block whose input has `edge` pixels a side."""
+def _strided(size: tuple[int, int], stride: int) -> tuple[int, int]:
+    """Return the height and width after a padded convolution or pooling with a stride."""
+    return -(-size[0] // stride), -(-size[1] // stride)
+
+
+def _block(spec: ModelSpec, channels: tuple[int, int, int], size: tuple[int, int], stride: int) -> Iterator[_Kernel]:
+    """Yield the convolutions of a block whose input has this height and width."""
     inputs, width, outputs = channels
-    small = (-(-edge // stride)) ** 2
+    small = prod(_strided(size, stride))
     pre = spec.order == "pre"
     if spec.block == "basic":
         shapes = [(inputs, width, 3, small, 1), (width, outputs, 3, small, 1)]
     else:
-        reduced = small if spec.stride_at == "1x1" else edge**2
+        reduced = small if spec.stride_at == "1x1" else prod(size)
         shapes = [
             (inputs, width, 1, reduced, 1), (width, width, 3, small, spec.cardinality), (width, outputs, 1, small, 1),
         ]  # fmt: skip

@@ -129,9 +129,9 @@ def build(
         )
     else:
         assert name is not None
-        found = by_name(name, preprocess, labels, recipe.seed)
+        found = by_name(name, preprocess, labels, checkpoint_options, recipe.seed)
     network, spec, names = found.network, found.spec, found.labels
-    graph = trace(network, spec.preprocess.crop_px)
+    graph = trace(network, spec.preprocess.size)
     kept = parse_keep(graph, recipe.keep)
     validation = None if validation is None else match(validation, names, graph, kept)
     images = _images(photos, spec.preprocess, recipe, progress)

@@ -13,7 +13,7 @@ from torch import nn
 
 from edgeresnext.data.calibration_set import CalibrationSet
 from edgeresnext.data.folder import read_labels
-from edgeresnext.errors import CheckpointError, DataError, unknown_name
+from edgeresnext.errors import CheckpointError, DataError, RequestError, unknown_name
 from edgeresnext.model import checkpoints, ensemble, hub
 from edgeresnext.model.catalogue import CATALOGUE, PREPROCESS, specify
 from edgeresnext.model.plausibility import IMAGES, SUSPICIOUS, WRONG, statistics_gap
@@ -23,6 +23,7 @@ from edgeresnext.runtime.proof import cache_directory
 from edgeresnext.spec import CheckpointOptions, ModelSpec, Preprocess
 
 _CHANNELS = 3
+_SIZES_PX = range(8, 4097)
 _ASSUMED = {"imagenet": "torchvision-v1", "deep": "timm-ra", "cifar": "cifar"}
 """What weights are taken to have been trained with, by their stem, where neither they nor the user say."""
 _log = logging.getLogger("edgeresnext")
@@ -43,7 +44,9 @@ class Source:
     labels: tuple[str, ...]
 
 
-def by_name(model: str, preprocess: Preprocess | None, labels: str | Path | None, seed: int) -> Source:
+def by_name(
+    model: str, preprocess: Preprocess | None, labels: str | Path | None, options: CheckpointOptions, seed: int
+) -> Source:
     """Return a network of the catalogue with random weights.
 
     Raises:
@@ -51,7 +54,7 @@ def by_name(model: str, preprocess: Preprocess | None, labels: str | Path | None
         DataError: The labels cannot be read.
     """
     names = None if labels is None else read_labels(labels)
-    spec = specify(model, classes=len(names) if names else None, preprocess=preprocess)
+    spec = _sized(specify(model, classes=len(names) if names else None, preprocess=preprocess), options)
     network = checkpoints.random_network(spec, seed)
     return Source(network=network, spec=spec, labels=names or _numbers(spec))
 
@@ -135,8 +138,31 @@ def _member(
         )
     if options.norm_eps is not None:
         spec = msgspec.structs.replace(spec, norm_eps=options.norm_eps)
+    spec = _sized(spec, options)
     network = checkpoints.load_network(spec, checkpoint)
     return Source(network=network, spec=spec, labels=(fetched.labels if fetched else None) or ())
+
+
+def _sized(spec: ModelSpec, options: CheckpointOptions) -> ModelSpec:
+    """Return a network for the input size that is asked for, its margin around the crop as before.
+
+    Raises:
+        RequestError: The size is none.
+    """
+    usual = spec.preprocess
+    width, height = options.input_px or usual.size[::-1]
+    if not {width, height} <= set(_SIZES_PX):
+        raise RequestError(
+            f"an input of {width} x {height} pixels",
+            f"Give a width and a height from {_SIZES_PX.start} to {_SIZES_PX.stop - 1}.",
+            values=("input_px",),
+        )
+    margin = usual.resize_px / min(usual.size)
+    changed = msgspec.structs.replace(
+        usual, crop_px=height, width_px=0 if width == height else width, resize_px=round(margin * min(width, height)),
+        fit=options.fit or usual.fit,
+    )  # fmt: skip
+    return msgspec.structs.replace(spec, preprocess=changed)
 
 
 def _tell(weights: str | Path, notes: Sequence[str]) -> None:

@@ -105,8 +105,8 @@ class Judge:
 
     def _first(self, exact: Mapping[str, Session]) -> Classified:
         """Run files and PyTorch, and keep the decoded images where they do not take too much memory."""
-        edge = self._model.preprocess.crop_px
-        kept = _Kept() if len(self._validation.photos.images) * edge * edge * 3 <= _MOST_BYTES else None
+        height, width = self._model.preprocess.size
+        kept = _Kept() if len(self._validation.photos.images) * height * width * 3 <= _MOST_BYTES else None
         pytorch = registry.get(registry.BASELINE).open(self._weights, self._model, registry.BASELINE_ARTIFACT)
         try:
             found = self._classified({_BASELINE: pytorch, **exact}, kept)

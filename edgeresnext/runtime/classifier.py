@@ -53,7 +53,7 @@ class Classifier:
         self._session: Session | None = session
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the logits `(N, classes)`, float32, of uint8 RGB images `(N, crop_px, crop_px, 3)`.
+        """Return the logits `(N, classes)`, float32, of uint8 RGB images `(N, height, width, 3)`.
 
         Raises:
             DataError: The images have another shape or type.

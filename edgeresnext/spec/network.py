@@ -7,6 +7,7 @@ from typing import Literal
 from edgeresnext.spec.value import Value
 
 Interpolation = Literal["bilinear", "bicubic"]
+Fit = Literal["crop", "squash"]
 
 
 class TensorSpec(Value, frozen=True, kw_only=True):
@@ -22,6 +23,10 @@ class Preprocess(Value, frozen=True, kw_only=True):
 
     The shorter edge is resized to `resize_px` and the centre square of `crop_px` cut out on the host;
     scaling to [0, 1] and normalising with `mean` and `std` (RGB) happen inside every graph.
+
+    Where the input is not square, `crop_px` is its height and `width_px` its width; the image is then resized so that
+    it covers a box of that shape whose shorter edge is `resize_px`, and the centre cut out. With the fit "squash" the
+    whole image is resized to the input, whatever its shape.
     """
 
     resize_px: int
@@ -29,15 +34,26 @@ class Preprocess(Value, frozen=True, kw_only=True):
     interpolation: Interpolation = "bilinear"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    width_px: int = 0
+    fit: Fit = "crop"
 
     def __post_init__(self) -> None:
         """Refuse sizes that cannot be cropped and deviations that cannot be divided by."""
-        if not 0 < self.crop_px <= self.resize_px:
-            msg = f"crop_px {self.crop_px} must lie between 1 and resize_px {self.resize_px}"
+        if self.width_px < 0:
+            msg = f"width_px {self.width_px} must be 0, which means square, or more"
+            raise ValueError(msg)
+        if not 0 < min(self.size) <= self.resize_px:
+            shorter = "width_px" if 0 < self.width_px < self.crop_px else "crop_px"
+            msg = f"{shorter} {min(self.size)} must lie between 1 and resize_px {self.resize_px}"
             raise ValueError(msg)
         if min(self.std) <= 0:
             msg = f"std {self.std} must be positive"
             raise ValueError(msg)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input, in pixels."""
+        return self.crop_px, self.width_px or self.crop_px
 
     @property
     def range(self) -> tuple[float, float]:
@@ -58,13 +74,16 @@ class CheckpointOptions(Value, frozen=True, kw_only=True):
     `key` says where they lie in a file that holds several, with dots between the levels, such as "model_ema".
     `norm_eps` is what training added to the variances of BatchNorm, where it was not 1e-5. `trust_network` goes on
     where the weights' own statistics say that they belong to another network or to other images. `average` is what an
-    ensemble averages.
+    ensemble averages. `input_px` is the width and height of the network's input, where they are not those of its
+    usual preprocessing, and `fit` how images of another shape become that, where it is not as that says.
     """
 
     key: str | None = None
     norm_eps: float | None = None
     trust_network: bool = False
     average: Average = "logits"
+    input_px: tuple[int, int] | None = None
+    fit: Fit | None = None
 
 
 class ModelSpec(Value, frozen=True, kw_only=True):
@@ -113,8 +132,7 @@ class ModelSpec(Value, frozen=True, kw_only=True):
     @property
     def input(self) -> TensorSpec:
         """The images that every artefact takes: uint8 RGB, NHWC."""
-        size = self.preprocess.crop_px
-        return TensorSpec(name="images", dtype="uint8", shape=(None, size, size, 3))
+        return TensorSpec(name="images", dtype="uint8", shape=(None, *self.preprocess.size, 3))
 
     @property
     def output(self) -> TensorSpec:

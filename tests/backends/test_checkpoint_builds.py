@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 import edgeresnext
 from edgeresnext.backends import registry
-from edgeresnext.errors import CheckpointError
+from edgeresnext.errors import CheckpointError, DataError, RequestError
 from edgeresnext.model.catalogue import PREPROCESS
 from edgeresnext.spec import CheckpointOptions, Recipe
 
@@ -84,3 +84,24 @@ def test_weights_that_remember_other_images_are_refused_before_anything_is_writt
     assert not (tmp_path / "out").exists()
     trusted = CheckpointOptions(trust_network=True)
     assert build(digit_weights, preprocess=PREPROCESS["cifar"], checkpoint_options=trusted).manifest.trained
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_an_input_that_is_not_square_is_built_and_runs_everywhere(build, digit_weights, tmp_path, fit):
+    bundle = build(
+        digit_weights, precisions=["int8", "fp32"],
+        checkpoint_options=CheckpointOptions(input_px=(48, 32), fit=fit, trust_network=True),
+    )  # fmt: skip
+    assert bundle.manifest.model.input.shape == (None, 32, 48, 3)
+    assert all(check.status in ("ok", "skipped") for check in edgeresnext.verify(bundle.path))
+    with edgeresnext.load(bundle.path) as classifier:
+        assert classifier.logits(bundle.golden().images).shape == (len(bundle.golden().images), 10)
+        with pytest.raises(DataError, match=r"\(N, 32, 48, 3\)"):
+            classifier.logits(np.zeros((1, 48, 32, 3), np.uint8))
+
+
+@pytest.mark.parametrize("size", [(0, 32), (32, 7), (32, 5000)])
+def test_an_input_of_no_usable_size_is_refused(build, digit_weights, tmp_path, size):
+    with pytest.raises(RequestError, match=f"an input of {size[0]} x {size[1]} pixels"):
+        build(digit_weights, checkpoint_options=CheckpointOptions(input_px=size))
+    assert not (tmp_path / "out").exists()

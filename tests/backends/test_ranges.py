@@ -48,7 +48,7 @@ def digits(digit_folders, digit_weights, tmp_path_factory):
         SPEC.name, weights=digit_weights, calibration=digit_folders["calibration"], precisions=["int8"],
         recipe=Recipe(samples=SAMPLES), output=tmp_path_factory.mktemp("ranges") / "bundle",
     )  # fmt: skip
-    graph = trace(load_saved(SPEC, digit_weights), SPEC.preprocess.crop_px)
+    graph = trace(load_saved(SPEC, digit_weights), SPEC.preprocess.size)
     return SimpleNamespace(graph=graph, photos=folder.scan(digit_folders["calibration"]), bundle=bundle)
 
 

@@ -57,7 +57,7 @@ CASES = [
 @functools.cache
 def traced(name):
     spec = shallow(name)
-    return spec, trace(random_network(spec, 0), spec.preprocess.crop_px)
+    return spec, trace(random_network(spec, 0), spec.preprocess.size)
 
 
 def request(folder, name, file, **changes):

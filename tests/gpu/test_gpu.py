@@ -230,7 +230,7 @@ def test_calibration_on_the_gpu_finds_what_the_cpu_finds():
     from edgeresnext.model.catalogue import specify
     from edgeresnext.model.checkpoints import random_network
 
-    graph = trace(random_network(specify("resnext20_8x4d"), 0), 32)
+    graph = trace(random_network(specify("resnext20_8x4d"), 0), (32, 32))
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     there, here = Executor(graph, torch.device("cuda")), Executor(graph, torch.device("cpu"))
     for (_, found), (_, expected) in zip(there.steps(images), here.steps(images), strict=True):

@@ -7,15 +7,26 @@ from edgeresnext.data.images import crop, decode
 from edgeresnext.spec import Preprocess
 
 sizes = st.integers(1, 300)
+edges = st.integers(8, 64)
 
 
 @settings(max_examples=150, deadline=None)
-@given(sizes, sizes, st.integers(8, 64), st.integers(0, 30), st.sampled_from(["bilinear", "bicubic"]))
+@given(sizes, sizes, edges, st.integers(0, 30), st.sampled_from(["bilinear", "bicubic"]))
 def test_any_size_gives_the_crop_and_a_flat_image_stays_flat(width, height, edge, margin, interpolation):
     preprocess = Preprocess(resize_px=edge + margin, crop_px=edge, interpolation=interpolation)
     cut = crop(decode(Image.new("RGB", (width, height), (10, 200, 90))), preprocess)
     assert cut.shape == (edge, edge, 3)
     assert cut.dtype == np.uint8
+    assert (cut == (10, 200, 90)).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(sizes, sizes, st.tuples(edges, edges), st.integers(0, 30), st.sampled_from(["crop", "squash"]))
+def test_an_input_that_is_not_square_is_covered_without_borders(width, height, size, margin, fit):
+    rows, columns = size
+    preprocess = Preprocess(resize_px=min(rows, columns) + margin, crop_px=rows, width_px=columns, fit=fit)
+    cut = crop(decode(Image.new("RGB", (width, height), (10, 200, 90))), preprocess)
+    assert cut.shape == (rows, columns, 3)
     assert (cut == (10, 200, 90)).all()
 
 

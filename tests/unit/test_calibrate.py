@@ -13,7 +13,7 @@ SPEC = specify("resnext20_8x4d")
 
 @pytest.fixture(scope="module")
 def graph():
-    return trace(random_network(SPEC, 0), 32)
+    return trace(random_network(SPEC, 0), (32, 32))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_activations_that_are_not_finite_name_the_layer(images):
         network.layer2[0].bn1.bias.fill_(0)
         network.layer2[0].bn1.weight.fill_(1e37)
     with pytest.raises(DataError, match=r"layer2\.0\.relu1"):
-        thresholds(trace(network, 32), [images[:2] * 1e3])
+        thresholds(trace(network, (32, 32)), [images[:2] * 1e3])
 
 
 def test_a_tensor_of_zeros_gets_a_usable_threshold():

@@ -58,7 +58,7 @@ def test_the_bundle_has_the_thresholds_of_its_ranges(built):
 
 def test_every_tensor_of_the_plain_graph_but_the_logits_has_a_threshold():
     spec = specify("resnext20_8x4d")
-    graph = trace(random_network(spec, 0), spec.preprocess.crop_px)
+    graph = trace(random_network(spec, 0), spec.preprocess.size)
     found = plain_thresholds(graph, dict.fromkeys(calibrated_tensors(graph), 3.0), spec.preprocess)
     assert {layer.name for layer in graph.layers} - set(found) == {graph.layers[-1].name}
     assert found["images.float"] == 255

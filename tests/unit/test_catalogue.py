@@ -42,10 +42,10 @@ def test_parameters_are_those_of_the_module(name):
 def test_multiply_accumulates_are_those_of_the_graph(name):
     spec = CATALOGUE[name].spec
     shallow = msgspec.structs.replace(spec, depths=tuple(min(depth, 2) for depth in spec.depths))
-    counted = trace(ResNeXt(shallow), spec.preprocess.crop_px).macs
+    counted = trace(ResNeXt(shallow), spec.preprocess.size).macs
     # The graph takes shortcuts of zeros and ones for convolutions.
     shortcuts = sum(
-        layer.macs for layer in trace(ResNeXt(shallow), spec.preprocess.crop_px).layers
+        layer.macs for layer in trace(ResNeXt(shallow), spec.preprocess.size).layers
         if layer.name.endswith("downsample") and spec.shortcut.startswith("padded")
     )  # fmt: skip
     assert size.macs(shallow) == counted - shortcuts

@@ -21,7 +21,7 @@ WITH_MAXPOOL = ModelSpec(
 
 
 def emitted(name, spec=SPEC):
-    graph = trace(random_network(spec, 0), spec.preprocess.crop_px)
+    graph = trace(random_network(spec, 0), spec.preprocess.size)
     thresholds = dict.fromkeys(calibrated_tensors(graph), 2.0)
     return emit(graph, quantise(graph, plan_for(graph, name, thresholds), thresholds), spec), graph
 
@@ -140,7 +140,7 @@ def test_a_quantised_weight_is_within_half_a_step_of_the_original():
 
 
 def test_of_an_add_the_identity_is_quantised_and_of_two_convolutions_the_smaller():
-    graph = trace(random_network(SPEC, 0), 32)
+    graph = trace(random_network(SPEC, 0), (32, 32))
     thresholds = dict.fromkeys(calibrated_tensors(graph), 2.0)
     for smaller, larger in (("conv3", "downsample.0"), ("downsample.0", "conv3")):
         plan = plan_for(graph, "int8", thresholds | {f"layer2.0.{smaller}": 1.0, f"layer2.0.{larger}": 3.0})
@@ -150,7 +150,7 @@ def test_of_an_add_the_identity_is_quantised_and_of_two_convolutions_the_smaller
 
 
 def test_a_pool_shares_its_input_s_threshold():
-    graph = trace(random_network(WITH_MAXPOOL, 0), 64)
+    graph = trace(random_network(WITH_MAXPOOL, 0), (64, 64))
     assert threshold_source(graph, "maxpool") == "relu"
     assert threshold_source(graph, "relu") == "relu"
 
@@ -160,7 +160,7 @@ def test_grouped_convolutions_that_int8_cannot_run_stay_in_floating_point_with_t
         name="thin", depths=(1, 1), cardinality=4, width_per_group=2, base_channels=8, classes=5, stem="cifar",
         preprocess=Preprocess(resize_px=32, crop_px=32),
     )  # fmt: skip
-    graph = trace(random_network(spec, 0), 32)
+    graph = trace(random_network(spec, 0), (32, 32))
     plan = plan_for(graph, "int8", dict.fromkeys(calibrated_tensors(graph), 1.0))
     assert plan.layers["layer1.0.conv2"] == "fp32"
     assert "2 channels a group" in plan.reasons["layer1.0.conv2"]
@@ -170,6 +170,6 @@ def test_grouped_convolutions_that_int8_cannot_run_stay_in_floating_point_with_t
 def test_weights_that_do_not_fit_float16_are_refused_by_name():
     network = random_network(SPEC, 0)
     network.layer1[0].bn1.weight.data.fill_(1e6)
-    graph = trace(network, 32)
+    graph = trace(network, (32, 32))
     with pytest.raises(AccuracyError, match=r"layer1\.0\.conv1"):
         emit(graph, quantise(graph, plan_for(graph, "fp16", {}), {}), SPEC)

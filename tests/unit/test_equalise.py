@@ -36,7 +36,7 @@ def images(size, count=8):
 @pytest.fixture(scope="module", params=[SPEC, WITH_MAXPOOL], ids=lambda spec: spec.name)
 def graph(request):
     spec = request.param
-    return trace(random_network(spec, 0), spec.preprocess.crop_px)
+    return trace(random_network(spec, 0), spec.preprocess.size)
 
 
 def size_of(graph):
@@ -82,7 +82,7 @@ def test_scaled_channels_are_found_and_evened_out():
         columns = torch.ones(64)
         columns[:16] = 1 / 64
         block.conv2.weight *= columns.view(8, 1, 8).expand(-1, 8, -1).reshape(64, 8, 1, 1)
-    graph = trace(network, 32)
+    graph = trace(network, (32, 32))
     seen = channel_statistics(graph, [images(32, 16)])
 
     def spread(observed):
@@ -115,8 +115,8 @@ def test_an_outlier_channel_costs_float16_nothing(tmp_path):
         block.bn1.weight[3] *= 4096
         block.bn1.bias[3] *= 4096
         block.conv2.weight[:4, 3] /= 4096
-    graph = trace(network, 32)
-    pixels = generate(16, 32, 0)
+    graph = trace(network, (32, 32))
+    pixels = generate(16, (32, 32), 0)
     batch = normalise(torch.from_numpy(pixels), SPEC)
     exponents = find_exponents(graph, channel_statistics(graph, [batch]), [batch])
     assert exponents["layer1.0.conv1"][3] <= -8

@@ -35,8 +35,8 @@ class Case:
 
     def __init__(self, spec):
         self.spec = spec
-        self.graph = trace(random_network(spec, 0), spec.preprocess.crop_px)
-        self.pixels = generate(24, spec.preprocess.crop_px, 3)
+        self.graph = trace(random_network(spec, 0), spec.preprocess.size)
+        self.pixels = generate(24, spec.preprocess.size, 3)
         self.images = normalise(torch.from_numpy(self.pixels), spec)
         self.limits = thresholds(self.graph, observe(self.graph, [self.images[:16]]), Method.parse("max"))
 

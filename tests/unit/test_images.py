@@ -1,6 +1,7 @@
 import contextlib
 import io
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -101,6 +102,19 @@ def test_the_shorter_edge_is_resized_and_the_centre_cut_out():
     cut = crop(image, Preprocess(resize_px=32, crop_px=32))
     assert cut.shape == (32, 32, 3)
     assert (cut == RED).all()
+
+
+def test_a_wide_input_shows_the_wide_centre_or_all_of_the_image():
+    image = Image.new("RGB", (40, 60), (0, 0, 0))
+    image.paste(RED, (0, 20, 40, 40))  # the middle third
+    wide = Preprocess(resize_px=20, crop_px=20, width_px=40)
+    cut = crop(image, wide)
+    assert cut.shape == (20, 40, 3)
+    assert (cut == RED).all()
+    squashed = crop(image, msgspec.structs.replace(wide, fit="squash"))
+    assert squashed.shape == (20, 40, 3)
+    assert (squashed[10] == RED).all()
+    assert not squashed[[0, -1]].any()
 
 
 def test_an_odd_margin_is_split_as_torchvision_splits_it():

@@ -20,7 +20,7 @@ SPEC = specify("resnext20_8x4d")
 
 @pytest.fixture(scope="module")
 def graph():
-    return trace(random_network(SPEC, 0), 32)
+    return trace(random_network(SPEC, 0), (32, 32))
 
 
 def test_patterns_match_layers_by_name_and_the_last_one_decides(graph):
@@ -67,7 +67,7 @@ def test_kept_layers_have_the_type_that_was_asked_for_or_the_wider_one_of_the_fi
 
 
 def test_a_file_of_three_types_computes_what_the_network_computes(graph, tmp_path):
-    pixels = generate(8, 32, 1)
+    pixels = generate(8, (32, 32), 1)
     exact = Executor(graph).logits(normalise(torch.from_numpy(pixels), SPEC))
     limits = dict.fromkeys(calibrated_tensors(graph), 8.0)
     plan = plan_for(graph, "int8-fp16", limits, parse_keep(graph, ["fp32:layer*", "fp16:layer2.0.conv2"]))

@@ -31,12 +31,12 @@ NAME = "int8-cpu"
 
 @pytest.fixture(scope="module")
 def graph():
-    return trace(random_network(SPEC, 0), 32)
+    return trace(random_network(SPEC, 0), (32, 32))
 
 
 @pytest.fixture(scope="module")
 def images():
-    return normalise(torch.from_numpy(generate(48, 32, 3)), SPEC)
+    return normalise(torch.from_numpy(generate(48, (32, 32), 3)), SPEC)
 
 
 @pytest.fixture(scope="module")

@@ -27,12 +27,12 @@ SPEC = specify("resnext20_8x4d")
 
 @pytest.fixture(scope="module")
 def graph():
-    return trace(random_network(SPEC, 0), 32)
+    return trace(random_network(SPEC, 0), (32, 32))
 
 
 @pytest.fixture(scope="module")
 def pixels():
-    return generate(32, 32, 3)
+    return generate(32, (32, 32), 3)
 
 
 @pytest.fixture(scope="module")

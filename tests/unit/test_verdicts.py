@@ -134,7 +134,7 @@ def test_limits_and_images_must_fit_each_other(classes):
 
 
 def test_images_get_the_classes_of_the_network_and_too_few_int8_layers_are_refused_at_once(classes):
-    graph = trace(random_network(specify("resnext20_8x4d"), 0), 32)
+    graph = trace(random_network(specify("resnext20_8x4d"), 0), (32, 32))
     asked = prepare(Gate(validation=str(classes / "with")), trained=True)
     assert match(asked, ("1", "0"), graph, ()).targets == (1, 0)  # folders 0 and 1
     with pytest.raises(DataError, match="match no label"):

@@ -5,6 +5,7 @@ Images go to the device as they are, in uint8; logits come back in float32.
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -36,7 +37,7 @@ class Context:
         self._cuda = cuda
         self._model = model
         largest = loaded.largest
-        self._image_bytes = 3 * model.preprocess.crop_px**2
+        self._image_bytes = 3 * math.prod(model.preprocess.size)
         self._classes = model.classes
         self._batch = 0
         self._graph: tuple[int, Any] | None = None
