@@ -71,6 +71,18 @@ def input_size(text: str) -> tuple[int, int]:
     raise RequestError(f"cannot read input size '{text}'", "Give WIDTHxHEIGHT such as 320x240.", values=("input_px",))
 
 
+def depths(text: str) -> tuple[int, ...]:
+    """Return the blocks of each stage.
+
+    Raises:
+        RequestError: They are no numbers.
+    """
+    parts = text.replace(" ", "").split(",")
+    if all(part.isascii() and part.isdecimal() for part in parts):
+        return tuple(int(part) for part in parts)
+    raise RequestError(f"cannot read depths '{text}'", "Give blocks a stage such as 3,4,6,3.", values=("depths",))
+
+
 def preprocessing(text: str) -> Preprocess:
     """Return a named preprocessing, or one read from a JSON file.
 

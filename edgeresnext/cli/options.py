@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
-from edgeresnext.cli.as_typed import Scaled, batch_profile, input_size, repairs
+from edgeresnext.cli.as_typed import Scaled, batch_profile, depths, input_size, repairs
 from edgeresnext.errors import RequestError
 from edgeresnext.measure.results import Mode
 from edgeresnext.spec import Gate
@@ -122,6 +122,9 @@ CHECKPOINT_OPTIONS = (
         type=click.Choice(["crop", "squash"]),
         help="How images of another shape become that: the centre cut out, or squashed. [crop]",
     ),
+    click.option("--depths", type=depths, metavar="N,N,...", help="Blocks a stage, of a network like the named one."),
+    click.option("--cardinality", type=int, metavar="N", help="Groups of its grouped convolutions."),
+    click.option("--width", "width_per_group", type=int, metavar="N", help="Channels a group in its first stage."),
     click.option(
         "--trust-network",
         is_flag=True,

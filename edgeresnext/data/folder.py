@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -201,6 +202,10 @@ def _comparable(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+_ONE_DIGIT = 10
+"""Numbers up to which sorting as text and by value is the same."""
+
+
 def _numbered(classes: Sequence[str], count: int, root: Path, order: ClassOrder | None) -> tuple[int, ...]:
     """Return the class index of each folder for a network whose classes have numbers alone."""
     by_place = tuple(range(len(classes)))
@@ -219,8 +224,8 @@ def _numbered(classes: Sequence[str], count: int, root: Path, order: ClassOrder 
             classes[0],
         )
         return by_place
-    in_order = [str(index) for index in range(count)] == sorted(map(str, range(count)))  # up to ten classes
-    if order is None and not in_order:
+    whole = len(classes) == count or count <= _ONE_DIGIT  # else "2" may be the place among names that are not here
+    if order is None and not (whole and by_place == by_value):
         raise DataError(
             f"the class folders in '{root}' are numbers ({shortened(classes, 4)}), which may be the classes' own or "
             f"their place among the {count} sorted names",
@@ -231,9 +236,11 @@ def _numbered(classes: Sequence[str], count: int, root: Path, order: ClassOrder 
     if (order == "sorted" and len(classes) != count) or max(chosen) >= count:
         raise DataError(
             f"{len(classes)} class folders in '{root}', up to {classes[-1]}, do not fit {count} classes",
-            "Give the labels where the bundle is built.",
-            values=("labels",),
+            "Give the labels where the bundle is built, or the other class_order.",
+            values=("class_order", "labels"),
         )
+    if len(set(chosen)) < len(chosen):
+        raise DataError(f"two class folders in '{root}' are the same number", "Rename one of them.")
     return chosen
 
 
@@ -264,12 +271,37 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
     return labels
 
 
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON.
+
+    Raises:
+        ValueError: A name stands there twice.
+    """
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        message = f"'{next(name for name in names if names.count(name) > 1)}' stands there twice"
+        raise ValueError(message)
+    return dict(pairs)
+
+
+def _hashable(found: dict[str, Any]) -> bool:
+    """Whether an object of JSON has integers alone as values."""
+    return all(type(value) is int for value in found.values())
+
+
 def _json_labels(path: Path, text: str) -> tuple[str, ...] | None:
     """Return the labels of a JSON file; None where the text only looks like JSON."""
     try:
-        found = json.loads(text)
-    except ValueError:
+        found = json.loads(text, object_pairs_hook=_unrepeated)
+    except (ValueError, RecursionError) as error:
+        if text.rstrip().endswith(("]", "}")) or "\n" not in text.strip():
+            raise DataError(
+                f"labels file '{path}' looks like JSON, and is none: {error}",
+                'Write ["cat", "dog"], or one label a line.',
+            ) from None
         return None
+    if isinstance(found, dict) and found and set(found.values() if _hashable(found) else ()) == set(range(len(found))):
+        found = sorted(found, key=found.__getitem__)  # class_to_idx
     if isinstance(found, dict) and set(found) == {str(index) for index in range(len(found))}:
         found = [found[str(index)] for index in range(len(found))]
     if not isinstance(found, list) or not all(isinstance(label, str) for label in found):

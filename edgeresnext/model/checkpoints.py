@@ -88,6 +88,10 @@ def _check_numbers(checkpoint: Checkpoint) -> None:
             f"weights file '{checkpoint.path}' holds NaN or infinity in {shortened(broken)}",
             "The training diverged or the file is damaged; use an earlier checkpoint.",
         )
+    if not any(tensor.any() for name, tensor in checkpoint.state.items() if name.endswith("weight")):
+        raise CheckpointError(
+            f"all weights of '{checkpoint.path}' are zero", "The file was never filled; use another checkpoint."
+        )
     if not checkpoint.spec.classes:
         raise CheckpointError(
             f"the classifier of weights file '{checkpoint.path}' has no class", "The file is damaged."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import re
 import urllib.error
@@ -24,6 +25,7 @@ from edgeresnext.progress import Progress, silent
 from edgeresnext.spec import Preprocess
 
 PREFIXES = ("hf:", "torchvision:", "https://", "http://")
+_SMALLEST_SHARE = 0.1
 _PILLOW_BILINEAR = 2
 _TIMEOUT_S = 30.0
 _PIECE_BYTES = 1 << 20
@@ -72,7 +74,7 @@ class Fetched:
 
 def is_name(text: str) -> bool:
     """Whether a text names weights elsewhere rather than a file here."""
-    return text.startswith(PREFIXES)
+    return text.lower().startswith(PREFIXES)
 
 
 def fetch(name: str, cache: Path, progress: Progress = silent) -> Fetched:
@@ -90,6 +92,7 @@ def fetch(name: str, cache: Path, progress: Progress = silent) -> Fetched:
         NotInstalledError: `huggingface_hub` is missing.
     """
     kind, _, rest = name.partition(":")
+    kind = kind.lower()
     if kind == "hf":
         return _hugging_face(rest)
     if kind == "torchvision":
@@ -114,8 +117,13 @@ def fetch(name: str, cache: Path, progress: Progress = silent) -> Fetched:
 def _download(address: str, digest: str, cache: Path, progress: Progress) -> Path:
     """Return the file at an address, from the cache or from where an earlier download stopped."""
     place = cache / "downloads" / hashlib.sha256(address.encode()).hexdigest()[:16]
-    path = place / (Path(urllib.parse.urlsplit(address).path).name or "weights")
-    place.mkdir(parents=True, exist_ok=True)
+    path = place / "weights"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"downloads cannot be kept in '{place}': {error.strerror}", "Set EDGERESNEXT_CACHE to another folder."
+        ) from None
     with FileLock(place / ".lock"):
         if path.exists() and files.digest(path).startswith(digest):
             return path
@@ -124,8 +132,8 @@ def _download(address: str, digest: str, cache: Path, progress: Progress) -> Pat
             _receive(address, partial, progress)
         except urllib.error.HTTPError as error:
             raise CheckpointError(f"'{address}' answers {error.code} {error.reason}", "Check the address.") from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or str(error) or type(error).__name__
             raise CheckpointError(f"cannot fetch '{address}': {reason}", _ELSEWHERE) from None
         found = files.digest(partial)
         if not found.startswith(digest):
@@ -145,7 +153,11 @@ def _receive(address: str, partial: Path, progress: Progress) -> None:
         OSError: The connection failed, or ended early.
     """
     have = partial.stat().st_size if partial.exists() else 0
-    request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})  # noqa: S310 - https, or a known digest
+    etag = partial.with_name(f"{partial.name}.etag")
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    if have and etag.exists() and (known := etag.read_text(encoding="utf-8")):
+        headers["If-Range"] = known  # where it is another file now, all of it comes
+    request = urllib.request.Request(address, headers=headers)  # noqa: S310 - https, or a known digest
     try:
         answer = urllib.request.urlopen(request, timeout=_TIMEOUT_S)  # noqa: S310 - as above
     except urllib.error.HTTPError as error:
@@ -153,7 +165,17 @@ def _receive(address: str, partial: Path, progress: Progress) -> None:
             raise
         partial.unlink()
         return _receive(address, partial, progress)
-    with answer, partial.open("ab" if answer.status == 206 else "wb") as file:  # noqa: PLR2004 - "partial content"
+    if address.lower().startswith("https:") and not answer.geturl().lower().startswith("https:"):
+        answer.close()
+        message = f"it leads to {answer.geturl()}, which is not encrypted"
+        raise OSError(message)
+    goes_on = answer.status == 206 and str(answer.headers.get("Content-Range")).startswith(f"bytes {have}-")  # noqa: PLR2004 - "partial content"
+    if answer.status == 206 and not goes_on:  # noqa: PLR2004 - as above
+        answer.close()
+        partial.unlink()
+        return _receive(address, partial, progress)
+    etag.write_text(answer.headers.get("ETag", ""), encoding="utf-8")
+    with answer, partial.open("ab" if goes_on else "wb") as file:
         done = file.tell()
         length = answer.headers.get("Content-Length")
         total = done + int(length) if length else 0
@@ -203,7 +225,8 @@ def _hugging_face(name: str) -> Fetched:
             f"'hf:{name}' has neither model.safetensors nor pytorch_model.bin", "Give the address of the file itself."
         )
     said = _json(config) | _json(processor)
-    licence = said.get("pretrained_cfg", {}).get("license", "")
+    timm = said.get("pretrained_cfg")
+    licence = str(timm.get("license", "")) if isinstance(timm, dict) else ""
     notes = (f"its licence is {licence}: not for commercial use",) if "nc" in licence.lower().split("-") else ()
     return Fetched(path=weights, preprocess=_preprocess(said), labels=_labels(said), notes=notes)
 
@@ -214,31 +237,35 @@ def _json(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"cannot read '{path}': {error}", "Fetch it again.") from None
     return found if isinstance(found, dict) else {}
 
 
 def _preprocess(said: Mapping[str, Any]) -> Preprocess | None:
     """Return the preprocessing that timm's or transformers' configuration describes."""
-    timm = said.get("pretrained_cfg") or {}
+    timm = said.get("pretrained_cfg")
     try:
-        if timm.get("input_size"):
-            crop = int(timm["input_size"][-1])
-            return Preprocess(
-                resize_px=int(crop / float(timm.get("crop_pct") or 0.875)), crop_px=crop,
-                interpolation="bilinear" if timm.get("interpolation") == "bilinear" else "bicubic",
-                mean=tuple(timm["mean"]), std=tuple(timm["std"]),
-            )  # fmt: skip
+        if isinstance(timm, dict) and timm.get("input_size"):
+            height, width = map(int, timm["input_size"][-2:])
+            wanted = {
+                "resize_px": int(min(height, width) / _share(timm)), "crop_px": height,
+                "width_px": 0 if height == width else width,
+                "interpolation": timm.get("interpolation") or "bicubic", "mean": timm["mean"], "std": timm["std"],
+            }  # fmt: skip
+            return msgspec.convert(wanted, Preprocess)
         if said.get("image_mean"):
-            size = said.get("size", 224)
-            crop = int(next(iter(size.values())) if isinstance(size, dict) else size)
-            return Preprocess(
-                resize_px=int(crop / float(said.get("crop_pct") or 0.875)), crop_px=crop,
-                interpolation="bilinear" if said.get("resample") == _PILLOW_BILINEAR else "bicubic",
-                mean=tuple(said["image_mean"]), std=tuple(said["image_std"]),
-            )  # fmt: skip
-    except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
+            sides = said.get("size", 224)
+            resized = int(min(sides.values()) if isinstance(sides, dict) else sides)
+            crops = said.get("crop_size")
+            crop = int(min(crops.values()) if isinstance(crops, dict) else crops or resized)
+            wanted = {
+                "resize_px": int(resized / _share(said)) if crops is None else resized, "crop_px": crop,
+                "interpolation": "bilinear" if said.get("resample") == _PILLOW_BILINEAR else "bicubic",
+                "mean": said["image_mean"], "std": said["image_std"],
+            }  # fmt: skip
+            return msgspec.convert(wanted, Preprocess)
+    except (KeyError, TypeError, ValueError, OverflowError, msgspec.ValidationError) as error:
         raise CheckpointError(
             f"the configuration of these weights describes no preprocessing that is known here: {error}",
             "Say it yourself.",
@@ -247,10 +274,23 @@ def _preprocess(said: Mapping[str, Any]) -> Preprocess | None:
     return None
 
 
+def _share(said: Mapping[str, Any]) -> float:
+    """Return the crop's share of the resized image.
+
+    Raises:
+        ValueError: It is none.
+    """
+    share = float(said.get("crop_pct") or 0.875)
+    if not _SMALLEST_SHARE <= share <= 1:
+        message = f"crop_pct is {share:g}"
+        raise ValueError(message)
+    return share
+
+
 def _labels(said: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return the classes that a configuration lists in the order of the logits."""
     by_number = said.get("id2label")
-    if isinstance(by_number, dict) and by_number and all(str(key).isdigit() for key in by_number):
-        return tuple(str(by_number[key]) for key in sorted(by_number, key=int))
+    if isinstance(by_number, dict) and by_number and set(by_number) == set(map(str, range(len(by_number)))):
+        return tuple(str(by_number[str(index)]) for index in range(len(by_number)))
     listed = said.get("label_names")
     return tuple(map(str, listed)) if isinstance(listed, list) and listed else None

@@ -9,11 +9,14 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from edgeresnext.errors import CheckpointError, shortened
 from edgeresnext.model.states import State
 
 _MATRIX = 2
 _KERNEL = 4
+_MOST_IMAGE_CHANNELS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +176,7 @@ def canonical(state: State, path: Path) -> Canonical:
             tensor = state[f"{head}.{part}"]
             body[f"fc.{part}"] = tensor.flatten(1) if part == "weight" else tensor
     others = [name for name in (*rest, *outside) if name.rpartition(".")[0] != head]
-    unknown = [name for name in others if name in rest]
+    unknown = [name for name in others if name in rest or _computes(name, state[name], head, body["fc.weight"])]
     if unknown:
         raise CheckpointError(
             f"'{path}' has layers that no network known here has: {shortened(unknown, 3)}",
@@ -189,11 +192,23 @@ def canonical(state: State, path: Path) -> Canonical:
     )
 
 
+def _computes(name: str, tensor: Tensor, head: str, classifier: Tensor) -> bool:
+    """Whether a layer outside the network's prefix seems to stand before the network, or beside or behind its head."""
+    classes, channels = classifier.shape[:2]
+    layer = name.rpartition(".")[0]
+    beside_head = "." in head and layer.rpartition(".")[0] == head.rpartition(".")[0]
+    reads_logits = tensor.ndim >= _MATRIX and tensor.shape[1] == classes
+    reads_pixels = tensor.ndim == _KERNEL and tensor.shape[1] <= _MOST_IMAGE_CHANNELS
+    normalises = name.endswith("running_var") or (name.endswith("weight") and tensor.shape == (channels,))
+    return beside_head or reads_logits or reads_pixels or normalises
+
+
 def _recognise(state: State, path: Path) -> tuple[Layout, str]:
     """Return the layout, and the prefix before its names."""
     found: list[tuple[Layout, str]] = []
     for layout in LAYOUTS:
-        anchor = re.compile(rf"(.*\.)??{layout.anchor}")  # as little as possible: "features." belongs to Torch7's names
+        # As little as possible: "features." belongs to Torch7's names.
+        anchor = re.compile(rf"(.*\.)??{layout.anchor}", re.DOTALL)
         found += [(layout, match[1] or "") for name in state if (match := anchor.fullmatch(name))]
     prefixes = list(dict.fromkeys(prefix for _, prefix in found))
     if not found:

@@ -7,6 +7,7 @@ remember; no label is needed to tell.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,7 +41,8 @@ class _Moments:
 def statistics_gap(network: nn.Module, batches: Iterable[Tensor]) -> float:
     """Return how far the variances of activations are from those that training saw: 0 is the same.
 
-    The median over the BatchNorms of the median over their channels of |log(variance / running variance)|.
+    The median over the BatchNorms of the median over their channels of |log(variance / running variance)|; infinity
+    where no channel is on.
 
     Args:
         network: In evaluation mode.
@@ -56,7 +58,7 @@ def statistics_gap(network: nn.Module, batches: Iterable[Tensor]) -> float:
         used = (remembered > norm.eps) & (moments.variance > norm.eps)  # a channel that is off says nothing
         if used.any():
             gaps.append((moments.variance[used] / remembered[used]).log().abs().median())
-    return float(torch.stack(gaps).median()) if gaps else 0.0
+    return float(torch.stack(gaps).median()) if gaps else math.inf
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from edgeresnext.model.catalogue import name_of
 from edgeresnext.model.states import State
 from edgeresnext.spec import EXPANSION, ModelSpec, Preprocess
 
+_BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")
 _STEMS = {7: "imagenet", 3: "cifar"}
 _THREE_BY_THREE = 3
 
@@ -29,8 +30,22 @@ def recognise(state: State, preprocess: Preprocess, path: Path, *, cadene_se: bo
     Raises:
         CheckpointError: The weights lack what tells the network, or its stages do not double their channels.
     """
+    blocks = {(int(found[1]), int(found[2])) for name in state if (found := _BLOCK.match(name))}
+    stages = {stage for stage, _ in blocks}
+    if any((stage, block - 1) not in blocks for stage, block in blocks if block) or stages != set(
+        range(1, len(stages) + 1)
+    ):
+        raise CheckpointError(
+            f"'{path}' is no whole ResNet or ResNeXt: blocks are missing between those that it has",
+            "Give the checkpoint of a whole classifier.",
+        )
     try:
         return _recognise(state, preprocess, cadene_se=cadene_se)
+    except (IndexError, ValueError, ZeroDivisionError):
+        raise CheckpointError(
+            f"'{path}' is no ResNet or ResNeXt: its first layers have shapes that none has",
+            "Give the checkpoint of a whole classifier.",
+        ) from None
     except KeyError as error:
         raise CheckpointError(
             f"'{path}' is no whole ResNet or ResNeXt: it has no {error}", "Give the checkpoint of a whole classifier."

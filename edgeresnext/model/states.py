@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from edgeresnext.errors import CheckpointError, shortened
-from edgeresnext.model.weight_files import SAVE_TENSORS, Foreign
+from edgeresnext.model.weight_files import SAVE_TENSORS, Foreign, python
 
 State = dict[str, Tensor]
 
 _PREFERRED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "swa_model", "averaged_model")
 """Averages over the training's last steps: where a file holds one beside the weights, it is what is used."""
 _DEEPEST = 4
+_OF_LAYERS = ("weight", "bias", "running_mean", "running_var")
 _KERNEL_DIMENSIONS = 4
 _NOT_PLAIN = {
     "_rebuild_sparse_tensor": "sparse",
@@ -60,10 +61,10 @@ def find_state(loaded: object, path: Path, key: str | None = None) -> FoundState
     if isinstance(loaded, Foreign):
         raise CheckpointError(
             f"'{path}' is a whole pickled {loaded.name}: a program's object, which is not run",
-            "Get the weights where you trust the file: "
-            f"python -c \"import torch; torch.save(torch.load('{path}', weights_only=False).state_dict(), 'w.pth')\"",
+            "Where you trust the file and it is a network, get its weights: "
+            + python(f"import torch; torch.save(torch.load({str(path)!r}, weights_only=False).state_dict(), 'w.pth')"),
         )
-    candidates = dict(_candidates(loaded, ""))
+    candidates = dict(_candidates(loaded, "", set()))
     if not candidates:
         raise CheckpointError(f"'{path}' holds no dictionary of weights: it is {_describe(loaded)}", SAVE_TENSORS)
     chosen = _choose(candidates, path, key)
@@ -71,10 +72,11 @@ def find_state(loaded: object, path: Path, key: str | None = None) -> FoundState
     return FoundState(state=_plain(candidates[chosen], path), key=chosen, others=others)
 
 
-def _candidates(value: object, where: str, depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _candidates(value: object, where: str, seen: set[int], depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield every dictionary that holds a convolution's kernel, with where it lies."""
-    if depth > _DEEPEST:
+    if depth > _DEEPEST or id(value) in seen:  # what holds itself, or lies in many places, is looked at once
         return
+    seen.add(id(value))
     if isinstance(value, Mapping):
         if _holds_kernels(value):
             yield where, value
@@ -85,7 +87,7 @@ def _candidates(value: object, where: str, depth: int = 0) -> Iterator[tuple[str
     else:
         return
     for name, inner in items:
-        yield from _candidates(inner, f"{where}.{name}".removeprefix("."), depth + 1)
+        yield from _candidates(inner, f"{where}.{name}".removeprefix("."), seen, depth + 1)
 
 
 def _holds_kernels(value: Mapping[Any, Any]) -> bool:
@@ -130,6 +132,8 @@ def _plain(found: Mapping[str, Any], path: Path) -> State:
     """Return the tensors of a dictionary as contiguous float32; counters and what is no tensor are left out."""
     state: State = {}
     for name, tensor in found.items():
+        if not isinstance(name, str):
+            continue
         if _is_odd(tensor):
             kind = next((kind for end, kind in _NOT_PLAIN.items() if tensor.name.endswith(end)), tensor.name)
             raise CheckpointError(
@@ -137,14 +141,27 @@ def _plain(found: Mapping[str, Any], path: Path) -> State:
             )
         if not isinstance(tensor, Tensor) or _counts(name, tensor):
             continue
+        if _is_counter_of_layer(name, tensor):
+            continue
         if tensor.layout != torch.strided or tensor.is_quantized or not tensor.is_floating_point():
             kind = "sparse" if tensor.layout != torch.strided else str(tensor.dtype).removeprefix("torch.")
             raise CheckpointError(
                 f"tensor '{name}' of '{path}' is {kind}, not floating point",
                 "Give the checkpoint before it was quantised or converted.",
             )
-        state[str(name)] = tensor.detach().float().contiguous()
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"tensor '{name}' of '{path}' repeats fewer numbers than its shape {tuple(tensor.shape)} has",
+                "Save its values: tensor.contiguous().",
+            )
+        state[name] = tensor.detach().float().contiguous()
     return state
+
+
+def _is_counter_of_layer(name: str, tensor: Tensor) -> bool:
+    """Whether a tensor of integers is none of a network's weights, but of a metric, a mask or a buffer beside them."""
+    whole = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_floating_point()
+    return whole and not tensor.is_complex() and name.rpartition(".")[2] not in _OF_LAYERS
 
 
 def _counts(name: str, tensor: Tensor) -> bool:

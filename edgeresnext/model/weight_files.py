@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
+import shlex
 import tarfile
 import types
 import warnings
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ _TENSORS = {
     ("collections", "OrderedDict"),
     ("torch._utils", "_rebuild_tensor"),
     ("torch._utils", "_rebuild_tensor_v2"),
+    ("torch._utils", "_rebuild_tensor_v3"),
     ("torch._utils", "_rebuild_parameter"),
     ("torch._utils", "_rebuild_parameter_with_state"),
     ("torch.nn.parameter", "Parameter"),
@@ -54,6 +59,8 @@ _ONNX_FIELDS = b"\x12\x1a\x22\x2a\x32\x3a\x42"
 """Tags of the fields that may follow `ir_version` in an ONNX file (onnx.proto: ModelProto)."""
 
 
+_PROTOCOL_0 = b"L119547"
+"""How PyTorch's magic number begins in the oldest pickles."""
 _NEWEST_ONNX = 32
 """IR versions that may come."""
 
@@ -79,16 +86,54 @@ class Foreign:
     def append(self, _value: object) -> None:
         """Ignore an item of a list's subclass."""
 
+    def add(self, _value: object) -> None:
+        """Ignore an item of a set's subclass."""
+
     def extend(self, _values: object) -> None:
         """Ignore items of a list's subclass."""
+
+
+class _Items(dict[Any, Any]):
+    """A dictionary that ignores what a pickle makes it of, such as the factory of a default."""
+
+    def __init__(self, *_arguments: object) -> None:
+        super().__init__()
+
+
+class _Call:
+    """A function of PyTorch that a pickle may call, and cannot change: it has no attributes to be set."""
+
+    __slots__ = ("_function",)
+    _function: Callable[..., Any]
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        object.__setattr__(self, "_function", function)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse what a pickle would set.
+
+        Raises:
+            pickle.UnpicklingError: Always.
+        """
+        message = f"it sets {name} of a function"
+        raise pickle.UnpicklingError(message)
+
+    def __call__(self, *arguments: Any) -> Any:  # noqa: ANN401 - whatever the function takes and returns
+        return self._function(*arguments)
 
 
 class _Unpickler(pickle.Unpickler):
     """Finds the names of `_TENSORS`, and nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - whatever a pickle names
+        if (module, name) == ("collections", "defaultdict"):
+            return type(name, (_Items,), {})
+        if name == "UntypedStorage" and module in ("torch", "torch.storage"):
+            # Its elements are bytes; the class itself could be changed by a pickle.
+            return torch.serialization.StorageType("ByteStorage")  # type: ignore[no-untyped-call]
         if (module, name) in _TENSORS:
-            return super().find_class("builtins" if module == "__builtin__" else module, name)
+            found = super().find_class("builtins" if module == "__builtin__" else module, name)
+            return _Call(found) if module in ("torch._utils", "torch.nn.parameter") else found
         if module == "torch" and name.endswith("Storage"):
             return torch.serialization.StorageType(name)  # type: ignore[no-untyped-call]
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
@@ -100,6 +145,11 @@ _PICKLE = types.SimpleNamespace(
     __name__="edgeresnext", Unpickler=_Unpickler, load=lambda file, **options: _Unpickler(file, **options).load()
 )
 """What PyTorch takes for Python's `pickle`."""
+
+
+def python(program: str) -> str:
+    """Return the command that runs a program of one line, quoted for a shell."""
+    return f"python -c {shlex.quote(program)}"
 
 
 def read(path: Path) -> Any:  # noqa: ANN401 - dictionaries, lists and tensors, as deep as the file has them
@@ -122,7 +172,9 @@ def read(path: Path) -> Any:  # noqa: ANN401 - dictionaries, lists and tensors, 
             _check_tar(path)
         elif zipfile.is_zipfile(path):
             _check_zip(path)
-        elif not head.startswith(b"\x80"):
+        elif head.startswith(b"PK"):
+            raise CheckpointError(f"weights file '{path}' is damaged: its end is missing", _AGAIN)
+        elif not head.startswith((b"\x80", _PROTOCOL_0)):
             raise CheckpointError(
                 f"'{path}' is no weights file that is known here: it begins with {head[:8].hex(' ')}",
                 "Give a checkpoint of PyTorch, or a .safetensors file.",
@@ -155,7 +207,7 @@ def _refuse_text(path: Path, head: bytes) -> None:
         raise CheckpointError(f"weights file '{path}' is empty" + (": zeros alone" if head else ""), _AGAIN)
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith(b"version https://git-lfs"):
-        size = next((line.split()[1] for line in text.splitlines() if line.startswith(b"size ")), b"?").decode()
+        size = next(iter(re.findall(rb"^size (\d+)", text, re.MULTILINE)), b"an unknown number of").decode()
         raise CheckpointError(
             f"'{path}' is a Git LFS pointer: it stands for a file of {size} bytes, which is not here",
             "Get that file in its repository, with git lfs pull.",
@@ -179,8 +231,14 @@ def _refuse_signatures(path: Path, head: bytes) -> None:
     """Refuse a file that another program reads."""
     for signature, kind, hint in _SIGNATURES:
         if head.startswith(signature):
-            raise CheckpointError(f"'{path}' is a {kind}, not a weights file", hint.replace("FILE", f"'{path}'"))
-    if head[:1] == b"\x08" and head[1] < _NEWEST_ONNX and head[2:3] in {bytes([tag]) for tag in _ONNX_FIELDS}:
+            raise CheckpointError(
+                f"'{path}' is a {kind}, not a weights file", hint.replace("FILE", shlex.quote(str(path)))
+            )
+    if (
+        head[:1] == b"\x08"
+        and head[1:2] < bytes([_NEWEST_ONNX])
+        and head[2:3] in {bytes([tag]) for tag in _ONNX_FIELDS}
+    ):
         raise CheckpointError(
             f"'{path}' is an ONNX file: its layers are fused, and it cannot be trained or calibrated from",
             "Give the checkpoint that it was exported from.",
@@ -192,13 +250,18 @@ def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.partition("/")[2] or name for name in archive.namelist()]
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
         raise CheckpointError(f"weights file '{path}' is damaged: {error}", _AGAIN) from None
+    if broken is not None:
+        raise CheckpointError(
+            f"weights file '{path}' is damaged: the checksum of its record '{broken}' is another", _AGAIN
+        )
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         raise CheckpointError(
             f"'{path}' is TorchScript: a program with its weights; it is not run",
             "Get the weights where you trust the file: "
-            f"python -c \"import torch; torch.save(torch.jit.load('{path}').state_dict(), 'weights.pth')\"",
+            + python(f"import torch; torch.save(torch.jit.load({str(path)!r}).state_dict(), 'weights.pth')"),
         )
     if "data.pkl" not in names:
         arrays = names and all(name.endswith(".npy") for name in names)
@@ -213,7 +276,7 @@ def _check_tar(path: Path) -> None:
     names = [member.name for member in members]
     if not {"pickle", "storages", "tensors"} <= set(names) or not all(member.isfile() for member in members):
         raise CheckpointError(
-            f"'{path}' is a tar archive of {', '.join(names[:3])}", f"Unpack it first: tar xf '{path}'"
+            f"'{path}' is a tar archive of {', '.join(names[:3])}", f"Unpack it first: tar xf {shlex.quote(str(path))}"
         )
 
 
@@ -228,6 +291,10 @@ def _read_pickle(path: Path) -> Any:  # noqa: ANN401 - as `read`
             return torch.load(path, map_location="cpu", **options)
     except Exception as error:  # noqa: BLE001 - a damaged pickle raises whatever its first wrong byte leads to
         reason = str(error).partition("\n")[0] or type(error).__name__
+        if "saved_id" in reason:
+            raise CheckpointError(
+                f"'{path}' is in pickle protocol 0, which PyTorch itself does not read", SAVE_TENSORS
+            ) from None
         if "magic number" in reason:
             raise CheckpointError(f"'{path}' is a pickle that PyTorch did not write", SAVE_TENSORS) from None
         raise CheckpointError(f"weights file '{path}' is damaged: {reason}", _AGAIN) from None

@@ -11,7 +11,7 @@ from edgeresnext.backends import registry
 from edgeresnext.backends.targets import CPU_ARTIFACTS, HERE, JETSON, Target
 from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, ONNX_FILES
-from edgeresnext.errors import RequestError, unknown_name
+from edgeresnext.errors import CheckpointError, RequestError, unknown_name
 from edgeresnext.model.catalogue import CATALOGUE
 from edgeresnext.model.hub import is_name
 from edgeresnext.pipeline.recipe import check_recipe
@@ -100,6 +100,9 @@ def named(
     """
     several = () if isinstance(model, str | Path) else tuple(model)
     name = model if isinstance(model, str) and not several and model in CATALOGUE else None
+    alone = weights is None and not random_weights
+    if alone and isinstance(model, str) and Path(model).suffix and not (Path(model).exists() or is_name(model)):
+        raise CheckpointError(f"weights file '{model}' does not exist", "Check the path.", values=("model",))
     if isinstance(model, str) and name is None and not (os.sep in model or Path(model).exists() or is_name(model)):
         raise unknown_name("model", model, CATALOGUE, values=("model",))
     if name is None and weights is None and not random_weights:

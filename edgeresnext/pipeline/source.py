@@ -15,7 +15,7 @@ from edgeresnext.data.calibration_set import CalibrationSet
 from edgeresnext.data.folder import read_labels
 from edgeresnext.errors import CheckpointError, DataError, RequestError, unknown_name
 from edgeresnext.model import checkpoints, ensemble, hub
-from edgeresnext.model.catalogue import CATALOGUE, PREPROCESS, specify
+from edgeresnext.model.catalogue import CATALOGUE, PREPROCESS, name_of, specify
 from edgeresnext.model.plausibility import IMAGES, SUSPICIOUS, WRONG, statistics_gap
 from edgeresnext.model.resnext import ResNeXt, normalise
 from edgeresnext.progress import Progress
@@ -24,6 +24,9 @@ from edgeresnext.spec import CheckpointOptions, ModelSpec, Preprocess
 
 _CHANNELS = 3
 _SIZES_PX = range(8, 4097)
+_SHAPE = {"depths": range(1, 501), "cardinality": range(1, 1025), "width_per_group": range(1, 1025)}
+_MOST_STAGES = 5
+_LARGEST_EPS = 0.1
 _ASSUMED = {"imagenet": "torchvision-v1", "deep": "timm-ra", "cifar": "cifar"}
 """What weights are taken to have been trained with, by their stem, where neither they nor the user say."""
 _log = logging.getLogger("edgeresnext")
@@ -54,7 +57,9 @@ def by_name(
         DataError: The labels cannot be read.
     """
     names = None if labels is None else read_labels(labels)
-    spec = _sized(specify(model, classes=len(names) if names else None, preprocess=preprocess), options)
+    spec = _sized(
+        _shaped(specify(model, classes=len(names) if names else None, preprocess=preprocess), options), options
+    )
     network = checkpoints.random_network(spec, seed)
     return Source(network=network, spec=spec, labels=names or _numbers(spec))
 
@@ -85,8 +90,22 @@ def by_weights(
     """
     if model is not None and model not in CATALOGUE:
         raise unknown_name("model", model, CATALOGUE)
+    if model is None and (given := [name for name in _SHAPE if getattr(options, name) is not None]):
+        raise RequestError(
+            f"{given[0]} would change nothing: the weights tell it",
+            "Leave it out, or name the network that it changes.",
+            values=(given[0],),
+        )
     found = [_member(model, one, preprocess, options, progress) for one in weights]
     names = read_labels(labels) if labels is not None else next((one.labels for one in found if one.labels), ())
+    other = next((one for one in found if one.labels and names and labels is None and one.labels != names), None)
+    if other is not None:
+        raise DataError(
+            f"the members of the ensemble have other labels, or the same in another order: '{names[0]}' and "
+            f"'{other.labels[0]}' are class 0",
+            "Give the labels where you know that the logits mean the same.",
+            values=("labels",),
+        )
     spec = found[0].spec
     network: nn.Module = found[0].network
     if len(found) > 1:
@@ -114,7 +133,7 @@ def _member(
         fetched = hub.fetch(str(weights), cache_directory(), progress)
         _tell(weights, fetched.notes)
     said = preprocess or (fetched.preprocess if fetched else None)
-    named = None if model is None else CATALOGUE[model].spec
+    named = None if model is None else _shaped(CATALOGUE[model].spec, options)
     usual = PREPROCESS["torchvision-v1"] if named is None else named.preprocess
     checkpoint = checkpoints.read(fetched.path if fetched else weights, said or usual, options.key)
     found = checkpoint.spec
@@ -136,11 +155,43 @@ def _member(
         spec = msgspec.structs.replace(
             named, classes=found.classes, preprocess=said or usual, stem_pool=found.stem_pool, stride_at=found.stride_at
         )
+    if options.norm_eps is not None and not 0 < options.norm_eps <= _LARGEST_EPS:
+        raise RequestError(
+            f"norm_eps is {options.norm_eps:g}", f"It lies between 0 and {_LARGEST_EPS:g}.", values=("norm_eps",)
+        )
     if options.norm_eps is not None:
         spec = msgspec.structs.replace(spec, norm_eps=options.norm_eps)
     spec = _sized(spec, options)
     network = checkpoints.load_network(spec, checkpoint)
     return Source(network=network, spec=spec, labels=(fetched.labels if fetched else None) or ())
+
+
+def _shaped(spec: ModelSpec, options: CheckpointOptions) -> ModelSpec:
+    """Return a network of the depths, cardinality and width that are asked for, and a name that says so.
+
+    Raises:
+        RequestError: There is no such network.
+    """
+    changes = {name: value for name in _SHAPE if (value := getattr(options, name)) is not None}
+    if not changes:
+        return spec
+    for name, value in changes.items():
+        stages = value if isinstance(value, tuple) else (value,)
+        if not stages or len(stages) > _MOST_STAGES or not set(stages) <= set(_SHAPE[name]):
+            raise RequestError(
+                f"{name} of {', '.join(map(str, stages)) or 'nothing'}",
+                f"Give {'one to five numbers' if name == 'depths' else 'a number'} "
+                f"from {_SHAPE[name].start} to {_SHAPE[name].stop - 1}.",
+                values=(name,),
+            )
+    if spec.block == "basic" and changes.keys() - {"depths"}:
+        raise RequestError(
+            f"{spec.name} consists of basic blocks, which have no groups",
+            "Give depths alone, or name a network of bottlenecks such as resnext50_32x4d.",
+            values=("cardinality", "width_per_group"),
+        )
+    shaped = msgspec.structs.replace(spec, **changes)
+    return msgspec.structs.replace(shaped, name=name_of(shaped))
 
 
 def _sized(spec: ModelSpec, options: CheckpointOptions) -> ModelSpec:
@@ -188,13 +239,16 @@ def check_statistics(source: Source, images: CalibrationSet, *, trusted: bool) -
     """
     if trusted:
         return
-    batches = (normalise(torch.from_numpy(batch), source.spec) for batch in images.batches(IMAGES))
-    gap = statistics_gap(source.network, batches)
+    batches = [normalise(torch.from_numpy(batch), source.spec) for batch in images.batches(IMAGES)]
+    ensemble_of = source.network.members if isinstance(source.network, ensemble.Ensemble) else [source.network]
+    gaps = [statistics_gap(network, batches) for network in ensemble_of]
+    gap = max(gaps)
     if gap < SUSPICIOUS:
         return
+    whose = f"in member {gaps.index(gap) + 1} of the ensemble, " if len(gaps) > 1 else ""
     what = (
-        f"activations do not have the variances that the weights remember of their training (off by {gap:.2f}; right "
-        "networks by 0.01 to 0.07)"
+        f"{whose}activations do not have the variances that the weights remember of their training (off by {gap:.2f}; "
+        "right networks by 0.01 to 0.07)"
     )
     if gap >= WRONG:
         raise CheckpointError(

@@ -75,7 +75,8 @@ class CheckpointOptions(Value, frozen=True, kw_only=True):
     `norm_eps` is what training added to the variances of BatchNorm, where it was not 1e-5. `trust_network` goes on
     where the weights' own statistics say that they belong to another network or to other images. `average` is what an
     ensemble averages. `input_px` is the width and height of the network's input, where they are not those of its
-    usual preprocessing, and `fit` how images of another shape become that, where it is not as that says.
+    usual preprocessing, and `fit` how images of another shape become that, where it is not as that says. `depths`,
+    `cardinality` and `width_per_group` are those of a network that is like the named one in all else.
     """
 
     key: str | None = None
@@ -84,6 +85,9 @@ class CheckpointOptions(Value, frozen=True, kw_only=True):
     average: Average = "logits"
     input_px: tuple[int, int] | None = None
     fit: Fit | None = None
+    depths: tuple[int, ...] | None = None
+    cardinality: int | None = None
+    width_per_group: int | None = None
 
 
 class ModelSpec(Value, frozen=True, kw_only=True):

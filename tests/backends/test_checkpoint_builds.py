@@ -1,5 +1,6 @@
 """From weights as people have them to a bundle that runs."""
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -105,3 +106,47 @@ def test_an_input_of_no_usable_size_is_refused(build, digit_weights, tmp_path, s
     with pytest.raises(RequestError, match=f"an input of {size[0]} x {size[1]} pixels"):
         build(digit_weights, checkpoint_options=CheckpointOptions(input_px=size))
     assert not (tmp_path / "out").exists()
+
+
+def test_depths_cardinality_and_width_make_a_network_of_their_own(build, tmp_path):
+    shape = CheckpointOptions(depths=(1, 2), cardinality=4, width_per_group=8)
+    bundle = build(
+        "resnext20_8x4d", random_weights=True, calibration=None, preprocess=None, checkpoint_options=shape
+    )  # fmt: skip
+    assert (bundle.manifest.model.name, bundle.manifest.model.depths) == ("resnext11_4x8d", (1, 2))
+    again = build(
+        "resnext20_8x4d", weights=bundle.file("weights.safetensors"), output=tmp_path / "again",
+        checkpoint_options=msgspec.structs.replace(shape, trust_network=True),
+    )  # fmt: skip
+    assert again.manifest.model.depths == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "message"),
+    [
+        ("resnext20_8x4d", {"depths": (2, 0)}, "depths of 2, 0"),
+        ("resnext20_8x4d", {"cardinality": 0}, "cardinality of 0"),
+        ("resnet18", {"width_per_group": 8}, "basic blocks"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(build, model, changes, message):
+    with pytest.raises(RequestError, match=message):
+        build(model, random_weights=True, calibration=None, checkpoint_options=CheckpointOptions(**changes))
+
+
+def test_weights_alone_have_their_own_depths(build, digit_weights):
+    with pytest.raises(RequestError, match="depths would change nothing"):
+        build(digit_weights, checkpoint_options=CheckpointOptions(depths=(1, 1)))
+
+
+@pytest.mark.parametrize("eps", [0.0, -1.0, float("nan"), 1e9])
+def test_an_epsilon_that_no_training_has_is_refused(build, digit_weights, eps):
+    with pytest.raises(RequestError, match="norm_eps is"):
+        build(digit_weights, checkpoint_options=CheckpointOptions(norm_eps=eps))
+
+
+def test_one_wrong_member_of_an_ensemble_is_named(build, digit_weights, tmp_path):
+    state = load_file(digit_weights)
+    save_file({k: v * 4 if k.endswith("running_var") else v for k, v in state.items()}, tmp_path / "four.safetensors")
+    with pytest.raises(CheckpointError, match="in member 3 of the ensemble"):
+        build(digit_weights, digit_weights, tmp_path / "four.safetensors")

@@ -199,3 +199,47 @@ def test_preparing_leaves_a_folder_with_other_content_alone(tmp_path):
     with pytest.raises(DataError, match="something other"):
         digits.prepare(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "looks like JSON, and is none"),
+        ('["cat", "dog"', "looks like JSON, and is none"),
+        ("['cat', 'dog']", "looks like JSON, and is none"),
+        ('{"0": "cat", "0": "dog"}', "stands there twice"),
+        ('{"0": 1, "1": 1}', "no list of labels"),
+    ],
+)
+def test_labels_that_look_like_json_and_are_none_are_refused(text, message, tmp_path):
+    (tmp_path / "labels.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_labels(tmp_path / "labels.json")
+
+
+def test_labels_by_name_as_image_folders_have_them(tmp_path):
+    (tmp_path / "classes.json").write_text('{"dog": 1, "cat": 0}')
+    assert read_labels(tmp_path / "classes.json") == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("classes", "count", "expected"),
+    [
+        (("1", "2", "3"), 10, None),
+        (("1", "2", "3"), 3, None),
+        (("0", "1", "2"), 10, (0, 1, 2)),
+        (tuple(f"{index:02}" for index in range(12)), 12, tuple(range(12))),
+    ],
+)
+def test_numbers_are_asked_for_unless_all_readings_agree(classes, count, expected, tmp_path):
+    labels = tuple(map(str, range(count)))
+    if expected is None:
+        with pytest.raises(DataError, match="which may be the classes' own or their place"):
+            match_classes(classes, labels, tmp_path, None)
+    else:
+        assert match_classes(classes, labels, tmp_path, None) == expected
+
+
+def test_two_folders_of_one_number_are_refused(tmp_path):
+    with pytest.raises(DataError, match="are the same number"):
+        match_classes(("01", "1"), tuple(map(str, range(12))), tmp_path, "numeric")

@@ -31,6 +31,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def answer(self, *, body):
         content = self.server.contents.get(self.path)
         asked = self.headers.get("Range", "")
+        if content is not None and self.headers.get("If-Range", "").strip('"') not in (
+            "", hashlib.sha256(content).hexdigest()
+        ):  # fmt: skip
+            asked = ""  # another file by now
         self.server.asked.append((self.command, self.path, asked))
         if content is None:
             self.send_response(404)
@@ -45,6 +49,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(206 if asked else 200)
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
         self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
         self.send_header("X-Repo-Commit", "0" * 40)
@@ -130,7 +136,10 @@ TIMM = {
         "std": [0.229, 0.224, 0.225], "license": "cc-by-nc-4.0",
     },
 }  # fmt: skip
-TRANSFORMERS = {"id2label": {"0": "cat", "1": "dog", "10": "fox", "2": "cow"}, "architectures": ["ResNet"]}
+TRANSFORMERS = {
+    "id2label": {str(index): f"class {index}" for index in (0, 1, 10, *range(2, 10))},
+    "architectures": ["ResNet"],
+}
 PROCESSOR = {
     "size": {"shortest_edge": 224}, "crop_pct": 0.875, "resample": 2, "image_mean": [0.5, 0.5, 0.5],
     "image_std": [0.5, 0.5, 0.5],
@@ -164,7 +173,7 @@ def test_hugging_face_gives_weights_preprocessing_labels_and_the_licence(tmp_pat
     whole = {"pytorch_model.bin": CONTENT[:99], "config.json": TRANSFORMERS, "preprocessor_config.json": PROCESSOR}
     publish(hugging_face, "microsoft/resnet-50", whole, "v1")
     found = hub.fetch("hf:microsoft/resnet-50@v1", tmp_path)
-    assert found.labels == ("cat", "dog", "cow", "fox")
+    assert found.labels == tuple(f"class {index}" for index in range(11))
     assert found.preprocess == Preprocess(resize_px=256, crop_px=224, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
@@ -185,3 +194,60 @@ def test_offline_the_cache_serves_and_what_is_not_there_is_said(tmp_path, huggin
     assert hub.fetch("hf:timm/resnext50", tmp_path).path.read_bytes() == CONTENT
     with pytest.raises(CheckpointError, match="is not in the cache"):
         hub.fetch("hf:timm/resnext101", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"mean": [0.5]}, {"mean": ["a", "b", "c"]}, {"crop_pct": 1e-9}, {"interpolation": "nearest"}, {"std": None}],
+)
+def test_preprocessing_of_another_kind_is_refused(tmp_path, hugging_face, changes):
+    config = TIMM | {"pretrained_cfg": TIMM["pretrained_cfg"] | changes}
+    publish(hugging_face, "timm/odd", {"model.safetensors": CONTENT, "config.json": config})
+    with pytest.raises(CheckpointError, match="describes no preprocessing that is known here"):
+        hub.fetch("hf:timm/odd", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"pretrained_cfg": None}, {"pretrained_cfg": "x"}, {"id2label": {"²": "a"}}, {"id2label": {"0": "a", "5": "b"}}],
+)
+def test_a_configuration_that_says_nothing_says_nothing(tmp_path, hugging_face, config):
+    publish(hugging_face, "timm/silent", {"model.safetensors": CONTENT, "config.json": config})
+    found = hub.fetch("hf:timm/silent", tmp_path)
+    assert (found.preprocess, found.labels, found.notes) == (None, None, ())
+
+
+def test_the_crop_of_a_processor_is_its_own(tmp_path, hugging_face):
+    processor = PROCESSOR | {"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}
+    files = {"model.safetensors": CONTENT, "config.json": {}, "preprocessor_config.json": processor}
+    publish(hugging_face, "microsoft/cropped", files)
+    found = hub.fetch("hf:microsoft/cropped", tmp_path).preprocess
+    assert (found.resize_px, found.crop_px) == (256, 224)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://ex ample.org/x.pth",
+        "https://127.0.0.1:abc/x.pth",
+        "https://[::1",
+        "https://127.0.0.1:1/..",
+        "HTTPS://127.0.0.1:1/x",
+    ],
+)
+def test_addresses_that_lead_nowhere_are_said(tmp_path, address):
+    assert hub.is_name(address)
+    with pytest.raises(CheckpointError, match="cannot fetch"):
+        hub.fetch(address, tmp_path)
+
+
+def test_a_file_that_changed_meanwhile_is_fetched_from_its_beginning(tmp_path):
+    with serving({"/w.pth": CONTENT}, most=1_000_000) as (server, address):
+        with pytest.raises(CheckpointError, match="1,000,000 of 2,304,000"):
+            hub.fetch(f"{address}/w.pth#sha256={DIGEST}", tmp_path)
+        server.contents["/w.pth"] = CONTENT[::-1]
+        server.most = len(CONTENT)
+        with pytest.raises(CheckpointError, match="sent another file"):
+            hub.fetch(f"{address}/w.pth#sha256={DIGEST}", tmp_path)
+        server.contents["/w.pth"] = CONTENT
+        assert hub.fetch(f"{address}/w.pth#sha256={DIGEST}", tmp_path).path.read_bytes() == CONTENT
