@@ -27,7 +27,7 @@ from edgeresnext.data.calibration_set import CalibrationSet
 from edgeresnext.errors import BundleError, DataError
 from edgeresnext.model.resnext import normalise
 from edgeresnext.progress import Progress
-from edgeresnext.spec import AUTO, ModelSpec, Ranges, Recipe
+from edgeresnext.spec import AUTO, ModelSpec, Preprocess, Ranges, Recipe
 
 _log = logging.getLogger("edgeresnext")
 
@@ -43,6 +43,14 @@ class Calibrated:
 
     graph: Graph
     ranges: Ranges
+
+
+def preprocess_digest(preprocess: Preprocess) -> str:
+    """Return the SHA-256 of a preprocessing; a field that came later counts where it is used alone."""
+    values = msgspec.structs.asdict(preprocess)
+    later = {"width_px": 0, "fit": "crop"}  # so that ranges of earlier releases stay those of the same images
+    used = {name: value for name, value in values.items() if name not in later or value != later[name]}
+    return hashlib.sha256(msgspec.json.encode(used)).hexdigest()
 
 
 def calibrate(
@@ -74,7 +82,7 @@ def calibrate(
     digests = {
         "weights": weights_digest,
         "images": images.digest,
-        "preprocess": hashlib.sha256(msgspec.json.encode(spec.preprocess)).hexdigest(),
+        "preprocess": preprocess_digest(spec.preprocess),
     }
     known = given or _of_bundle(output)
     if known is not None:

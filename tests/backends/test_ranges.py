@@ -14,9 +14,10 @@ from edgeresnext.compiler.thresholds import STANDARD
 from edgeresnext.data import calibration_set, folder
 from edgeresnext.data.digits import prepare
 from edgeresnext.errors import BundleError, DataError, InputError, RequestError
-from edgeresnext.model.catalogue import specify
+from edgeresnext.model.catalogue import PREPROCESS, specify
 from edgeresnext.model.checkpoints import load_saved
 from edgeresnext.pipeline import ranges
+from edgeresnext.pipeline.ranges import preprocess_digest
 from edgeresnext.spec import Recipe
 
 SAMPLES = 32
@@ -238,3 +239,10 @@ def test_the_recipes_of_the_repository_are_recipes(recipe, request):
 
 def test_the_digits_are_kept_apart(digit_folders):
     assert prepare(digit_folders["train"].parent) == digit_folders
+
+
+def test_ranges_of_earlier_releases_know_the_same_preprocessing():
+    digits = PREPROCESS["digits"]
+    assert preprocess_digest(digits) == "0065f25b93b4c35fadf3763c8eea1d92d64b64b542d1f6f9d32ac1af2d8bd5fb"
+    changed = [digits, *(msgspec.structs.replace(digits, **one) for one in ({"width_px": 40}, {"fit": "squash"}))]
+    assert len(set(map(preprocess_digest, changed))) == len(changed)
