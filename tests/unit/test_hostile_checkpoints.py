@@ -122,6 +122,18 @@ def test_a_changed_byte_and_a_missing_end_are_damage(tmp_path, state):
         opened(tmp_path / "w.pth")
 
 
+def test_a_file_without_checksums_is_read(tmp_path, state):
+    set_checksums = getattr(torch.serialization, "set_crc32_options", None)
+    if set_checksums is None:
+        pytest.skip("this PyTorch always writes checksums")
+    set_checksums(False)
+    try:
+        torch.save(state, tmp_path / "w.pth")
+    finally:
+        set_checksums(True)
+    assert torch.equal(opened(tmp_path / "w.pth").fc.weight, state["fc.weight"])
+
+
 @pytest.mark.parametrize(
     ("content", "message"), [(b"\x08", "is no weights file"), (b"version https://git-lfs\nsize \n", "Git LFS pointer")]
 )
