@@ -58,6 +58,13 @@ def read(path: str | Path, preprocess: Preprocess, key: str | None = None) -> Ch
     path = Path(path)
     found = find_state(weight_files.read(path), path, key)
     named = canonical(found.state, path)
+    if "fc.bias" not in named.state:
+        raise CheckpointError(
+            f"the classifier '{named.head}' of '{path}' has no bias: a plain layer without one, or a comparison of "
+            "directions (cosine), which is another network",
+            f"Where it is plain, save zeros beside it: state['{named.head}.bias'] = "
+            f"torch.zeros({len(named.state['fc.weight'])})",
+        )
     notes = [*named.notes]
     if len(named.state["fc.weight"]) == 1:
         notes.append("it has one logit, of a sigmoid: class 1 is its presence, class 0 its absence")

@@ -89,6 +89,7 @@ def test_protocol_1_is_read_and_0_refused_as_pytorch_does(tmp_path, state):
             },
             "adapter.weight",
         ),
+        (lambda s: {k: v for k, v in s.items() if k != "fc.bias"}, "the classifier 'fc' of .* has no bias"),
         (lambda s: {name: tensor * 0 for name, tensor in s.items()}, "all weights of .* are zero"),
         (lambda s: s | {"extra": torch.zeros(1).expand(10**7, 10**7)}, "repeats fewer numbers"),
         (lambda s: {k: v for k, v in s.items() if not k.startswith("layer2.")}, "blocks are missing"),
