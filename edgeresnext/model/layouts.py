@@ -14,6 +14,7 @@ from torch import Tensor
 from edgeresnext.errors import CheckpointError, shortened
 from edgeresnext.model.states import State
 
+_COMPUTED = re.compile(r"\.weight_(orig|mask|g|v)$|\.parametrizations\.")
 _MATRIX = 2
 _KERNEL = 4
 _MOST_IMAGE_CHANNELS = 4
@@ -157,8 +158,16 @@ def canonical(state: State, path: Path) -> Canonical:
         path: The file, for messages.
 
     Raises:
-        CheckpointError: No layout of a ResNet is known, several networks lie in it, or it has no head or several.
+        CheckpointError: Weights are computed from others, no layout of a ResNet is known, several networks lie in it, or it
+            has no head or several.
     """
+    computed = next((name for name in state if _COMPUTED.search(name)), None)
+    if computed is not None:
+        raise CheckpointError(
+            f"'{path}' holds '{computed}': its weights are computed from others, by pruning or a parametrisation",
+            "Make them plain before saving: torch.nn.utils.prune.remove(layer, 'weight'), or "
+            "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight').",
+        )
     layout, prefix = _recognise(state, path)
     inside = {name.removeprefix(prefix): name for name in state if name.startswith(prefix)}
     outside = [name for name in state if not name.startswith(prefix)]

@@ -6,6 +6,7 @@ import zipfile
 
 import pytest
 import torch
+import torch.nn.utils.prune
 
 from edgeresnext.errors import CheckpointError
 from edgeresnext.model.catalogue import specify
@@ -174,3 +175,19 @@ def test_the_command_for_a_whole_module_is_quoted(tmp_path):
     with pytest.raises(CheckpointError) as caught:
         find_state(read_file(path), path)
     assert "'\"'\"'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda layer: torch.nn.utils.prune.random_unstructured(layer, "weight", 0.5),
+        torch.nn.utils.parametrizations.weight_norm,
+    ],
+    ids=["pruned", "parametrised"],
+)
+def test_weights_that_are_computed_from_others_are_refused_by_name(tmp_path, change):
+    network = random_network(SPEC, 0)
+    change(network.layer2[0].conv2)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="its weights are computed from others"):
+        opened(tmp_path / "w.pth")
