@@ -158,8 +158,8 @@ def canonical(state: State, path: Path) -> Canonical:
         path: The file, for messages.
 
     Raises:
-        CheckpointError: Weights are computed from others, no layout of a ResNet is known, several networks lie in it, or
-            it has no head or several.
+        CheckpointError: Weights are computed from others, no layout of a ResNet is known, several networks lie in it,
+            or it has no head or several.
     """
     computed = next((name for name in state if _COMPUTED.search(name)), None)
     if computed is not None:
