@@ -248,7 +248,8 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
     """Return the labels of a file, in the order of the logits; two classes may share a label.
 
     Args:
-        path: Text with one label a line, or JSON: a list, or an object from numbers to labels (`{"0": "cat"}`).
+        path: Text with one label a line, or JSON: a list, an object from numbers to labels (`{"0": "cat"}`)
+            or from labels to numbers.
 
     Raises:
         DataError: The file is missing, not UTF-8, empty, or has an empty line before its last label.
@@ -284,9 +285,10 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(pairs)
 
 
-def _hashable(found: dict[str, Any]) -> bool:
-    """Whether an object of JSON has integers alone as values."""
-    return all(type(value) is int for value in found.values())
+def _ordered(found: dict[str, Any]) -> list[str] | None:
+    """Return the names of an object from names to 0, 1, 2, ..., in that order; None of any other."""
+    names = {value: name for name, value in found.items() if type(value) is int}
+    return [names[index] for index in range(len(names))] if set(names) == set(range(len(found))) else None
 
 
 def _json_labels(path: Path, text: str) -> tuple[str, ...] | None:
@@ -300,8 +302,8 @@ def _json_labels(path: Path, text: str) -> tuple[str, ...] | None:
                 'Write ["cat", "dog"], or one label a line.',
             ) from None
         return None
-    if isinstance(found, dict) and found and set(found.values() if _hashable(found) else ()) == set(range(len(found))):
-        found = sorted(found, key=found.__getitem__)  # class_to_idx
+    if isinstance(found, dict):
+        found = _ordered(found) or found  # "class_to_idx" of image folders
     if isinstance(found, dict) and set(found) == {str(index) for index in range(len(found))}:
         found = [found[str(index)] for index in range(len(found))]
     if not isinstance(found, list) or not all(isinstance(label, str) for label in found):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,15 @@ def recognise(state: State, preprocess: Preprocess, path: Path, *, cadene_se: bo
         CheckpointError: The weights lack what tells the network, or its stages do not double their channels.
     """
     blocks = {(int(found[1]), int(found[2])) for name in state if (found := _BLOCK.match(name))}
-    stages = {stage for stage, _ in blocks}
-    if any((stage, block - 1) not in blocks for stage, block in blocks if block) or stages != set(
-        range(1, len(stages) + 1)
-    ):
+    per_stage = Counter(stage for stage, _ in blocks)
+    depths = tuple(per_stage[stage] for stage in range(1, len(per_stage) + 1))
+    if blocks != {(stage, block) for stage, depth in enumerate(depths, 1) for block in range(depth)}:
         raise CheckpointError(
             f"'{path}' is no whole ResNet or ResNeXt: blocks are missing between those that it has",
             "Give the checkpoint of a whole classifier.",
         )
     try:
-        return _recognise(state, preprocess, cadene_se=cadene_se)
+        return _recognise(state, depths, preprocess, cadene_se=cadene_se)
     except (IndexError, ValueError, ZeroDivisionError):
         raise CheckpointError(
             f"'{path}' is no ResNet or ResNeXt: its first layers have shapes that none has",
@@ -52,12 +52,7 @@ def recognise(state: State, preprocess: Preprocess, path: Path, *, cadene_se: bo
         ) from None
 
 
-def _recognise(state: State, preprocess: Preprocess, *, cadene_se: bool) -> ModelSpec:
-    stages = 1 + max(int(found[1]) for name in state if (found := re.match(r"layer(\d)\.", name))) - 1
-    depths = tuple(
-        1 + max(int(found[1]) for name in state if (found := re.match(rf"layer{stage}\.(\d+)\.", name)))
-        for stage in range(1, stages + 1)
-    )
+def _recognise(state: State, depths: tuple[int, ...], preprocess: Preprocess, *, cadene_se: bool) -> ModelSpec:
     bottleneck = "layer1.0.conv3.weight" in state
     first = state["layer1.0.conv1.weight"]
     deep = "conv1.0.weight" in state
@@ -81,7 +76,7 @@ def _recognise(state: State, preprocess: Preprocess, *, cadene_se: bool) -> Mode
         "stride_at": "1x1" if cadene_se and cardinality == 1 else "3x3",
         "order": "pre" if pre else "post",
         "final_norm": "norm.weight" in state,
-        "shortcut": _shortcut(state, stages),
+        "shortcut": _shortcut(state, len(depths)),
         "in_channels": inputs,
         "classes": len(state["fc.weight"]),
     }

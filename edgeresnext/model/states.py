@@ -139,9 +139,7 @@ def _plain(found: Mapping[str, Any], path: Path) -> State:
             raise CheckpointError(
                 f"tensor '{name}' of '{path}' is {kind}", "Save dense floating point: tensor.to_dense()."
             )
-        if not isinstance(tensor, Tensor) or _counts(name, tensor):
-            continue
-        if _is_counter_of_layer(name, tensor):
+        if not isinstance(tensor, Tensor) or _counts(name, tensor) or _is_beside(name, tensor):
             continue
         if tensor.layout != torch.strided or tensor.is_quantized or not tensor.is_floating_point():
             kind = "sparse" if tensor.layout != torch.strided else str(tensor.dtype).removeprefix("torch.")
@@ -151,14 +149,14 @@ def _plain(found: Mapping[str, Any], path: Path) -> State:
             )
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise CheckpointError(
-                f"tensor '{name}' of '{path}' repeats fewer numbers than its shape {tuple(tensor.shape)} has",
-                "Save its values: tensor.contiguous().",
+                f"tensor '{name}' of '{path}' has more numbers by its shape {tuple(tensor.shape)} than are stored",
+                "Save all its values: tensor.contiguous().",
             )
         state[name] = tensor.detach().float().contiguous()
     return state
 
 
-def _is_counter_of_layer(name: str, tensor: Tensor) -> bool:
+def _is_beside(name: str, tensor: Tensor) -> bool:
     """Whether a tensor of integers is none of a network's weights, but of a metric, a mask or a buffer beside them."""
     whole = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_floating_point()
     return whole and not tensor.is_complex() and name.rpartition(".")[2] not in _OF_LAYERS

@@ -25,7 +25,7 @@ from edgeresnext.machine.allocator import keeping_freed_memory
 from edgeresnext.machine.environment import machine, package_versions
 from edgeresnext.pipeline.accept import accept
 from edgeresnext.pipeline.on_device import add_engines
-from edgeresnext.pipeline.request import check_request, is_int8, named
+from edgeresnext.pipeline.request import check_checkpoint_options, check_request, is_int8, named
 from edgeresnext.progress import Progress, silent
 from edgeresnext.spec import (
     AUTO,
@@ -105,6 +105,7 @@ def build(
     """
     # Whatever can be wrong with the request is found before anything slow is done.
     name, given_weights = named(model, weights, random_weights=random_weights)
+    check_checkpoint_options(name, checkpoint_options)
     request = check_request(
         weights=given_weights, calibration=calibration, targets=targets, precisions=precisions,
         recipe=recipe, ranges=ranges, gate=gate, engine_options=engine_options,

@@ -11,13 +11,20 @@ from edgeresnext.backends import registry
 from edgeresnext.backends.targets import CPU_ARTIFACTS, HERE, JETSON, Target
 from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, ONNX_FILES
-from edgeresnext.errors import CheckpointError, RequestError, unknown_name
+from edgeresnext.errors import RequestError, unknown_name
 from edgeresnext.model.catalogue import CATALOGUE
 from edgeresnext.model.hub import is_name
 from edgeresnext.pipeline.recipe import check_recipe
 from edgeresnext.pipeline.wanted import Wanted, engines_wanted
-from edgeresnext.spec import CPU, Artifact, EngineOptions, Gate, Precision, Recipe
+from edgeresnext.spec import CPU, Artifact, CheckpointOptions, EngineOptions, Gate, Precision, Recipe
 
+SHAPE = ("depths", "cardinality", "width_per_group")
+"""Options by which a network differs from the one that is named."""
+_RANGES: dict[str, tuple[float, float, int]] = {
+    "depths": (1, 500, 5), "cardinality": (1, 1024, 1), "width_per_group": (1, 1024, 1), "input_px": (8, 4096, 2),
+    "norm_eps": (1e-12, 0.1, 1),
+}  # fmt: skip
+"""Smallest and largest number of an option, and how many numbers it has at most."""
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
@@ -100,10 +107,7 @@ def named(
     """
     several = () if isinstance(model, str | Path) else tuple(model)
     name = model if isinstance(model, str) and not several and model in CATALOGUE else None
-    alone = weights is None and not random_weights
-    if alone and isinstance(model, str) and Path(model).suffix and not (Path(model).exists() or is_name(model)):
-        raise CheckpointError(f"weights file '{model}' does not exist", "Check the path.", values=("model",))
-    if isinstance(model, str) and name is None and not (os.sep in model or Path(model).exists() or is_name(model)):
+    if isinstance(model, str) and name is None and not (_is_path(model) or is_name(model)):
         raise unknown_name("model", model, CATALOGUE, values=("model",))
     if name is None and weights is None and not random_weights:
         return None, several or (model,)  # type: ignore[return-value]  # one is no sequence
@@ -121,6 +125,50 @@ def named(
             values=("weights", "random_weights"),
         )
     return name, () if weights is None else (weights,)
+
+
+def _is_path(model: str) -> bool:
+    """Whether a text means a file, there or not, rather than a network's name."""
+    return os.sep in model or bool(Path(model).suffix) or Path(model).exists()
+
+
+def check_checkpoint_options(name: str | None, options: CheckpointOptions) -> None:
+    """Refuse numbers that no network has, and those that would change nothing.
+
+    Args:
+        name: The network; None where its weights tell it.
+        options: How it differs from its usual form.
+
+    Raises:
+        RequestError: There are such numbers.
+    """
+    if not isinstance(options, CheckpointOptions):
+        raise RequestError(
+            f"checkpoint_options is {options!r}", "Give CheckpointOptions.", values=("checkpoint_options",)
+        )
+    asked = {value: getattr(options, value) for value in _RANGES if getattr(options, value) is not None}
+    for value, given in asked.items():
+        numbers = given if isinstance(given, tuple) else (given,)
+        lowest, highest, most = _RANGES[value]
+        if not 0 < len(numbers) <= most or not all(lowest <= number <= highest for number in numbers):
+            raise RequestError(
+                f"{value} is {', '.join(f'{number:g}' for number in numbers) or 'empty'}",
+                f"Give {'a number' if most == 1 else f'at most {most} numbers'} from {lowest:g} to {highest:g}.",
+                values=(value,),
+            )
+    shape = [value for value in SHAPE if value in asked]
+    if shape and name is None:
+        raise RequestError(
+            f"{shape[0]} would change nothing: the weights tell it",
+            "Leave it out, or name the network that it changes.",
+            values=(shape[0],),
+        )
+    if name is not None and CATALOGUE[name].spec.block == "basic" and set(shape) - {"depths"}:
+        raise RequestError(
+            f"{name} consists of basic blocks, which have no groups",
+            "Give depths alone, or name a network of bottlenecks such as resnext50_32x4d.",
+            values=("cardinality", "width_per_group"),
+        )
 
 
 def check_precisions(precisions: Iterable[str]) -> tuple[Precision, ...]:

@@ -13,20 +13,17 @@ from torch import nn
 
 from edgeresnext.data.calibration_set import CalibrationSet
 from edgeresnext.data.folder import read_labels
-from edgeresnext.errors import CheckpointError, DataError, RequestError, unknown_name
+from edgeresnext.errors import CheckpointError, DataError
 from edgeresnext.model import checkpoints, ensemble, hub
-from edgeresnext.model.catalogue import CATALOGUE, PREPROCESS, name_of, specify
+from edgeresnext.model.catalogue import CATALOGUE, PREPROCESS, find, name_of, specify
 from edgeresnext.model.plausibility import IMAGES, SUSPICIOUS, WRONG, statistics_gap
 from edgeresnext.model.resnext import ResNeXt, normalise
+from edgeresnext.pipeline.request import SHAPE
 from edgeresnext.progress import Progress
 from edgeresnext.runtime.proof import cache_directory
 from edgeresnext.spec import CheckpointOptions, ModelSpec, Preprocess
 
 _CHANNELS = 3
-_SIZES_PX = range(8, 4097)
-_SHAPE = {"depths": range(1, 501), "cardinality": range(1, 1025), "width_per_group": range(1, 1025)}
-_MOST_STAGES = 5
-_LARGEST_EPS = 0.1
 _ASSUMED = {"imagenet": "torchvision-v1", "deep": "timm-ra", "cifar": "cifar"}
 """What weights are taken to have been trained with, by their stem, where neither they nor the user say."""
 _log = logging.getLogger("edgeresnext")
@@ -57,9 +54,8 @@ def by_name(
         DataError: The labels cannot be read.
     """
     names = None if labels is None else read_labels(labels)
-    spec = _sized(
-        _shaped(specify(model, classes=len(names) if names else None, preprocess=preprocess), options), options
-    )
+    spec = specify(model, classes=len(names) if names else None, preprocess=preprocess)
+    spec = _sized(_shaped(spec, options), options)
     network = checkpoints.random_network(spec, seed)
     return Source(network=network, spec=spec, labels=names or _numbers(spec))
 
@@ -88,14 +84,6 @@ def by_weights(
         CheckpointError: Weights cannot be fetched or read, or belong to another network.
         DataError: There are more or fewer labels than classes.
     """
-    if model is not None and model not in CATALOGUE:
-        raise unknown_name("model", model, CATALOGUE)
-    if model is None and (given := [name for name in _SHAPE if getattr(options, name) is not None]):
-        raise RequestError(
-            f"{given[0]} would change nothing: the weights tell it",
-            "Leave it out, or name the network that it changes.",
-            values=(given[0],),
-        )
     found = [_member(model, one, preprocess, options, progress) for one in weights]
     names = read_labels(labels) if labels is not None else next((one.labels for one in found if one.labels), ())
     other = next((one for one in found if one.labels and names and labels is None and one.labels != names), None)
@@ -133,7 +121,7 @@ def _member(
         fetched = hub.fetch(str(weights), cache_directory(), progress)
         _tell(weights, fetched.notes)
     said = preprocess or (fetched.preprocess if fetched else None)
-    named = None if model is None else _shaped(CATALOGUE[model].spec, options)
+    named = None if model is None else _shaped(find(model).spec, options)
     usual = PREPROCESS["torchvision-v1"] if named is None else named.preprocess
     checkpoint = checkpoints.read(fetched.path if fetched else weights, said or usual, options.key)
     found = checkpoint.spec
@@ -155,10 +143,6 @@ def _member(
         spec = msgspec.structs.replace(
             named, classes=found.classes, preprocess=said or usual, stem_pool=found.stem_pool, stride_at=found.stride_at
         )
-    if options.norm_eps is not None and not 0 < options.norm_eps <= _LARGEST_EPS:
-        raise RequestError(
-            f"norm_eps is {options.norm_eps:g}", f"It lies between 0 and {_LARGEST_EPS:g}.", values=("norm_eps",)
-        )
     if options.norm_eps is not None:
         spec = msgspec.structs.replace(spec, norm_eps=options.norm_eps)
     spec = _sized(spec, options)
@@ -167,53 +151,27 @@ def _member(
 
 
 def _shaped(spec: ModelSpec, options: CheckpointOptions) -> ModelSpec:
-    """Return a network of the depths, cardinality and width that are asked for, and a name that says so.
-
-    Raises:
-        RequestError: There is no such network.
-    """
-    changes = {name: value for name in _SHAPE if (value := getattr(options, name)) is not None}
+    """Return a network of the depths, cardinality and width that are asked for, and a name that says so."""
+    changes = {name: value for name in SHAPE if (value := getattr(options, name)) is not None}
     if not changes:
         return spec
-    for name, value in changes.items():
-        stages = value if isinstance(value, tuple) else (value,)
-        if not stages or len(stages) > _MOST_STAGES or not set(stages) <= set(_SHAPE[name]):
-            raise RequestError(
-                f"{name} of {', '.join(map(str, stages)) or 'nothing'}",
-                f"Give {'one to five numbers' if name == 'depths' else 'a number'} "
-                f"from {_SHAPE[name].start} to {_SHAPE[name].stop - 1}.",
-                values=(name,),
-            )
-    if spec.block == "basic" and changes.keys() - {"depths"}:
-        raise RequestError(
-            f"{spec.name} consists of basic blocks, which have no groups",
-            "Give depths alone, or name a network of bottlenecks such as resnext50_32x4d.",
-            values=("cardinality", "width_per_group"),
-        )
     shaped = msgspec.structs.replace(spec, **changes)
     return msgspec.structs.replace(shaped, name=name_of(shaped))
 
 
 def _sized(spec: ModelSpec, options: CheckpointOptions) -> ModelSpec:
-    """Return a network for the input size that is asked for, its margin around the crop as before.
-
-    Raises:
-        RequestError: The size is none.
-    """
-    usual = spec.preprocess
-    width, height = options.input_px or usual.size[::-1]
-    if not {width, height} <= set(_SIZES_PX):
-        raise RequestError(
-            f"an input of {width} x {height} pixels",
-            f"Give a width and a height from {_SIZES_PX.start} to {_SIZES_PX.stop - 1}.",
-            values=("input_px",),
-        )
-    margin = usual.resize_px / min(usual.size)
-    changed = msgspec.structs.replace(
-        usual, crop_px=height, width_px=0 if width == height else width, resize_px=round(margin * min(width, height)),
-        fit=options.fit or usual.fit,
-    )  # fmt: skip
-    return msgspec.structs.replace(spec, preprocess=changed)
+    """Return a network for the input that is asked for, its margin around the crop in proportion."""
+    preprocess = spec.preprocess
+    if options.input_px is not None:
+        width, height = options.input_px
+        margin = preprocess.resize_px / min(preprocess.size)
+        preprocess = msgspec.structs.replace(
+            preprocess, crop_px=height, width_px=0 if width == height else width,
+            resize_px=round(margin * min(width, height)),
+        )  # fmt: skip
+    if options.fit is not None:
+        preprocess = msgspec.structs.replace(preprocess, fit=options.fit)
+    return msgspec.structs.replace(spec, preprocess=preprocess)
 
 
 def _tell(weights: str | Path, notes: Sequence[str]) -> None:

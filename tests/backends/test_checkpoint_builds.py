@@ -103,7 +103,7 @@ def test_an_input_that_is_not_square_is_built_and_runs_everywhere(build, digit_w
 
 @pytest.mark.parametrize("size", [(0, 32), (32, 7), (32, 5000)])
 def test_an_input_of_no_usable_size_is_refused(build, digit_weights, tmp_path, size):
-    with pytest.raises(RequestError, match=f"an input of {size[0]} x {size[1]} pixels"):
+    with pytest.raises(RequestError, match=f"input_px is {size[0]}, {size[1]}"):
         build(digit_weights, checkpoint_options=CheckpointOptions(input_px=size))
     assert not (tmp_path / "out").exists()
 
@@ -124,8 +124,8 @@ def test_depths_cardinality_and_width_make_a_network_of_their_own(build, tmp_pat
 @pytest.mark.parametrize(
     ("model", "changes", "message"),
     [
-        ("resnext20_8x4d", {"depths": (2, 0)}, "depths of 2, 0"),
-        ("resnext20_8x4d", {"cardinality": 0}, "cardinality of 0"),
+        ("resnext20_8x4d", {"depths": (2, 0)}, "depths is 2, 0"),
+        ("resnext20_8x4d", {"cardinality": 0}, "cardinality is 0"),
         ("resnet18", {"width_per_group": 8}, "basic blocks"),
     ],
 )

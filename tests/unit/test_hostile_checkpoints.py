@@ -92,7 +92,7 @@ def test_protocol_1_is_read_and_0_refused_as_pytorch_does(tmp_path, state):
         ),
         (lambda s: {k: v for k, v in s.items() if k != "fc.bias"}, "the classifier 'fc' of .* has no bias"),
         (lambda s: {name: tensor * 0 for name, tensor in s.items()}, "all weights of .* are zero"),
-        (lambda s: s | {"extra": torch.zeros(1).expand(10**7, 10**7)}, "repeats fewer numbers"),
+        (lambda s: s | {"extra": torch.zeros(1).expand(10**7, 10**7)}, "than are stored"),
         (lambda s: {k: v for k, v in s.items() if not k.startswith("layer2.")}, "blocks are missing"),
         (lambda s: s | {"layer1.1000000.conv1.weight": torch.ones(1, 1, 1, 1)}, "is no |blocks are missing|no network"),
         (lambda s: s | {"layer1.99999.conv1.weight": torch.ones(1, 1, 1, 1)}, "blocks are missing"),
