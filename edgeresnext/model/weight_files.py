@@ -61,6 +61,8 @@ _ONNX_FIELDS = b"\x12\x1a\x22\x2a\x32\x3a\x42"
 
 _PROTOCOL_0 = b"L119547"
 """How PyTorch's magic number begins in the oldest pickles."""
+_LONGEST_HEADER = 100_000_000
+"""Bytes that the header of safetensors may have (its format's own limit)."""
 _NEWEST_ONNX = 32
 """IR versions that may come."""
 
@@ -164,7 +166,7 @@ def read(path: Path) -> Any:  # noqa: ANN401 - dictionaries, lists and tensors, 
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
-        if _is_safetensors(head, path.stat().st_size):
+        if _is_safetensors(head):
             return _read_safetensors(path)
         _refuse_text(path, head)
         _refuse_signatures(path, head)
@@ -186,9 +188,9 @@ def read(path: Path) -> Any:  # noqa: ANN401 - dictionaries, lists and tensors, 
     return _read_pickle(path)
 
 
-def _is_safetensors(head: bytes, size: int) -> bool:
-    """Whether a file begins as safetensors do: the header's length in 8 bytes, then JSON."""
-    return head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") <= size - 8
+def _is_safetensors(head: bytes) -> bool:
+    """Whether a file begins as safetensors do, whole or not: the header's length in 8 bytes, then JSON."""
+    return head[8:9] == b"{" and 0 < int.from_bytes(head[:8], "little") <= _LONGEST_HEADER
 
 
 def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:

@@ -27,7 +27,7 @@ def inspect(path: str | Path) -> dict[str, Any]:
         return inspect_onnx(path)
     if path.suffix == ".engine":
         return inspect_engine(path)
-    if path.is_file() and path.name != bundles.MANIFEST:
+    if path.name != bundles.MANIFEST and (path.is_file() or (path.suffix and not path.exists())):
         return inspect_weights(path)
     return inspect_bundle(path)
 

@@ -149,6 +149,7 @@ def test_train_writes_weights_that_build_takes(run, tmp_path, photos):
         ),
         (("build", "resnet50", "-o", "x", "--random-weights", "--batch", "4"), 2, "no target here gets an engine"),
         (("build", "resnet50", "-o", "x", "--random-weights", "--samples", "0"), 2, "0 calibration samples"),
+        (("inspect", "none.pth"), 5, "weights file 'none.pth' does not exist"),
         (("inspect", "none.engine"), 5, "engine 'none.engine' does not exist"),
         (("bench", "none"), 5, "'none' does not exist"),
         (("bench", "none", "--save", "r.doc"), 2, "Known suffixes: .json, .html, .md, .csv"),

@@ -7,6 +7,7 @@ import zipfile
 import pytest
 import torch
 import torch.nn.utils.prune
+from safetensors.torch import save_file
 
 from edgeresnext.errors import CheckpointError
 from edgeresnext.model.catalogue import specify
@@ -134,6 +135,14 @@ def test_a_file_without_checksums_is_read(tmp_path, state):
     finally:
         set_checksums(True)
     assert torch.equal(opened(tmp_path / "w.pth").fc.weight, state["fc.weight"])
+
+
+@pytest.mark.parametrize("size", [100, 3000, -10])
+def test_safetensors_without_their_end_are_damaged(tmp_path, state, size):
+    save_file(state, tmp_path / "whole.safetensors")
+    (tmp_path / "w.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:size])
+    with pytest.raises(CheckpointError, match="w.safetensors' is damaged"):
+        read_file(tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize(
