@@ -141,7 +141,7 @@ def test_a_file_without_checksums_is_read(tmp_path, state):
 def test_safetensors_without_their_end_are_damaged(tmp_path, state, size):
     save_file(state, tmp_path / "whole.safetensors")
     (tmp_path / "w.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:size])
-    with pytest.raises(CheckpointError, match="w.safetensors' is damaged"):
+    with pytest.raises(CheckpointError, match=r"w\.safetensors' is damaged"):
         read_file(tmp_path / "w.safetensors")
 
 
