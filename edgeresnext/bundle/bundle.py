@@ -12,7 +12,6 @@ import numpy as np
 from edgeresnext import files
 from edgeresnext.bundle.golden import Golden
 from edgeresnext.bundle.manifest import LABELS, RANGES, READABLE, REBUILD, REFERENCE, read_manifest, read_ranges
-from edgeresnext.data.folder import read_labels
 from edgeresnext.errors import BundleError, RequestError, unknown_name
 from edgeresnext.spec import Artifact, Fidelity, Manifest, Precision, Ranges
 
@@ -65,7 +64,7 @@ class Bundle:
         Raises:
             BundleError: There are more or fewer labels than classes.
         """
-        labels = read_labels(self.file(LABELS))
+        labels = tuple(self.file(LABELS).read_text(encoding="utf-8").removesuffix("\n").split("\n"))
         if len(labels) != self.manifest.model.classes:
             raise BundleError(
                 f"'{self.path / LABELS}' has {len(labels)} labels for {self.manifest.model.classes} classes", REBUILD

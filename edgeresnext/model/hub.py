@@ -291,6 +291,11 @@ def _labels(said: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return the classes that a configuration lists in the order of the logits."""
     by_number = said.get("id2label")
     if isinstance(by_number, dict) and by_number and set(by_number) == set(map(str, range(len(by_number)))):
-        return tuple(str(by_number[str(index)]) for index in range(len(by_number)))
+        return tuple(_in_one_line(by_number[str(index)]) for index in range(len(by_number)))
     listed = said.get("label_names")
-    return tuple(map(str, listed)) if isinstance(listed, list) and listed else None
+    return tuple(map(_in_one_line, listed)) if isinstance(listed, list) and listed else None
+
+
+def _in_one_line(label: object) -> str:
+    """Return a label as a bundle's file can hold it."""
+    return " ".join(str(label).split())

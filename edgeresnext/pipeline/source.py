@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from edgeresnext.data.calibration_set import CalibrationSet
-from edgeresnext.data.folder import read_labels
+from edgeresnext.data.labels import read_labels
 from edgeresnext.errors import CheckpointError, DataError
 from edgeresnext.model import checkpoints, ensemble, hub
 from edgeresnext.model.catalogue import CATALOGUE, PREPROCESS, find, name_of, specify

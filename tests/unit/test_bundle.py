@@ -174,6 +174,13 @@ def test_labels_of_another_count_are_refused(bundle_copy):
         bundles.read(bundle_copy).labels()
 
 
+def test_a_bundle_s_labels_are_lines_whatever_they_look_like(bundle_copy):
+    labels = ("[", *(f'"{index}",' for index in range(8)), "]")
+    (bundle_copy / "labels.txt").write_text("\n".join(labels) + "\n")
+    edit_manifest(bundle_copy, lambda m: m.update(files=msgspec.to_builtins(bundles.list_files(bundle_copy))))
+    assert bundles.read(bundle_copy).labels() == labels
+
+
 def test_artefacts_are_ranked_by_the_recorded_measurement(built):
     timings = {timing.artifact: timing.latency_s for timing in built.manifest.selection.timings}
     ranked = [timings.get(artifact.name, math.inf) for artifact in built.artifacts()]  # bf16 is not timed everywhere

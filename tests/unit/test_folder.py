@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from edgeresnext.data import digits
-from edgeresnext.data.folder import match_classes, read_labels, scan, suffixes
+from edgeresnext.data.folder import match_classes, scan, suffixes
 from edgeresnext.errors import DataError
 
 
@@ -153,36 +153,6 @@ def test_what_is_passed_over_is_counted_and_named(photos, caplog):
     assert caplog.messages == [f"'{photos}': 2 files are no images and are passed over: a.mp4, b.txt"]
 
 
-def test_labels_may_be_json(tmp_path):
-    path = tmp_path / "labels.json"
-    path.write_text('["cat", "dog, brown"]')
-    assert read_labels(path) == ("cat", "dog, brown")
-    path.write_text('{"1": "dog", "0": "cat"}')
-    assert read_labels(path) == ("cat", "dog")
-    path.write_text('{"0": "cat", "2": "dog"}')
-    with pytest.raises(DataError, match="no list of labels"):
-        read_labels(path)
-    path.write_text("[sic] cat\ndog\n")
-    assert read_labels(path) == ("[sic] cat", "dog")
-
-
-def test_labels_are_read_with_their_faults_named(tmp_path):
-    path = tmp_path / "labels.txt"
-    path.write_bytes("\ufeffcat, tabby\n dog \nÄffchen\n\n".encode())
-    assert read_labels(path) == ("cat, tabby", "dog", "Äffchen")
-    path.write_text("cat\n\ndog\n")
-    with pytest.raises(DataError, match="line 2"):
-        read_labels(path)
-    path.write_text("\n")
-    with pytest.raises(DataError, match="is empty"):
-        read_labels(path)
-    path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="cannot read labels"):
-        read_labels(path)
-    with pytest.raises(DataError, match="cannot read labels"):
-        read_labels(tmp_path / "none.txt")
-
-
 def test_the_digits_are_split_without_overlap_in_content(digit_folders):
     contents = {}
     for split, folder in digit_folders.items():
@@ -199,27 +169,6 @@ def test_preparing_leaves_a_folder_with_other_content_alone(tmp_path):
     with pytest.raises(DataError, match="something other"):
         digits.prepare(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[" * 100_000, "looks like JSON, and is none"),
-        ('["cat", "dog"', "looks like JSON, and is none"),
-        ("['cat', 'dog']", "looks like JSON, and is none"),
-        ('{"0": "cat", "0": "dog"}', "stands there twice"),
-        ('{"0": 1, "1": 1}', "no list of labels"),
-    ],
-)
-def test_labels_that_look_like_json_and_are_none_are_refused(text, message, tmp_path):
-    (tmp_path / "labels.json").write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_labels(tmp_path / "labels.json")
-
-
-def test_labels_by_name_as_image_folders_have_them(tmp_path):
-    (tmp_path / "classes.json").write_text('{"dog": 1, "cat": 0}')
-    assert read_labels(tmp_path / "classes.json") == ("cat", "dog")
 
 
 @pytest.mark.parametrize(
