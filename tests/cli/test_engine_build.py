@@ -5,8 +5,8 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
+import psutil
 import pytest
 from standins import installed
 
@@ -24,7 +24,6 @@ def hanging(monkeypatch, bundle_copy, tmp_path):
     failures = {"build_serialized_network": f"hang {there}"}
     installed(monkeypatch, "tensorrt_rtx", "1.7", gpu_settings={"failures": failures})
     command = [sys.executable, "-m", "edgeresnext", "build", str(bundle_copy), "--target", "rtx40"]
-    before = children()
     process = subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
@@ -35,22 +34,23 @@ def hanging(monkeypatch, bundle_copy, tmp_path):
     )
     assert comes(there.exists)
     there.unlink()
-    yield process, before
+    yield process, children(process)
     process.kill()
     process.wait()
     process.stderr.close()
 
 
-def children():
-    """Return the process numbers of all workers on this machine."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            if WORKER in path.read_text():
-                found.add(int(path.parent.name))
-        except OSError:  # ended meanwhile
-            continue
-    return found
+def children(process):
+    """Return what runs workers of this process alone: other tests build beside this one."""
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if WORKER in child.cmdline()]
+
+
+def lives(worker):
+    """Whether a process runs; one that ended and whose parent has not asked for it yet does not."""
+    try:
+        return worker.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def comes(condition):
@@ -64,13 +64,13 @@ def comes(condition):
 
 
 def test_ctrl_c_ends_a_build_and_its_child(hanging, bundle_copy):
-    process, before = hanging
-    assert children() - before
+    process, workers = hanging
+    assert workers
     manifest = (bundle_copy / "manifest.json").read_bytes()
     process.send_signal(signal.SIGINT)
     rest = process.stderr.read()
     assert process.wait(PATIENCE_S) == 130
-    assert not children() - before
+    assert not any(lives(worker) for worker in workers)
     assert "interrupted" in rest
     assert "Traceback" not in rest
     assert (bundle_copy / "manifest.json").read_bytes() == manifest
@@ -79,7 +79,8 @@ def test_ctrl_c_ends_a_build_and_its_child(hanging, bundle_copy):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child that its parent died")
 def test_a_killed_build_takes_its_child_along(hanging):
-    process, before = hanging
+    process, workers = hanging
+    assert workers
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert comes(lambda: not children() - before)
+    assert comes(lambda: not any(lives(worker) for worker in workers))
