@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeresnext.errors import BackendError, DataError
-from edgeresnext.spec import Artifact, ModelSpec, Precision
+from edgeresnext.spec import CHANNELS, Artifact, ModelSpec, Precision
 
 
 class Session(ABC):
@@ -32,18 +32,18 @@ class Session(ABC):
         self.model = model
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the logits `(N, classes)`, float32, of uint8 RGB images `(N, height, width, 3)`.
+        """Return the logits `(N, classes)`, float32, of uint8 images `(N, height, width, channels)`.
 
         Raises:
             DataError: The images have another shape or type.
             BackendError: The runtime failed.
         """
-        wanted = (*self.model.preprocess.size, 3)
+        wanted = self.model.input.shape[1:]
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != wanted:
             got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
             raise DataError(
                 f"expected a uint8 array (N, {', '.join(map(str, wanted))}), got {got}",
-                "Images are RGB, channels last, 0..255; use `predict` for images of any size.",
+                f"Images are {CHANNELS[wanted[-1] or 0]}, channels last, 0..255; use `predict` for images of any size.",
             )
         if len(images) == 0:
             return np.empty((0, self.model.classes), np.float32)

@@ -16,7 +16,7 @@ class Golden:
     """Images with PyTorch's float32 logits for them, by which an artefact proves itself anywhere.
 
     Args:
-        images: uint8 `(N, height, width, 3)`.
+        images: uint8 `(N, height, width, channels)`.
         logits: float32 `(N, classes)`.
     """
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeresnext.cli.console import print_table
-from edgeresnext.spec import Check, Gate, OnnxFile, Preprocess
+from edgeresnext.spec import CHANNELS, Check, Gate, OnnxFile, Preprocess
 
 if TYPE_CHECKING:
     from edgeresnext.bundle import Bundle
@@ -32,8 +32,9 @@ def show_bundle(bundle: Bundle, *, layers: bool = False) -> None:
     click.echo(f"{bundle.path}: {model.name}, {model.classes} classes, {size / 1e6:.1f} MB")
     weights = "trained" if manifest.trained else "random (untrained: no accuracy is reported)"
     height, width = model.preprocess.size
+    images = f"uint8 (N, {height}, {width}, {model.in_channels}) {CHANNELS[model.in_channels]}"
     click.echo(f"  weights      {weights}, {manifest.parameters:,} parameters, {manifest.macs / 1e9:.2f} GMACs")
-    click.echo(f"  images       uint8 (N, {height}, {width}, 3) RGB -> logits float32 (N, {model.classes})")
+    click.echo(f"  images       {images} -> logits float32 (N, {model.classes})")
     click.echo(f"  preprocess   {_preprocess(model.preprocess)}")
     click.echo(f"  calibration  {manifest.calibration or 'none'}")
     if manifest.calibration:

@@ -1,6 +1,6 @@
 """Write a graph as ONNX in the precision that a plan gives to every layer.
 
-The only place where precision becomes operators. Every file takes uint8 `(N, H, W, 3)` RGB and returns float32 logits;
+The only place where precision becomes operators. Every file takes uint8 `(N, H, W, C)` and returns float32 logits;
 a Cast follows the input at once, because TensorRT accepts uint8 nowhere else.
 """
 
@@ -120,11 +120,11 @@ class _Emitter:
             self._node("Cast", [logits], self.model.output.name, to=TensorProto.FLOAT)
         else:
             self.nodes[-1].output[0] = self.model.output.name
-        size = self.model.preprocess.size
+        images = self.model.input
         proto = helper.make_graph(
             self.nodes,
             f"{self.model.name} {self.plan.name}",
-            [helper.make_tensor_value_info(self.model.input.name, TensorProto.UINT8, ["batch", *size, 3])],
+            [helper.make_tensor_value_info(images.name, TensorProto.UINT8, ["batch", *images.shape[1:]])],
             [helper.make_tensor_value_info(self.model.output.name, TensorProto.FLOAT, ["batch", self.model.classes])],
             list(self.initializers.values()),
         )
@@ -154,7 +154,7 @@ class _Emitter:
     def _type(self, layer: Layer) -> Precision:
         """Return the floating type that a layer reads and writes; what only moves values keeps its input's."""
         precision = self.plan.layers.get(layer.name)
-        if layer.op in ("Softmax", "Log"):
+        if layer.op in ("Softmax", "Clip", "Log"):
             return "fp32"  # the logarithm of a probability that float16 rounds to zero is none
         if precision is None:
             return self.types.get(layer.inputs[0], self.plan.floating)
@@ -167,8 +167,8 @@ class _Emitter:
     def _preprocess(self) -> None:
         """Put uint8 NHWC -> normalised NCHW in front, in float32 whatever follows: it is exact there."""
         preprocess = self.model.preprocess
-        mean = np.array(preprocess.mean, np.float32).reshape(3, 1, 1) * np.float32(255)
-        gain = 1 / (np.array(preprocess.std, np.float64).reshape(3, 1, 1) * 255)
+        mean = np.array(preprocess.mean, np.float32).reshape(-1, 1, 1) * np.float32(255)
+        gain = 1 / (np.array(preprocess.std, np.float64).reshape(-1, 1, 1) * 255)
         self._node("Cast", [self.model.input.name], "images.float", to=TensorProto.FLOAT)
         self._node("Transpose", ["images.float"], "images.nchw", perm=[0, 3, 1, 2])
         self._node("Sub", ["images.nchw", self._constant("preprocess.mean", mean)], "images.centred")
@@ -191,6 +191,11 @@ class _Emitter:
             shift = self._constant(f"{layer.name}.shift", layer.attributes["shift"].reshape(shape).astype(dtype))
             self._node("Mul", [*inputs, gain], f"{layer.name}.scaled")
             self._node("Add", [f"{layer.name}.scaled", shift], layer.name)
+            self.types[layer.name] = kind
+            return
+        if layer.op == "Clip":  # ONNX has the bound as an input
+            least = self._constant(f"{layer.name}.min", np.array(layer.attributes["min"], dtype))
+            self._node("Clip", [*inputs, least], layer.name)
             self.types[layer.name] = kind
             return
         bias = self._bias(layer)

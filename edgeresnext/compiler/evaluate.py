@@ -72,7 +72,7 @@ class Evaluator:
         self._steps = [step for node in model.graph.node if (step := self._compile(node)) is not None]
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the logits `(N, classes)`, float32, of uint8 RGB images `(N, H, W, 3)`."""
+        """Return the logits `(N, classes)`, float32, of uint8 images `(N, H, W, C)`."""
         size = images_at_once(*images.shape[1:3])
         with torch.inference_mode():
             found = [self._run(images[start : start + size]) for start in range(0, len(images), size)]
@@ -130,6 +130,9 @@ class Evaluator:
                 return lambda values: _plain(values).sigmoid()
             case "Softmax":
                 return lambda values: values.softmax(1)
+            case "Clip":
+                least = float(self._constants[node.input[1]])
+                return lambda values: values.clamp(min=least)
             case "Log":
                 return lambda values: values.log()
             case "Sub" | "Mul":

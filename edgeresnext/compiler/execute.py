@@ -30,7 +30,7 @@ def images_at_once(height: int, width: int) -> int:
 
 
 def in_cache(images: Tensor) -> list[Tensor]:
-    """Return images `(N, 3, H, W)` in batches that are best run together."""
+    """Return images `(N, C, H, W)` in batches that are best run together."""
     size = images_at_once(*images.shape[2:])
     return [images[start : start + size] for start in range(0, len(images), size)]
 
@@ -94,7 +94,7 @@ class Executor:
             return tensor.to(self.device, memory_format=torch.channels_last if images else torch.contiguous_format)
 
     def steps(self, images: Tensor) -> Iterator[tuple[Layer | None, Tensor]]:
-        """Run normalised images `(N, 3, H, W)` and yield each layer with its output; the images first, with None.
+        """Run normalised images `(N, C, H, W)` and yield each layer with its output; the images first, with None.
 
         A tensor is dropped after its last reader has run.
         """
@@ -127,7 +127,7 @@ class Executor:
         return self.compute(layer, inputs, *self.parameters.get(layer.name, (None, None)))
 
     @staticmethod
-    def compute(  # noqa: C901, PLR0911 - a table
+    def compute(  # noqa: C901, PLR0911, PLR0912 - a table
         layer: Layer, inputs: Sequence[Tensor], weight: Tensor | None, bias: Tensor | None
     ) -> Tensor:
         """Return what the layer's operator makes of `inputs`, float32 `(N, *layer.shape)`.
@@ -160,6 +160,8 @@ class Executor:
                 return inputs[0].sigmoid()
             case "Softmax":
                 return inputs[0].softmax(1)
+            case "Clip":
+                return inputs[0].clamp(min=attributes["min"])
             case "Log":
                 return inputs[0].log()
             case "MaxPool" | "AveragePool":

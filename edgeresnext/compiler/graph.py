@@ -101,8 +101,9 @@ def trace(model: nn.Module, size_px: tuple[int, int]) -> Graph:
     module = fx.symbolic_trace(model.eval())
     _fold_batch_norm(module)
     device = next(module.parameters()).device
+    channels = next(child.in_channels for child in module.modules() if isinstance(child, nn.Conv2d))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        image = torch.empty(1, 3, *size_px, device=device)
+        image = torch.empty(1, channels, *size_px, device=device)
     ShapeProp(module, fake_mode=mode).propagate(image)
     names: dict[str, str] = {}
     layers: list[Layer] = []
@@ -226,6 +227,8 @@ def _operator(name: str, child: nn.Module | None, node: fx.Node) -> tuple[str, d
         return _FUNCTIONS[node.target], {}
     if node.target is torch.softmax:
         return "Softmax", {"axis": 1}
+    if node.target is torch.clamp:
+        return "Clip", {"min": node.kwargs["min"]}
     if node.target is torch.flatten:
         return "Flatten", {"axis": 1}
     message = f"layer '{name}' ({type(child).__name__ if child else node.target}) has no ONNX form here"

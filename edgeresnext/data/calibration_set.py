@@ -36,8 +36,8 @@ class CalibrationSet:
         count: How many.
         digest: SHA-256 of the decoded, cropped pixels, in order.
         image_digests: `images.image_digest` of each.
-        golden: The first of them, uint8 `(n, crop_px, crop_px, 3)`.
-        batches: Returns an iterator over the first so many of them, None for all, uint8 `(n, crop_px, crop_px, 3)`,
+        golden: The first of them, uint8 `(n, height, width, channels)`.
+        batches: Returns an iterator over the first so many of them, None for all, uint8 `(n, height, width, channels)`,
             anew at each call.
     """
 
@@ -139,7 +139,7 @@ def _printable(root: Path) -> str:
 
 def generated(preprocess: Preprocess, seed: int) -> CalibrationSet:
     """Return generated images, for random weights and for files that need no calibration."""
-    images = generate(GENERATED, preprocess.size, seed)
+    images = generate(GENERATED, preprocess.size, seed, preprocess.channels)
     return CalibrationSet(
         about=f"{GENERATED} generated images, seed {seed}",
         count=GENERATED,

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgeresnext.errors import DataError, shortened
+from edgeresnext.spec import CHANNELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,48 +28,50 @@ if TYPE_CHECKING:
     from edgeresnext.spec import Preprocess
 
 ImageSource: TypeAlias = "str | Path | Image.Image | NDArray[np.uint8] | IO[bytes]"
-"""A path, a PIL image, a uint8 RGB array (H, W, 3), or a binary file object."""
+"""A path, a PIL image, a uint8 array (H, W, C), or a binary file object."""
 
 MAX_SKIPPED = 0.05
 """Share of unreadable images above which a folder is refused."""
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _UINT16_MAX = 65535
 _log = logging.getLogger("edgeresnext")
 
 
 def load_image(source: ImageSource, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Return an image as the network takes it: uint8 RGB `(crop_px, crop_px, 3)`.
+    """Return an image as the network takes it: uint8 `(height, width, channels)`.
 
     Raises:
         DataError: It cannot be decoded, is far too large, or is an array of another shape or type.
     """
-    return crop(decode(source), preprocess)
+    return crop(decode(source, preprocess.channels), preprocess)
 
 
-def decode(source: ImageSource) -> Image.Image:
-    """Return an image in RGB, upright, whatever mode and EXIF rotation it was stored with.
+def decode(source: ImageSource, channels: int = 3) -> Image.Image:
+    """Return an image in grey, RGB or RGBA, upright, whatever mode and EXIF rotation it was stored with.
 
-    Alpha is dropped; 16-bit grey (and 32-bit integers, which are taken for it) is scaled to 8 bits.
+    Colours become grey by their luma (ITU-R 601-2); alpha is dropped, or opaque where there is none.
+    16-bit grey (and 32-bit integers, which are taken for it) is scaled to 8 bits.
 
     Raises:
         DataError: It cannot be decoded, is far too large, or is an array of another shape or type.
     """
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _from_array(source, channels)
     if not isinstance(source, str | Path | Image.Image) and not hasattr(source, "read"):
         raise DataError(
             f"cannot take an image from a {type(source).__name__}",
-            "Give a path, a PIL image, a uint8 RGB array (height, width, 3), or a binary file object.",
+            f"Give a path, a PIL image, a uint8 array (height, width, {channels}), or a binary file object.",
         )
     name = str(source) if isinstance(source, str | Path) else getattr(source, "name", "") or type(source).__name__
     try:
         if isinstance(source, Image.Image):
-            return _upright_rgb(source)
+            return _upright(source, channels)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_upright_rgb` says what is too large
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_upright` says what is too large
             with Image.open(source) as image:
-                return _upright_rgb(image)
+                return _upright(image, channels)
     except Image.DecompressionBombError as error:
         raise DataError(f"image '{name}' is too large to decode safely: {error}", "Scale it down first.") from None
     except FileNotFoundError:
@@ -85,7 +88,7 @@ def decode(source: ImageSource) -> Image.Image:
         raise DataError(f"image '{name}' is damaged: {error}", "Replace it.") from None
 
 
-def _upright_rgb(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, channels: int) -> Image.Image:
     """Return an opened image as it is meant to be seen.
 
     Twice the size at which Pillow warns, 179 megapixels, is refused: no camera takes that, and it may have been made to
@@ -95,37 +98,45 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         raise DataError("has no pixels", "Replace it.")
     if Image.MAX_IMAGE_PIXELS and image.width * image.height > 2 * Image.MAX_IMAGE_PIXELS:
         raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-    return _to_rgb(ImageOps.exif_transpose(image))
+    return _converted(ImageOps.exif_transpose(image), _MODES[channels])
 
 
-def _from_array(array: NDArray[np.uint8]) -> Image.Image:
-    """Return an RGB array as a PIL image."""
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:  # noqa: PLR2004
+def _from_array(array: NDArray[np.uint8], channels: int) -> Image.Image:
+    """Return an array as a PIL image; of a grey one the last axis may be missing."""
+    shaped = array[:, :, None] if array.ndim == 2 and channels == 1 else array  # noqa: PLR2004
+    if array.dtype != np.uint8 or shaped.ndim != 3 or shaped.shape[2] != channels or 0 in array.shape:  # noqa: PLR2004
         raise DataError(
-            f"expected a uint8 RGB array (height, width, 3), got {array.dtype} {array.shape}",
+            f"expected a uint8 {CHANNELS[channels]} array (height, width, {channels}), got {array.dtype} {array.shape}",
             "Scale float images to 0..255 and cast them; put the channels last.",
         )
-    return Image.fromarray(array)
+    return as_picture(shaped)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB; Pillow clips 16-bit grey instead of scaling it, so that is done here."""
+def as_picture(image: NDArray[np.uint8]) -> Image.Image:
+    """Return an array, uint8 `(height, width, channels)`, as a PIL image."""
+    return Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+
+
+def _converted(image: Image.Image, mode: str) -> Image.Image:
+    """Convert any mode; Pillow clips 16-bit grey instead of scaling it, so that is done here."""
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(mode)
     if image.mode == "I":
         values = np.asarray(image)
         if values.min() < 0 or values.max() > _UINT16_MAX:
             raise DataError("holds grey values outside 0..65535", "Save it with 8 or 16 bits a channel.")
-        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert(mode)
     if image.mode == "F":
         raise DataError("holds floating-point grey values of unknown scale", "Save it with 8 or 16 bits a channel.")
     if image.mode in ("P", "PA", "LA", "La"):
         image = image.convert("RGBA")
-    return image.convert("RGB")
+    return image.convert(mode)
 
 
 def crop(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
-    """Resize an image so that it covers the preprocessing's box, and return the centre, uint8 `(height, width, 3)`.
+    """Resize an image so that it covers the preprocessing's box, and return the centre.
+
+    It is uint8 `(height, width, channels)`.
 
     Of a square input the shorter edge is resized to `resize_px`, and the centre square of `crop_px` cut out.
 
@@ -150,7 +161,7 @@ def crop(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
         image = image.resize(size, _FILTERS[preprocess.interpolation])
     left = round((image.width - columns) / 2)
     top = round((image.height - rows) / 2)
-    return np.asarray(image.crop((left, top, left + columns, top + rows)))
+    return np.atleast_3d(np.asarray(image.crop((left, top, left + columns, top + rows))))
 
 
 def image_digest(image: NDArray[np.uint8]) -> str:
@@ -177,7 +188,7 @@ def batches(
         skipped: Collects unreadable images, each logged by name; without it the first one raises.
 
     Yields:
-        uint8 `(n, crop_px, crop_px, 3)`, and the positions in `paths` of its images. Never empty.
+        uint8 `(n, height, width, channels)`, and the positions in `paths` of its images. Never empty.
 
     Raises:
         DataError: An image is unreadable and `skipped` is None, or more than 5 % are.

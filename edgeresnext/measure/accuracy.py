@@ -13,10 +13,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from edgeresnext.backends.base import Session
-from edgeresnext.data.images import Skipped, batches, image_digest
+from edgeresnext.data.images import Skipped, as_picture, batches, image_digest
 from edgeresnext.errors import EdgeResNeXtError
 from edgeresnext.measure.results import ChangedImage, ClassAccuracy
 from edgeresnext.runtime.classifier import softmax
@@ -165,10 +164,10 @@ class Changes:
 
 def _thumbnail(image: NDArray[np.uint8]) -> bytes:
     """Return an image as a small JPEG."""
-    picture = Image.fromarray(image)
+    picture = as_picture(image)
     picture.thumbnail((_THUMBNAIL_PX, _THUMBNAIL_PX))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
+    picture.convert("L" if picture.mode == "L" else "RGB").save(buffer, "JPEG", quality=_THUMBNAIL_QUALITY)
     return buffer.getvalue()
 
 

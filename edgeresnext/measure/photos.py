@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from edgeresnext.bundle import Bundle
 from edgeresnext.data import folder
 from edgeresnext.data.folder import ImageFolder
-from edgeresnext.data.images import load_image
+from edgeresnext.data.images import as_picture, load_image
 from edgeresnext.errors import DataError
 from edgeresnext.spec import ClassOrder
 
@@ -40,7 +39,7 @@ class Photos:
 
 
 def choose(bundle: Bundle, data: str | None, count: int | None, order: ClassOrder | None = None) -> Photos:
-    """Return the images of a folder, or a bundle's golden images, which are kept decoded and encoded as JPEG here.
+    """Return the images of a folder, or a bundle's golden images, which are kept decoded and encoded here.
 
     Args:
         bundle: The bundle.
@@ -53,7 +52,7 @@ def choose(bundle: Bundle, data: str | None, count: int | None, order: ClassOrde
     """
     if data is None:
         golden = bundle.golden().images
-        encoded = [_jpeg(image) for image in golden]
+        encoded = [_encoded(image) for image in golden]
         return Photos(timed=golden, files=encoded, drawn=None, targets=None, about="the bundle's golden images")
     given = folder.scan(data)
     drawn = given if count is None else given.sample(count, seed=0)
@@ -90,7 +89,12 @@ def _timed(bundle: Bundle, given: ImageFolder) -> tuple[NDArray[np.uint8], list[
     return np.stack(decoded), encoded
 
 
-def _jpeg(image: NDArray[np.uint8]) -> bytes:
+def _encoded(image: NDArray[np.uint8]) -> bytes:
+    """Return an image as JPEG, or as PNG where it has an alpha channel, which JPEG has not."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    picture = as_picture(image)
+    if picture.mode == "RGBA":
+        picture.save(buffer, "PNG")
+    else:
+        picture.save(buffer, "JPEG", quality=_JPEG_QUALITY)
     return buffer.getvalue()

@@ -220,9 +220,7 @@ _ENTRIES = (
 CATALOGUE: dict[str, Entry] = {entry.spec.name: entry for entry in _ENTRIES}
 
 _ARCHITECTURE = tuple(
-    name
-    for name in ModelSpec.__struct_fields__
-    if name not in {"name", "preprocess", "source", "classes", "in_channels"}
+    name for name in ModelSpec.__struct_fields__ if name not in {"name", "preprocess", "source", "classes"}
 )
 
 

@@ -15,12 +15,16 @@ from edgeresnext.errors import RequestError
 from edgeresnext.model.resnext import ResNeXt
 from edgeresnext.spec import Average, ModelSpec
 
+_LEAST = torch.finfo(torch.float32).smallest_normal
+"""What a probability is raised to: the logarithm of zero is infinite, and smaller ones are zero on some processors."""
+
 
 class Ensemble(nn.Module):
     """Networks that see the same images.
 
     With "logits" each member's classifier has been divided by their number, and the logits are added. With
-    "probability" the logits are log(p1 + p2 + ...), whose softmax is the mean of the probabilities.
+    "probability" the logits are log(p1 + p2 + ...), whose softmax is the mean of the probabilities; no logit is below
+    -87.3, where float32 ends.
 
     Args:
         members: Take the same images, and return logits `(N, classes)` of the same classes.
@@ -40,7 +44,7 @@ class Ensemble(nn.Module):
         total = found[0]
         for one in found[1:]:
             total = torch.add(total, one)
-        return torch.log(total) if self.average == "probability" else total
+        return torch.log(torch.clamp(total, min=_LEAST)) if self.average == "probability" else total
 
 
 def empty(spec: ModelSpec) -> nn.Module:
@@ -61,7 +65,7 @@ def specify(members: Sequence[ModelSpec], average: Average) -> ModelSpec:
         RequestError: The members do not see the same images, or tell other classes apart.
     """
     first = members[0]
-    for name in ("classes", "preprocess", "in_channels"):
+    for name in ("classes", "preprocess"):
         values = [getattr(member, name) for member in members]
         if any(value != values[0] for value in values):
             raise RequestError(

@@ -12,11 +12,11 @@ import msgspec
 from edgeresnext.errors import CheckpointError
 from edgeresnext.model.catalogue import name_of
 from edgeresnext.model.states import State
-from edgeresnext.spec import EXPANSION, ModelSpec, Preprocess
+from edgeresnext.spec import CHANNELS, EXPANSION, ModelSpec, Preprocess
 
 _BLOCK = re.compile(r"layer(\d+)\.(\d+)\.")
 _STEMS = {7: "imagenet", 3: "cifar"}
-_THREE_BY_THREE = 3
+_FILTER_DIMENSIONS = 4
 
 
 def recognise(state: State, preprocess: Preprocess, path: Path, *, cadene_se: bool = False) -> ModelSpec:
@@ -38,6 +38,12 @@ def recognise(state: State, preprocess: Preprocess, path: Path, *, cadene_se: bo
         raise CheckpointError(
             f"'{path}' is no whole ResNet or ResNeXt: blocks are missing between those that it has",
             "Give the checkpoint of a whole classifier.",
+        )
+    first = state.get("conv1.0.weight", state.get("conv1.weight"))
+    if first is not None and first.ndim == _FILTER_DIMENSIONS and first.shape[1] not in CHANNELS:
+        raise CheckpointError(
+            f"'{path}' takes images of {first.shape[1]} channels; images here are grey, RGB or RGBA",
+            "Train with such images.",
         )
     try:
         return _recognise(state, depths, preprocess, cadene_se=cadene_se)
@@ -77,13 +83,12 @@ def _recognise(state: State, depths: tuple[int, ...], preprocess: Preprocess, *,
         "order": "pre" if pre else "post",
         "final_norm": "norm.weight" in state,
         "shortcut": _shortcut(state, len(depths)),
-        "in_channels": inputs,
         "classes": len(state["fc.weight"]),
     }
     if "layer1.0.se.fc1.weight" in state:
         squeezed = state["layer1.0.se.fc1.weight"]
         changes["se_reduction"] = squeezed.shape[1] // squeezed.shape[0]
-    spec = ModelSpec(name="", preprocess=preprocess, **changes)
+    spec = ModelSpec(name="", preprocess=preprocess.for_channels(inputs), **changes)
     return msgspec.structs.replace(spec, name=name_of(spec))
 
 

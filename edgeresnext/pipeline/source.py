@@ -21,9 +21,10 @@ from edgeresnext.model.resnext import ResNeXt, normalise
 from edgeresnext.pipeline.request import SHAPE
 from edgeresnext.progress import Progress
 from edgeresnext.runtime.proof import cache_directory
-from edgeresnext.spec import CheckpointOptions, ModelSpec, Preprocess
+from edgeresnext.spec import CHANNELS, CheckpointOptions, ModelSpec, Preprocess
 
-_CHANNELS = 3
+_USUAL_CHANNELS = (1, 3)
+"""Of images whose mean and deviation may be assumed: what is in a fourth channel only its training knows."""
 _ASSUMED = {"imagenet": "torchvision-v1", "deep": "timm-ra", "cifar": "cifar"}
 """What weights are taken to have been trained with, by their stem, where neither they nor the user say."""
 _log = logging.getLogger("edgeresnext")
@@ -125,29 +126,53 @@ def _member(
     usual = PREPROCESS["torchvision-v1"] if named is None else named.preprocess
     checkpoint = checkpoints.read(fetched.path if fetched else weights, said or usual, options.key)
     found = checkpoint.spec
-    if found.in_channels != _CHANNELS:
-        raise CheckpointError(
-            f"'{weights}' takes images of {found.in_channels} channels; here images have three",
-            "Train with RGB images, or repeat its first kernel over three channels.",
-        )
+    _check_channels(weights, found.in_channels, said)
     if said is None and named is None:
         known = CATALOGUE.get(found.name)
         source = known.spec.source if known else _ASSUMED[found.stem]
-        found = msgspec.structs.replace(found, preprocess=PREPROCESS[source], source=source)
+        found = msgspec.structs.replace(
+            found, preprocess=PREPROCESS[source].for_channels(found.in_channels), source=source
+        )
         _log.warning("'%s': preprocessing is not said; that of %s is assumed", weights, source)
+    if said is None and found.in_channels == 1:
+        grey = found.preprocess
+        _log.warning("'%s' takes grey images; mean %g and std %g are assumed", weights, grey.mean[0], grey.std[0])
     _tell(weights, checkpoint.notes)
     if model is None:
         _log.warning("'%s' is %s, with %d classes", weights, found.name, found.classes)
     spec = found
     if named is not None:  # what names and shapes do not tell is as its library has it
         spec = msgspec.structs.replace(
-            named, classes=found.classes, preprocess=said or usual, stem_pool=found.stem_pool, stride_at=found.stride_at
+            named,
+            classes=found.classes,
+            preprocess=found.preprocess,
+            stem_pool=found.stem_pool,
+            stride_at=found.stride_at,
         )
     if options.norm_eps is not None:
         spec = msgspec.structs.replace(spec, norm_eps=options.norm_eps)
     spec = _sized(spec, options)
     network = checkpoints.load_network(spec, checkpoint)
     return Source(network=network, spec=spec, labels=(fetched.labels if fetched else None) or ())
+
+
+def _check_channels(weights: str | Path, channels: int, said: Preprocess | None) -> None:
+    """Refuse a preprocessing for images of other channels than weights take, and to guess that of RGBA."""
+    usual = (said or PREPROCESS["torchvision-v1"]).for_channels(channels)
+    example = msgspec.json.encode({name: getattr(usual, name) for name in ("resize_px", "crop_px", "mean", "std")})
+    hint = f"Give the training's preprocessing, such as {example.decode()}; on the command line as a JSON file."
+    if said is not None and said.channels != channels:
+        raise CheckpointError(
+            f"'{weights}' takes {CHANNELS[channels]} images, and the preprocessing is for {CHANNELS[said.channels]}",
+            hint,
+            values=("preprocess",),
+        )
+    if said is None and channels not in _USUAL_CHANNELS:
+        raise CheckpointError(
+            f"'{weights}' takes {CHANNELS[channels]} images, and nothing says how they are normalised",
+            hint,
+            values=("preprocess",),
+        )
 
 
 def _shaped(spec: ModelSpec, options: CheckpointOptions) -> ModelSpec:

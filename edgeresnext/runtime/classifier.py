@@ -53,7 +53,7 @@ class Classifier:
         self._session: Session | None = session
 
     def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the logits `(N, classes)`, float32, of uint8 RGB images `(N, height, width, 3)`.
+        """Return the logits `(N, classes)`, float32, of uint8 images `(N, height, width, channels)`.
 
         Raises:
             DataError: The images have another shape or type.
@@ -75,8 +75,8 @@ class Classifier:
         """Return the `top` most probable classes, most probable first.
 
         Args:
-            images: One image (path, PIL image, uint8 RGB array `(H, W, 3)`, binary file object), or several: a list
-                of images, or an array `(N, H, W, 3)`. Any size; resized and cropped as the weights need.
+            images: One image (path, PIL image, uint8 array `(H, W, C)`, binary file object), or several: a list
+                of images, or an array `(N, H, W, C)`. Any size; resized and cropped as the weights need.
             top: How many classes, at most as many as there are.
 
         Returns:

@@ -20,6 +20,7 @@ from edgeresnext.spec.manifest import Manifest as Manifest
 from edgeresnext.spec.manifest import OnnxFile as OnnxFile
 from edgeresnext.spec.manifest import Selection as Selection
 from edgeresnext.spec.manifest import Timing as Timing
+from edgeresnext.spec.network import CHANNELS as CHANNELS
 from edgeresnext.spec.network import EXPANSION as EXPANSION
 from edgeresnext.spec.network import Average as Average
 from edgeresnext.spec.network import CheckpointOptions as CheckpointOptions

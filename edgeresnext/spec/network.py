@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+import msgspec
+
 from edgeresnext.spec.value import Value
 
 Interpolation = Literal["bilinear", "bicubic"]
 Fit = Literal["crop", "squash"]
+CHANNELS = {1: "grey", 3: "RGB", 4: "RGBA"}
+"""What images of so many channels are."""
 
 
 class TensorSpec(Value, frozen=True, kw_only=True):
@@ -22,18 +26,20 @@ class Preprocess(Value, frozen=True, kw_only=True):
     """How an image becomes the network's input; it belongs to the weights, not to the architecture.
 
     The shorter edge is resized to `resize_px` and the centre square of `crop_px` cut out on the host;
-    scaling to [0, 1] and normalising with `mean` and `std` (RGB) happen inside every graph.
+    scaling to [0, 1] and normalising with `mean` and `std` happen inside every graph.
 
     Where the input is not square, `crop_px` is its height and `width_px` its width; the image is then resized so that
     it covers a box of that shape whose shorter edge is `resize_px`, and the centre cut out. With the fit "squash" the
     whole image is resized to the input, whatever its shape.
+
+    Images are grey, RGB or RGBA, as `mean` and `std` have one, three or four numbers.
     """
 
     resize_px: int
     crop_px: int
     interpolation: Interpolation = "bilinear"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     width_px: int = 0
     fit: Fit = "crop"
 
@@ -46,6 +52,9 @@ class Preprocess(Value, frozen=True, kw_only=True):
             shorter = "width_px" if 0 < self.width_px < self.crop_px else "crop_px"
             msg = f"{shorter} {min(self.size)} must lie between 1 and resize_px {self.resize_px}"
             raise ValueError(msg)
+        if len(self.mean) not in CHANNELS or len(self.std) != len(self.mean):
+            msg = f"mean has {len(self.mean)} numbers and std {len(self.std)}: both must have 1, 3 or 4, one a channel"
+            raise ValueError(msg)
         if min(self.std) <= 0:
             msg = f"std {self.std} must be positive"
             raise ValueError(msg)
@@ -54,6 +63,18 @@ class Preprocess(Value, frozen=True, kw_only=True):
     def size(self) -> tuple[int, int]:
         """Height and width of the input, in pixels."""
         return self.crop_px, self.width_px or self.crop_px
+
+    @property
+    def channels(self) -> int:
+        """How many values a pixel has."""
+        return len(self.mean)
+
+    def for_channels(self, channels: int) -> Preprocess:
+        """Return the same for images of 1, 3 or 4 channels: each then has the mean of what the colours have."""
+        if channels == self.channels:
+            return self
+        mean, std = (tuple(round(sum(one) / len(one), 4) for _ in range(channels)) for one in (self.mean, self.std))
+        return msgspec.structs.replace(self, mean=mean, std=std)
 
     @property
     def range(self) -> tuple[float, float]:
@@ -122,7 +143,6 @@ class ModelSpec(Value, frozen=True, kw_only=True):
     stem_pool: Literal["centred", "ceil"] = "centred"
     stride_at: Literal["3x3", "1x1"] = "3x3"
     se_reduction: int = 0
-    in_channels: int = 3
     norm_eps: float = 1e-5
     members: tuple[ModelSpec, ...] = ()
     average: Average = "logits"
@@ -134,9 +154,14 @@ class ModelSpec(Value, frozen=True, kw_only=True):
         return self.cardinality * self.width_per_group * 2**stage, self.base_channels * EXPANSION * 2**stage
 
     @property
+    def in_channels(self) -> int:
+        """Channels that the first convolution reads: those of the images."""
+        return self.preprocess.channels
+
+    @property
     def input(self) -> TensorSpec:
-        """The images that every artefact takes: uint8 RGB, NHWC."""
-        return TensorSpec(name="images", dtype="uint8", shape=(None, *self.preprocess.size, 3))
+        """The images that every artefact takes: uint8 grey, RGB or RGBA, NHWC."""
+        return TensorSpec(name="images", dtype="uint8", shape=(None, *self.preprocess.size, self.in_channels))
 
     @property
     def output(self) -> TensorSpec:

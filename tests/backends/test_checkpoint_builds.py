@@ -101,6 +101,30 @@ def test_an_input_that_is_not_square_is_built_and_runs_everywhere(build, digit_w
             classifier.logits(np.zeros((1, 48, 32, 3), np.uint8))
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_grey_and_rgba_networks_say_what_the_rgb_one_says(  # noqa: PLR0917 - fixtures
+    build, built, digit_weights, few_digits, tmp_path, channels
+):
+    state = load_file(digit_weights)
+    kernel = state["conv1.weight"]
+    state["conv1.weight"] = (
+        kernel.sum(1, keepdim=True) if channels == 1 else torch.cat([kernel, torch.zeros_like(kernel[:, :1])], 1)
+    ).contiguous()
+    save_file(state, tmp_path / "w.safetensors")
+    preprocess = PREPROCESS["digits"].for_channels(channels)
+    bundle = build(tmp_path / "w.safetensors", preprocess=preprocess, precisions=["fp32", "int8"])
+    golden = bundle.golden()
+    assert golden.images.shape[1:] == (32, 32, channels)
+    assert golden.logits == pytest.approx(built.golden().logits[: len(golden.logits)], abs=1e-4)  # digits are grey
+    assert all(check.status in ("ok", "skipped") for check in edgeresnext.verify(bundle.path))
+    assert min(one.fidelity.snr_db for one in bundle.manifest.onnx) > 25
+    photo = next(few_digits.rglob("*.png"))
+    with edgeresnext.load(bundle.path) as classifier, edgeresnext.load(built.path) as rgb:
+        assert classifier.predict(photo)[0].label == rgb.predict(photo)[0].label
+    report = edgeresnext.bench(bundle.path, data=few_digits, mode="quick", precision="fp32")
+    assert max(row.top1 for row in report.rows if row.top1 is not None) > 0.9
+
+
 @pytest.mark.parametrize("size", [(0, 32), (32, 7), (32, 5000)])
 def test_an_input_of_no_usable_size_is_refused(build, digit_weights, tmp_path, size):
     with pytest.raises(RequestError, match=f"input_px is {size[0]}, {size[1]}"):

@@ -16,6 +16,7 @@ from edgeresnext.compiler.simulate import Simulation
 from edgeresnext.compiler.thresholds import Method
 from edgeresnext.data.synthetic import generate
 from edgeresnext.errors import BackendError
+from edgeresnext.model import ensemble
 from edgeresnext.model.catalogue import specify
 from edgeresnext.model.checkpoints import random_network
 from edgeresnext.model.resnext import normalise
@@ -27,6 +28,14 @@ SMALL = {
         name="small", depths=(1, 2), cardinality=4, width_per_group=4, base_channels=8, classes=5,
         preprocess=Preprocess(resize_px=64, crop_px=64),
     ),
+    "grey": ModelSpec(
+        name="grey", depths=(1, 2), cardinality=4, width_per_group=4, base_channels=8, classes=5,
+        preprocess=Preprocess(resize_px=64, crop_px=64, mean=(0.45,), std=(0.22,)),
+    ),
+    "rgba": ModelSpec(
+        name="rgba", depths=(1, 2), cardinality=4, width_per_group=4, base_channels=8, classes=5,
+        preprocess=Preprocess(resize_px=64, crop_px=64, mean=(0.5, 0.4, 0.3, 0.1), std=(0.2, 0.2, 0.3, 0.9)),
+    ),
 }  # fmt: skip
 
 
@@ -36,7 +45,7 @@ class Case:
     def __init__(self, spec):
         self.spec = spec
         self.graph = trace(random_network(spec, 0), spec.preprocess.size)
-        self.pixels = generate(24, spec.preprocess.size, 3)
+        self.pixels = generate(24, spec.preprocess.size, 3, spec.in_channels)
         self.images = normalise(torch.from_numpy(self.pixels), spec)
         self.limits = thresholds(self.graph, observe(self.graph, [self.images[:16]]), Method.parse("max"))
 
@@ -96,6 +105,7 @@ def test_integers_do_not_depend_on_batches_or_threads(case):
     np.testing.assert_array_equal(one_by_one, expected[:4])
 
 
+@pytest.mark.parametrize("case", ["cifar", "imagenet"], indirect=True)
 def test_saturation_is_seen_in_what_a_file_says(case):
     narrow = {name: limit / 3 for name, limit in case.limits.items()}  # larger levels, of which more saturate
     numbers = quantise(case.graph, plan_for(case.graph, "int8-cpu", narrow), narrow, pixels=case.spec.preprocess.range)
@@ -112,3 +122,28 @@ def test_an_operator_that_is_none_of_ours_is_refused(case):
     model.graph.node[-1].op_type = "Hardmax"
     with pytest.raises(BackendError, match="operator Hardmax"):
         Evaluator(model)
+
+
+def test_probabilities_that_float32_does_not_hold_have_a_floor_in_every_form(tmp_path):
+    spec = SMALL["cifar"]
+    members = [random_network(spec, seed) for seed in range(2)]
+    for member in members:
+        member.fc.weight.data *= 2000 / float(member.fc.weight.abs().max())
+    together = ensemble.specify([spec, spec], "probability")
+    network = ensemble.join(members, "probability")
+    graph = trace(network, spec.preprocess.size)
+    pixels = generate(4, spec.preprocess.size, 3)
+    images = normalise(torch.from_numpy(pixels), spec)
+    with torch.inference_mode():
+        expected = network(images).numpy()
+    assert expected.min() == pytest.approx(-87.34, abs=0.01)  # ln of float32's smallest normal number
+    for name in ("fp32", "fp16"):
+        model = emit(graph, quantise(graph, plan_for(graph, name, {}), {}), together)
+        onnx.save(model, tmp_path / "x.onnx")
+        for found in (
+            Executor(graph).logits(images).numpy(), Evaluator(model).logits(pixels),
+            as_written(tmp_path / "x.onnx", pixels),
+        ):  # fmt: skip
+            assert np.isfinite(found).all()
+            if name == "fp32":
+                np.testing.assert_allclose(found, expected, atol=0.05)

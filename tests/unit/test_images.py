@@ -35,6 +35,48 @@ def test_every_mode_becomes_rgb(mode):
         assert np.abs(np.asarray(decoded, np.int16) - 128).max() <= 1
 
 
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (4, "RGBA")])
+@pytest.mark.parametrize("stored_as", ["RGB", "RGBA", "P", "L", "LA", "1", "CMYK", "I;16"])
+def test_every_mode_becomes_grey_or_rgba(channels, mode, stored_as):
+    image = Image.new("RGB", (24, 20), (128, 128, 128))
+    image = (
+        Image.fromarray(np.full((20, 24), 0x8000, np.uint16)) if stored_as == "I;16"
+        else image.convert(stored_as, palette=Image.Palette.ADAPTIVE)
+    )  # fmt: skip
+    decoded = decode(image, channels)
+    assert (decoded.mode, decoded.size) == (mode, (24, 20))
+    values = np.asarray(decoded, np.int16).reshape(20, 24, channels)
+    if stored_as not in ("1", "CMYK"):
+        assert np.abs(values[:, :, :3] - 128).max() <= 1
+    if channels == 4:
+        assert (values[:, :, 3] == 255).all()
+
+
+def test_alpha_reaches_a_network_that_takes_it_and_grey_is_luma():
+    image = Image.new("RGBA", (16, 16), (*RED, 77))
+    rgba = Preprocess(resize_px=16, crop_px=12, mean=(0.5,) * 4, std=(0.5,) * 4)
+    assert load_image(image, rgba)[0, 0].tolist() == [*RED, 77]
+    grey = Preprocess(resize_px=16, crop_px=12, mean=(0.5,), std=(0.5,))
+    assert load_image(image, grey).shape == (12, 12, 1)
+    assert load_image(image, grey)[0, 0, 0] == round(0.299 * RED[0] + 0.587 * RED[1] + 0.114 * RED[2])
+
+
+def test_an_array_has_the_channels_that_the_network_takes():
+    grey = Preprocess(resize_px=16, crop_px=12, mean=(0.5,), std=(0.5,))
+    for shape in ((16, 16), (16, 16, 1)):
+        assert load_image(np.full(shape, 7, np.uint8), grey).shape == (12, 12, 1)
+    with pytest.raises(DataError, match=r"uint8 grey array \(height, width, 1\), got uint8 \(16, 16, 3\)"):
+        load_image(np.zeros((16, 16, 3), np.uint8), grey)
+    with pytest.raises(DataError, match=r"uint8 RGB array \(height, width, 3\), got uint8 \(16, 16\)"):
+        load_image(np.zeros((16, 16), np.uint8), SMALL)
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.5, 0.5), (0.5, 0.5)), ((0.5,), (0.5, 0.5, 0.5)), ((), ())])
+def test_a_preprocessing_for_channels_that_no_image_has_is_refused(mean, std):
+    with pytest.raises(ValueError, match="both must have 1, 3 or 4"):
+        Preprocess(resize_px=16, crop_px=12, mean=mean, std=std)
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [

@@ -12,7 +12,7 @@ from edgeresnext.model.catalogue import CATALOGUE, PREPROCESS, name_of
 from edgeresnext.model.layouts import canonical
 from edgeresnext.model.recognise import recognise
 from edgeresnext.model.resnext import ResNeXt
-from edgeresnext.spec import ModelSpec
+from edgeresnext.spec import ModelSpec, Preprocess
 
 IMAGENET = ModelSpec(
     name="small", depths=(2, 1, 1, 1), cardinality=4, width_per_group=2, base_channels=4, classes=5,
@@ -105,8 +105,8 @@ def test_a_layout_is_told_by_its_names_and_nothing_is_lost(tmp_path, spec, pairs
         {"se_reduction": 4},
         {"order": "pre", "final_norm": True},
         {"order": "pre", "stem": "cifar"},
-        {"in_channels": 1},
-        {"in_channels": 4},
+        {"preprocess": Preprocess(resize_px=64, crop_px=64, mean=(0.5,), std=(0.5,))},
+        {"preprocess": Preprocess(resize_px=64, crop_px=64, mean=(0.5,) * 4, std=(0.5,) * 4)},
         {"stem_channels": 12},
         {"cardinality": 1, "width_per_group": 8},
         {"block": "basic", "cardinality": 1, "width_per_group": 4, "shortcut": "padded-centred", "stem": "cifar"},

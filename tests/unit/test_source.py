@@ -13,7 +13,7 @@ from edgeresnext.model.checkpoints import random_network
 from edgeresnext.pipeline.request import named
 from edgeresnext.pipeline.source import by_weights, check_statistics
 from edgeresnext.progress import silent
-from edgeresnext.spec import CheckpointOptions, ModelSpec
+from edgeresnext.spec import CheckpointOptions, ModelSpec, Preprocess
 
 SE = ModelSpec(
     name="small", depths=(1, 1, 1, 1), cardinality=1, width_per_group=4, base_channels=4, classes=5, se_reduction=4,
@@ -54,10 +54,36 @@ def test_preprocessing_that_nobody_says_is_assumed_and_said(digit_weights, caplo
     assert any("is resnext20_8x4d, with 10 classes" in message for message in caplog.messages)
 
 
+def of_channels(channels, path):
+    """Write the weights of a network for images of so many channels."""
+    state = random_network(SE, 0).state_dict()
+    state["conv1.weight"] = state["conv1.weight"][:, [0] * channels].contiguous()
+    torch.save(state, path)
+    return path
+
+
+def test_the_first_convolution_says_how_many_channels_images_have(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        found = source(of_channels(1, tmp_path / "grey.pth")).spec
+    assert found.input.shape[-1] == 1
+    assert (found.preprocess.mean, found.preprocess.std) == ((0.449,), (0.226,))
+    assert any("takes grey images; mean 0.449 and std 0.226 are assumed" in message for message in caplog.messages)
+
+
+def test_what_is_in_a_fourth_channel_is_asked_for(tmp_path):
+    path = of_channels(4, tmp_path / "rgba.pth")
+    with pytest.raises(CheckpointError, match="takes RGBA images, and nothing says how they are normalised") as caught:
+        source(path)
+    assert '"mean":[0.449,0.449,0.449,0.449]' in caught.value.hint
+    preprocess = Preprocess(resize_px=64, crop_px=64, mean=(0.5,) * 4, std=(0.5,) * 4)
+    assert source(path, preprocess=preprocess).spec.input.shape == (None, 64, 64, 4)
+
+
 def test_images_of_another_number_of_channels_are_refused(tmp_path):
-    torch.save(random_network(msgspec.structs.replace(SE, in_channels=1), 0).state_dict(), tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match="takes images of 1 channels"):
-        source(tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="takes images of 2 channels; images here are grey, RGB or RGBA"):
+        source(of_channels(2, tmp_path / "two.pth"))
+    with pytest.raises(CheckpointError, match="takes grey images, and the preprocessing is for RGB"):
+        source(of_channels(1, tmp_path / "grey.pth"), preprocess=PREPROCESS["digits"])
 
 
 def test_labels_must_be_as_many_as_classes(tmp_path, digit_weights):

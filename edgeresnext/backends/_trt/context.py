@@ -37,7 +37,7 @@ class Context:
         self._cuda = cuda
         self._model = model
         largest = loaded.largest
-        self._image_bytes = 3 * math.prod(model.preprocess.size)
+        self._image_bytes = model.in_channels * math.prod(model.preprocess.size)
         self._classes = model.classes
         self._batch = 0
         self._graph: tuple[int, Any] | None = None
