@@ -109,7 +109,7 @@ BENCH_OPTIONS = (
 
 CHECKPOINT_OPTIONS = (
     click.option("--key", metavar="NAME", help="Which weights of a file that holds several, such as model_ema."),
-    click.option("--norm-eps", type=float, metavar="NUMBER", help="BatchNorm's epsilon in training. [1e-5]"),
+    click.option("--bn-eps", type=float, metavar="NUMBER", help="BatchNorm's epsilon in training. [1e-5]"),
     click.option(
         "--input",
         "input_px",

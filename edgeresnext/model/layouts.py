@@ -78,6 +78,12 @@ LAYOUTS = (
         ),
     ),
     Layout(
+        name="torchvision's children in an nn.Sequential",
+        anchor=r"4\.0\.conv1\.weight",
+        first_stage=4,
+        renames=((r"^0\.", "conv1."), (r"^1\.", "bn1."), (r"^([4-7])\.(\d+)\.", r"layer\1.\2.")),
+    ),
+    Layout(
         name="Hugging Face transformers",
         anchor=r"encoder\.stages\.0\.layers\.0\.layer\.0\.convolution\.weight",
         first_stage=0,

@@ -81,7 +81,7 @@ class Block(nn.Module):
         for index, (inputs, outputs, kernel, step, groups) in enumerate(shapes, 1):
             conv = nn.Conv2d(inputs, outputs, kernel, step, padding=kernel // 2, groups=groups, bias=False)
             self.add_module(f"conv{index}", conv)
-            self.add_module(f"bn{index}", nn.BatchNorm2d(inputs if self.pre else outputs, eps=spec.norm_eps))
+            self.add_module(f"bn{index}", nn.BatchNorm2d(inputs if self.pre else outputs, eps=spec.bn_eps))
             self.add_module(f"relu{index}", nn.ReLU())
         self.se = SqueezeExcite(out_channels, spec.se_reduction) if spec.se_reduction else None
         self.downsample: nn.Module | None = None
@@ -124,7 +124,7 @@ def _shortcut(spec: ModelSpec, in_channels: int, out_channels: int, stride: int)
     """Return what takes a block's input to the shape of its output."""
     if spec.shortcut in ("padded", "padded-centred"):
         return padded_shortcut(in_channels, out_channels, stride, centred=spec.shortcut == "padded-centred")
-    norm: list[nn.Module] = [] if spec.order == "pre" else [nn.BatchNorm2d(out_channels, eps=spec.norm_eps)]
+    norm: list[nn.Module] = [] if spec.order == "pre" else [nn.BatchNorm2d(out_channels, eps=spec.bn_eps)]
     if spec.shortcut == "pooled":  # every value of the input counts, not one of four
         pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False) if stride != 1 else nn.Identity()
         return nn.Sequential(pool, nn.Conv2d(in_channels, out_channels, 1, bias=False), *norm)
@@ -146,7 +146,7 @@ class ResNeXt(nn.Module):
         self.conv1 = _stem(spec, channels)
         # Where activation comes first, the first block's own follows the stem; torchvision's stem has them itself.
         before_pool = spec.order == "post"
-        self.bn1 = nn.BatchNorm2d(channels, eps=spec.norm_eps) if before_pool else None
+        self.bn1 = nn.BatchNorm2d(channels, eps=spec.bn_eps) if before_pool else None
         self.relu = nn.ReLU() if before_pool else None
         self.maxpool: nn.Module | None = None
         if spec.stem != "cifar":
@@ -161,7 +161,7 @@ class ResNeXt(nn.Module):
                 channels = out_channels
             self.stages.append(f"layer{stage + 1}")
             self.add_module(self.stages[-1], nn.Sequential(*blocks))
-        self.norm = nn.BatchNorm2d(channels, eps=spec.norm_eps) if spec.final_norm else None
+        self.norm = nn.BatchNorm2d(channels, eps=spec.bn_eps) if spec.final_norm else None
         self.last_relu = nn.ReLU() if spec.final_norm else None
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, spec.classes)
@@ -190,10 +190,10 @@ def _stem(spec: ModelSpec, channels: int) -> nn.Module:
     half = channels // 2
     return nn.Sequential(
         nn.Conv2d(spec.in_channels, half, 3, stride=2, padding=1, bias=False),
-        nn.BatchNorm2d(half, eps=spec.norm_eps),
+        nn.BatchNorm2d(half, eps=spec.bn_eps),
         nn.ReLU(),
         nn.Conv2d(half, half, 3, padding=1, bias=False),
-        nn.BatchNorm2d(half, eps=spec.norm_eps),
+        nn.BatchNorm2d(half, eps=spec.bn_eps),
         nn.ReLU(),
         nn.Conv2d(half, channels, 3, padding=1, bias=False),
     )

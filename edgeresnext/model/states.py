@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -18,9 +18,11 @@ State = dict[str, Tensor]
 
 _PREFERRED = ("state_dict_ema", "model_ema", "ema_state_dict", "ema", "swa_model", "averaged_model")
 """Averages over the training's last steps: where a file holds one beside the weights, it is what is used."""
+_USUAL = ("state_dict", "model", "model_state_dict", "net")
 _DEEPEST = 4
 _OF_LAYERS = ("weight", "bias", "running_mean", "running_var")
 _KERNEL_DIMENSIONS = 4
+_MATRIX_DIMENSIONS = 2
 _NOT_PLAIN = {
     "_rebuild_sparse_tensor": "sparse",
     "_rebuild_sparse_csr_tensor": "sparse",
@@ -66,10 +68,11 @@ def find_state(loaded: object, path: Path, key: str | None = None) -> FoundState
         )
     candidates = dict(_candidates(loaded, "", set()))
     if not candidates:
+        _refuse_objects(loaded, path)
         raise CheckpointError(f"'{path}' holds no dictionary of weights: it is {_describe(loaded)}", SAVE_TENSORS)
     chosen = _choose(candidates, path, key)
     others = tuple(name for name in candidates if name != chosen)
-    return FoundState(state=_plain(candidates[chosen], path), key=chosen, others=others)
+    return FoundState(state=_plain(_with_head(loaded, candidates[chosen], chosen), path), key=chosen, others=others)
 
 
 def _candidates(value: object, where: str, seen: set[int], depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -100,6 +103,46 @@ def _holds_kernels(value: Mapping[Any, Any]) -> bool:
     )
 
 
+def _refuse_objects(loaded: object, path: Path) -> None:
+    """Refuse a checkpoint whose network is a pickled object, by the name that it has there."""
+    objects = (
+        {name: value for name, value in loaded.items() if _is_object(value)} if isinstance(loaded, Mapping) else {}
+    )
+    if not objects:
+        return
+    name = next((name for name in objects if name in _USUAL), next(iter(objects)))
+    program = f"import torch; torch.save(torch.load({str(path)!r}, weights_only=False)[{name!r}].state_dict(), 'w.pth')"
+    raise CheckpointError(
+        f"'{path}' holds a whole pickled {objects[name].name} at '{name}': a program's object, which is not run",
+        f"Where you trust the file and it is a network, get its weights: {python(program)}",
+    )
+
+
+def _with_head(loaded: object, found: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Return a dictionary of weights together with a classifier that lies in a dictionary beside it."""
+    *above, own = where.split(".")
+    parent: Any = loaded
+    for name in above:
+        parent = parent[name] if isinstance(parent, Mapping) else None
+    if not where or not isinstance(parent, Mapping):
+        return found
+    heads = {name: beside for name, beside in parent.items() if name != own and _is_head(beside)}
+    if not heads:
+        return found
+    return {
+        f"{name}.{inner}": tensor for name, state in {own: found, **heads}.items() for inner, tensor in state.items()
+    }
+
+
+def _is_head(value: object) -> bool:
+    """Whether a dictionary is one of weights and biases, a matrix among them, and nothing else."""
+    return (
+        isinstance(value, Mapping)
+        and all(isinstance(one, Tensor) and str(name).endswith(("weight", "bias")) for name, one in value.items())
+        and any(one.ndim == _MATRIX_DIMENSIONS for one in value.values())
+    )
+
+
 def _choose(candidates: Mapping[str, object], path: Path, key: str | None) -> str:
     """Return where the weights lie."""
     if key is not None:
@@ -113,15 +156,19 @@ def _choose(candidates: Mapping[str, object], path: Path, key: str | None) -> st
     if len(candidates) == 1:
         return next(iter(candidates))
     averages = [name for name in candidates if set(name.split(".")) & set(_PREFERRED)]
-    usual = [name for name in candidates if name.split(".")[-1] in ("state_dict", "model", "model_state_dict", "net")]
-    for some in (averages, usual):
-        if len(some) == 1:
-            return some[0]
+    usual = [name for name in candidates if name.split(".")[-1] in _USUAL]
+    some = averages or usual  # of several averages none is the usual one
+    if len(some) == 1:
+        return some[0]
     raise CheckpointError(
         f"'{path}' holds several dictionaries of weights: {', '.join(map(repr, candidates))}",
         f"Say which: key='{next(iter(candidates))}'.",
         values=("key",),
     )
+
+
+def _is_object(value: object) -> TypeGuard[Foreign]:
+    return isinstance(value, Foreign) and not _is_odd(value)
 
 
 def _is_odd(value: object) -> bool:

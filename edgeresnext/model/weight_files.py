@@ -182,7 +182,8 @@ def read(path: Path) -> Any:  # noqa: ANN401 - dictionaries, lists and tensors, 
                 "Give a checkpoint of PyTorch, or a .safetensors file.",
             )
     except tarfile.TarError as error:
-        raise CheckpointError(f"weights file '{path}' is damaged: {error}", _AGAIN) from None
+        reason = str(error).partition("\n")[0]  # the rest is what each of its readers says
+        raise CheckpointError(f"weights file '{path}' is damaged: {reason}", _AGAIN) from None
     except OSError as error:
         raise CheckpointError(f"cannot read weights file '{path}': {error.strerror or error}", _AGAIN) from None
     return _read_pickle(path)

@@ -104,7 +104,7 @@ def build(
         AccuracyError: A file is too far from PyTorch to be published, or does not pass the gate.
     """
     # Whatever can be wrong with the request is found before anything slow is done.
-    name, given_weights = named(model, weights, random_weights=random_weights)
+    name, given_weights = named(model, weights, checkpoint_options, random_weights=random_weights)
     check_checkpoint_options(name, checkpoint_options)
     request = check_request(
         weights=given_weights, calibration=calibration, targets=targets, precisions=precisions,

@@ -22,9 +22,14 @@ SHAPE = ("depths", "cardinality", "width_per_group")
 """Options by which a network differs from the one that is named."""
 _RANGES: dict[str, tuple[float, float, int]] = {
     "depths": (1, 500, 5), "cardinality": (1, 1024, 1), "width_per_group": (1, 1024, 1), "input_px": (8, 4096, 2),
-    "norm_eps": (1e-12, 0.1, 1),
+    "bn_eps": (1e-12, 0.1, 1),
 }  # fmt: skip
 """Smallest and largest number of an option, and how many numbers it has at most."""
+_FAMILIES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "resnext": ("resnext50_32x4d", SHAPE),
+    "resnet": ("resnet50", SHAPE[:1]),
+}
+"""Names of no size: the network that they become with other numbers, and those numbers."""
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 
@@ -98,14 +103,27 @@ def check_request(
 
 
 def named(
-    model: str | Path | Sequence[str | Path], weights: str | Path | None, *, random_weights: bool
+    model: str | Path | Sequence[str | Path],
+    weights: str | Path | None,
+    options: CheckpointOptions,
+    *,
+    random_weights: bool,
 ) -> tuple[str | None, tuple[str | Path, ...]]:
     """Return the name of the network that is asked for, None where its weights tell it, and the weights.
 
     Raises:
-        RequestError: Neither is given, or too much.
+        RequestError: Neither is given, or too much; or a family without the numbers that make it a network.
     """
     several = () if isinstance(model, str | Path) else tuple(model)
+    if isinstance(model, str) and model in _FAMILIES:
+        like, needed = _FAMILIES[model]
+        if any(getattr(options, value) is None for value in needed):
+            raise RequestError(
+                f"'{model}' is a family of networks, not one",
+                f"Give its numbers, or a name such as {like}.",
+                values=needed,
+            )
+        model = like
     name = model if isinstance(model, str) and not several and model in CATALOGUE else None
     if isinstance(model, str) and name is None and not (_is_path(model) or is_name(model)):
         raise unknown_name("model", model, CATALOGUE, values=("model",))

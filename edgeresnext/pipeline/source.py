@@ -149,8 +149,8 @@ def _member(
             stem_pool=found.stem_pool,
             stride_at=found.stride_at,
         )
-    if options.norm_eps is not None:
-        spec = msgspec.structs.replace(spec, norm_eps=options.norm_eps)
+    if options.bn_eps is not None:
+        spec = msgspec.structs.replace(spec, bn_eps=options.bn_eps)
     spec = _sized(spec, options)
     network = checkpoints.load_network(spec, checkpoint)
     return Source(network=network, spec=spec, labels=(fetched.labels if fetched else None) or ())

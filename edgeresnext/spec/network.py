@@ -93,7 +93,7 @@ class CheckpointOptions(Value, frozen=True, kw_only=True):
     """How weights are read where they do not tell it themselves.
 
     `key` says where they lie in a file that holds several, with dots between the levels, such as "model_ema".
-    `norm_eps` is what training added to the variances of BatchNorm, where it was not 1e-5. `trust_network` goes on
+    `bn_eps` is what training added to the variances of BatchNorm, where it was not 1e-5. `trust_network` goes on
     where the weights' own statistics say that they belong to another network or to other images. `average` is what an
     ensemble averages. `input_px` is the width and height of the network's input, where they are not those of its
     usual preprocessing, and `fit` how images of another shape become that, where it is not as that says. `depths`,
@@ -101,7 +101,7 @@ class CheckpointOptions(Value, frozen=True, kw_only=True):
     """
 
     key: str | None = None
-    norm_eps: float | None = None
+    bn_eps: float | None = None
     trust_network: bool = False
     average: Average = "logits"
     input_px: tuple[int, int] | None = None
@@ -143,7 +143,7 @@ class ModelSpec(Value, frozen=True, kw_only=True):
     stem_pool: Literal["centred", "ceil"] = "centred"
     stride_at: Literal["3x3", "1x1"] = "3x3"
     se_reduction: int = 0
-    norm_eps: float = 1e-5
+    bn_eps: float = 1e-5
     members: tuple[ModelSpec, ...] = ()
     average: Average = "logits"
 

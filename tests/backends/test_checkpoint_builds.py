@@ -158,6 +158,15 @@ def test_networks_that_cannot_be_are_refused(build, model, changes, message):
         build(model, random_weights=True, calibration=None, checkpoint_options=CheckpointOptions(**changes))
 
 
+def test_a_family_with_its_numbers_is_a_network(build):
+    with pytest.raises(RequestError, match="'resnext' is a family of networks") as caught:
+        build("resnext", random_weights=True, calibration=None, checkpoint_options=CheckpointOptions(depths=(1, 1)))
+    assert caught.value.values == ("depths", "cardinality", "width_per_group")
+    shape = CheckpointOptions(depths=(1, 1), cardinality=4, width_per_group=4, input_px=(32, 32))
+    bundle = build("resnext", random_weights=True, calibration=None, preprocess=None, checkpoint_options=shape)
+    assert bundle.manifest.model.name == "resnext8_4x4d"
+
+
 def test_weights_alone_have_their_own_depths(build, digit_weights):
     with pytest.raises(RequestError, match="depths would change nothing"):
         build(digit_weights, checkpoint_options=CheckpointOptions(depths=(1, 1)))
@@ -165,8 +174,8 @@ def test_weights_alone_have_their_own_depths(build, digit_weights):
 
 @pytest.mark.parametrize("eps", [0.0, -1.0, float("nan"), 1e9])
 def test_an_epsilon_that_no_training_has_is_refused(build, digit_weights, eps):
-    with pytest.raises(RequestError, match="norm_eps is"):
-        build(digit_weights, checkpoint_options=CheckpointOptions(norm_eps=eps))
+    with pytest.raises(RequestError, match="bn_eps is"):
+        build(digit_weights, checkpoint_options=CheckpointOptions(bn_eps=eps))
 
 
 def test_one_wrong_member_of_an_ensemble_is_named(build, digit_weights, tmp_path):

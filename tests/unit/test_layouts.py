@@ -53,6 +53,12 @@ HUGGING_FACE = (
     (r"^layer(\d)\.(\d+)\.bn(\d)\.", lambda m: f"resnet.encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.layer.{int(m[3]) - 1}.normalization."),
     (r"^fc\.", "classifier.1."),
 )  # fmt: skip
+CHILDREN = (
+    (r"^conv1\.", "0."),
+    (r"^bn1\.", "1."),
+    (r"^layer(\d)\.", lambda m: f"{int(m[1]) + 3}."),
+    (r"^fc\.", "9."),
+)
 PORT = (
     (r"^conv1\.", "conv_1_3x3."),
     (r"^bn1\.", "bn_1."),
@@ -76,6 +82,8 @@ PORT = (
         (IMAGENET, ((r"^", "_orig_mod.module.model."),), "prefix '_orig_mod.module.model.' taken off"),
         (IMAGENET, ((r"^fc\.", "fc.1."),), "its classifier is 'fc.1'"),
         (IMAGENET, ((r"^(?!fc)", "backbone."), (r"^fc\.", "head.classifier.")), "its classifier is 'head.classifier'"),
+        (IMAGENET, CHILDREN, "its names are those of torchvision's children in an nn.Sequential"),
+        (IMAGENET, (*CHILDREN, (r"^(?!9)", "features."), (r"^9\.", "classifier.")), "prefix 'features.' taken off"),
         (IMAGENET, CADENE, "its names are those of Torch7, converted"),
         (IMAGENET, (*CADENE, (r"^features\.", "")), "its names are those of Torch7, converted"),
         (IMAGENET, (*CADENE, (r"^features\.", ""), (r"^last_linear\.", "10.1.")), "those of Torch7"),
@@ -83,7 +91,7 @@ PORT = (
         (CIFAR, PORT, "its names are those of CIFAR ports of ResNeXt"),
         (CIFAR, ((r"\.downsample\.", ".shortcut."), (r"^fc\.", "linear.")), "its classifier is 'linear'"),
     ],
-    ids=["torchvision", "parallel", "compiled", "dropout", "backbone", "Cadene", "no features", "raw", "transformers", "port", "cifar"],
+    ids=["torchvision", "parallel", "compiled", "dropout", "backbone", "children", "children below", "Cadene", "no features", "raw", "transformers", "port", "cifar"],
 )  # fmt: skip
 def test_a_layout_is_told_by_its_names_and_nothing_is_lost(tmp_path, spec, pairs, note):
     expected = weights_of(spec)

@@ -217,6 +217,41 @@ def test_the_weights_are_found_wherever_they_lie(tmp_path, wrap, key):
     assert torch.equal(found.state["conv.weight"], TENSORS["conv.weight"])
 
 
+def test_an_object_below_a_key_is_named_with_the_command_that_gets_its_weights(tmp_path):
+    path = tmp_path / "w.pth"
+    torch.save({"args": argparse.Namespace(), "model": torch.nn.Conv2d(3, 4, 1), "epoch": 3}, path)
+    with pytest.raises(CheckpointError, match=r"whole pickled torch\.nn\.modules\.conv\.Conv2d at 'model'") as caught:
+        find_state(read(path), path)
+    assert "['\"'\"'model'\"'\"'].state_dict()" in caught.value.hint
+
+
+def test_a_classifier_in_a_dictionary_beside_the_network_is_taken_along(tmp_path):
+    head = {"weight": torch.ones(5, 8), "bias": torch.zeros(5)}
+    loaded = {"run": {"backbone": TENSORS, "classifier": head, "metrics": {"confusion": torch.zeros(5, 5)}, "epoch": 3}}
+    found = find_state(loaded, tmp_path / "w.pth")
+    assert found.key == "run.backbone"
+    assert set(found.state) >= {"backbone.conv.weight", "classifier.weight", "classifier.bias"}
+    assert not any("metrics" in name for name in found.state)
+
+
+def test_of_several_averages_one_must_be_named(tmp_path):
+    loaded = {"state_dict": TENSORS, "model_ema": TENSORS, "swa_model": TENSORS}
+    with pytest.raises(
+        CheckpointError, match="several dictionaries of weights: 'state_dict', 'model_ema', 'swa_model'"
+    ):
+        find_state(loaded, tmp_path / "w.pth")
+
+
+def test_a_damaged_tar_is_reported_in_one_line(tmp_path):
+    write_tar_of_2017(tmp_path / "w.pth", {"conv.weight": torch.zeros(2, 3, 2, 2)})
+    content = bytearray((tmp_path / "w.pth").read_bytes())
+    content[150] ^= 1  # of the first header's checksum
+    (tmp_path / "w.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match="damaged") as caught:
+        read(tmp_path / "w.pth")
+    assert "\n" not in caught.value.what
+
+
 def test_one_of_several_must_be_named(tmp_path):
     path = tmp_path / "w.pth"
     two = {"student": TENSORS, "teacher": {name: -tensor for name, tensor in TENSORS.items()}}
