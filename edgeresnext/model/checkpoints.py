@@ -18,6 +18,7 @@ from edgeresnext.errors import CheckpointError, shortened
 from edgeresnext.model import ensemble, weight_files
 from edgeresnext.model.catalogue import CATALOGUE
 from edgeresnext.model.layouts import canonical
+from edgeresnext.model.licences import licence_note
 from edgeresnext.model.recognise import recognise
 from edgeresnext.model.resnext import Block, ResNeXt
 from edgeresnext.model.states import State, find_state
@@ -70,6 +71,9 @@ def read(path: str | Path, preprocess: Preprocess, key: str | None = None) -> Ch
         notes.append("it has one logit, of a sigmoid: class 1 is its presence, class 0 its absence")
         named = dataclasses.replace(named, state=named.state | _two_logits(named.state))
     spec = recognise(named.state, preprocess, path, cadene_se=named.cadene_se)
+    licence = licence_note(path, named.layout, spec)
+    if licence is not None:
+        notes.append(licence)
     taken = (
         [f"weights taken from '{found.key}' (also there: {', '.join(map(repr, found.others))})"] if found.others else []
     )

@@ -6,6 +6,7 @@ One module, so that one file, one engine and one calibration follow from it as f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import torch
@@ -54,12 +55,13 @@ def empty(spec: ModelSpec) -> nn.Module:
     return Ensemble([ResNeXt(member) for member in spec.members], spec.average)
 
 
-def specify(members: Sequence[ModelSpec], average: Average) -> ModelSpec:
+def specify(members: Sequence[ModelSpec], average: Average, files: Sequence[str | Path] = ()) -> ModelSpec:
     """Return the specification of an ensemble.
 
     Args:
         members: Two or more.
         average: What is averaged.
+        files: Where each comes from, for messages; by default their names.
 
     Raises:
         RequestError: The members do not see the same images, or tell other classes apart.
@@ -67,9 +69,12 @@ def specify(members: Sequence[ModelSpec], average: Average) -> ModelSpec:
     first = members[0]
     for name in ("classes", "preprocess"):
         values = [getattr(member, name) for member in members]
-        if any(value != values[0] for value in values):
+        other = next((index for index, value in enumerate(values) if value != values[0]), None)
+        if other is not None:
+            whose = files or [member.name for member in members]
             raise RequestError(
-                f"the members of an ensemble differ in {name}: {', '.join(map(str, values))}",
+                f"the members of an ensemble differ in {name}: '{whose[0]}' has {values[0]}, '{whose[other]}' has "
+                f"{values[other]}",
                 "They must see the same images and tell the same classes apart.",
             )
     return msgspec.structs.replace(

@@ -100,8 +100,7 @@ def fetch(name: str, cache: Path, progress: Progress = silent) -> Fetched:
             raise unknown_name("weights of torchvision", rest, TORCHVISION)
         file = TORCHVISION[rest]
         path = _download(f"{_TORCHVISION_AT}{file}.pth", file.rpartition("-")[2], cache, progress)
-        second = rest.endswith("_V2") or rest in _RESIZED_LIKE_V2
-        return Fetched(path=path, preprocess=PREPROCESS["torchvision-v2" if second else "torchvision-v1"])
+        return Fetched(path=path, preprocess=_of_torchvision(rest))
     address, _, fragment = name.partition("#")
     digest = fragment.removeprefix("sha256=").lower() if fragment.startswith("sha256=") else ""
     if fragment and not re.fullmatch(r"[0-9a-f]{8,64}", digest):
@@ -112,6 +111,23 @@ def fetch(name: str, cache: Path, progress: Progress = silent) -> Fetched:
             "Use https://, or say what the file must be: #sha256=DIGEST",
         )
     return Fetched(path=_download(address, digest, cache, progress))
+
+
+def torchvision_file(path: Path) -> tuple[str, Preprocess] | None:
+    """Return which of torchvision's weights a file is, by its digest, and their preprocessing; None for another file.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    by_digest = {file.rpartition("-")[2]: name for name, file in TORCHVISION.items()}
+    name = by_digest.get(files.digest(path)[:8])
+    return None if name is None else (name, _of_torchvision(name))
+
+
+def _of_torchvision(name: str) -> Preprocess:
+    """Return the preprocessing of weights of torchvision."""
+    second = name.endswith("_V2") or name in _RESIZED_LIKE_V2
+    return PREPROCESS["torchvision-v2" if second else "torchvision-v1"]
 
 
 def _download(address: str, digest: str, cache: Path, progress: Progress) -> Path:

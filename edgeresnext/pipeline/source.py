@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,18 +88,20 @@ def by_weights(
     """
     found = [_member(model, one, preprocess, options, progress) for one in weights]
     names = read_labels(labels) if labels is not None else next((one.labels for one in found if one.labels), ())
-    other = next((one for one in found if one.labels and names and labels is None and one.labels != names), None)
+    named = {file: one.labels for file, one in zip(map(str, weights), found, strict=True) if one.labels}
+    other = next((file for file, there in named.items() if labels is None and there != names), None)
     if other is not None:
+        at, mine, its = next(_differences(names, named[other]))
         raise DataError(
-            f"the members of the ensemble have other labels, or the same in another order: '{names[0]}' and "
-            f"'{other.labels[0]}' are class 0",
+            f"the members of the ensemble have other labels, or the same in another order: class {at} is '{mine}' in "
+            f"'{next(iter(named))}' and '{its}' in '{other}'",
             "Give the labels where you know that the logits mean the same.",
             values=("labels",),
         )
     spec = found[0].spec
     network: nn.Module = found[0].network
     if len(found) > 1:
-        spec = ensemble.specify([one.spec for one in found], options.average)
+        spec = ensemble.specify([one.spec for one in found], options.average, weights)
         network = ensemble.join([one.network for one in found if isinstance(one.network, ResNeXt)], options.average)
     if names and len(names) != spec.classes:
         raise DataError(
@@ -122,9 +125,13 @@ def _member(
         fetched = hub.fetch(str(weights), cache_directory(), progress)
         _tell(weights, fetched.notes)
     said = preprocess or (fetched.preprocess if fetched else None)
+    path = fetched.path if fetched else Path(weights)
+    if said is None and path.is_file() and (known_file := hub.torchvision_file(path)) is not None:
+        name, said = known_file
+        _tell(weights, [f"it is torchvision's {name}"])
     named = None if model is None else _shaped(find(model).spec, options)
     usual = PREPROCESS["torchvision-v1"] if named is None else named.preprocess
-    checkpoint = checkpoints.read(fetched.path if fetched else weights, said or usual, options.key)
+    checkpoint = checkpoints.read(path, said or usual, options.key)
     found = checkpoint.spec
     _check_channels(weights, found.in_channels, said)
     if said is None and named is None:
@@ -133,7 +140,11 @@ def _member(
         found = msgspec.structs.replace(
             found, preprocess=PREPROCESS[source].for_channels(found.in_channels), source=source
         )
-        _log.warning("'%s': preprocessing is not said; that of %s is assumed", weights, source)
+        _log.warning(
+            "'%s': preprocessing is not said; that of %s is assumed, of those that `edgeresnext models` lists",
+            weights,
+            source,
+        )
     if said is None and found.in_channels == 1:
         grey = found.preprocess
         _log.warning("'%s' takes grey images; mean %g and std %g are assumed", weights, grey.mean[0], grey.std[0])
@@ -202,6 +213,13 @@ def _sized(spec: ModelSpec, options: CheckpointOptions) -> ModelSpec:
 def _tell(weights: str | Path, notes: Sequence[str]) -> None:
     for note in notes:
         _log.warning("'%s': %s", weights, note)
+
+
+def _differences(one: Sequence[str], other: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """Yield the classes whose labels differ, with both labels; one that is missing is "none"."""
+    for index, (mine, its) in enumerate(itertools.zip_longest(one, other, fillvalue="none")):
+        if mine != its:
+            yield index, mine, its
 
 
 def _numbers(spec: ModelSpec) -> tuple[str, ...]:

@@ -6,8 +6,10 @@ import msgspec
 import pytest
 import torch
 
+from edgeresnext import files
 from edgeresnext.data import calibration_set, folder
 from edgeresnext.errors import CheckpointError, DataError, RequestError
+from edgeresnext.model import hub
 from edgeresnext.model.catalogue import CATALOGUE, PREPROCESS, Entry
 from edgeresnext.model.checkpoints import random_network
 from edgeresnext.pipeline.request import named
@@ -94,7 +96,7 @@ def test_labels_must_be_as_many_as_classes(tmp_path, digit_weights):
 
 
 def test_members_of_an_ensemble_must_tell_the_same_classes_apart(cadene, digit_weights):
-    with pytest.raises(RequestError, match="differ in classes: 5, 10"):
+    with pytest.raises(RequestError, match=r"differ in classes: '.*' has 5, '.*\.safetensors' has 10"):
         source(cadene, digit_weights)
 
 
@@ -143,4 +145,26 @@ def test_another_network_with_the_same_names_is_told(digit_weights, digit_folder
 )
 def test_requests_that_contradict_themselves_are_refused(model, weights, random, message):
     with pytest.raises(RequestError, match=message):
-        named(model, weights, random_weights=random)
+        named(model, weights, CheckpointOptions(), random_weights=random)
+
+
+def test_members_whose_publishers_number_the_classes_otherwise_are_named(cadene, monkeypatch, tmp_path):
+    said = {"hf:a/one": ("cat", "dog", "emu", "fox", "gnu"), "hf:a/two": ("cat", "dog", "fox", "emu", "gnu")}
+    monkeypatch.setattr(
+        hub, "fetch", lambda name, *_: hub.Fetched(path=cadene, labels=said[name], preprocess=SE.preprocess, notes=())
+    )
+    with pytest.raises(DataError, match="class 2 is 'emu' in 'hf:a/one' and 'fox' in 'hf:a/two'") as caught:
+        source(*said)
+    assert caught.value.values == ("labels",)
+    (tmp_path / "labels.txt").write_text("\n".join(said["hf:a/one"]))
+    assert source(*said, labels=tmp_path / "labels.txt").labels == said["hf:a/one"]
+
+
+def test_a_file_of_torchvision_is_known_by_its_digest_whatever_it_is_called(cadene, monkeypatch, caplog):
+    assert hub.torchvision_file(cadene) is None
+    monkeypatch.setitem(hub.TORCHVISION, "Small_Weights.IMAGENET1K_V2", f"small-{files.digest(cadene)[:8]}")
+    with caplog.at_level(logging.WARNING):
+        found = source(cadene)
+    assert found.spec.preprocess == PREPROCESS["torchvision-v2"]
+    assert any("it is torchvision's Small_Weights.IMAGENET1K_V2" in message for message in caplog.messages)
+    assert not any("assumed" in message for message in caplog.messages)

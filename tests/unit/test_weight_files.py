@@ -235,7 +235,7 @@ def test_a_classifier_in_a_dictionary_beside_the_network_is_taken_along(tmp_path
 
 
 def test_of_several_averages_one_must_be_named(tmp_path):
-    loaded = {"state_dict": TENSORS, "model_ema": TENSORS, "swa_model": TENSORS}
+    loaded = {"state_dict": TENSORS, "model_ema": dict(TENSORS), "swa_model": dict(TENSORS)}
     with pytest.raises(
         CheckpointError, match="several dictionaries of weights: 'state_dict', 'model_ema', 'swa_model'"
     ):
