@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from edgeresnext.cli.console import print_table
+from edgeresnext.spec import CHANNELS
 
 
 def show_weights(found: dict[str, Any]) -> None:
@@ -18,8 +19,11 @@ def show_weights(found: dict[str, Any]) -> None:
     blocks = ", ".join(map(str, model["depths"]))
     groups = f"{model['cardinality']} groups of {model['width_per_group']} channels"
     click.echo(f"  blocks       {blocks} ({model['block']}), {groups}, {model['stem']} stem")
-    assumed = f"that of {model['source']} is assumed" if model["source"] else "not known"
-    click.echo(f"  preprocess   the file does not say; {assumed}")
+    click.echo(f"  images       {CHANNELS[len(preprocess['mean'])]}")
+    click.echo(f"  weights      {found['dtype']}, by the names of {found['layout']}")
+    said = f"that of {model['source']} is assumed" if len(preprocess["mean"]) in (1, 3) else "a build asks for it"
+    said = f"the file does not say; {said}" if found["preprocess_assumed"] else model["source"]
+    click.echo(f"  preprocess   {said}")
     for note in found["notes"]:
         click.echo(f"  note         {note}")
 

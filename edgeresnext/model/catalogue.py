@@ -224,6 +224,10 @@ _ARCHITECTURE = tuple(
 )
 
 
+_USUAL_SOURCES = {"imagenet": "torchvision-v1", "deep": "timm-ra", "cifar": "cifar"}
+"""Of networks without a name, by their stem."""
+
+
 def find(name: str) -> Entry:
     """Return the catalogue entry called `name`.
 
@@ -244,6 +248,13 @@ def specify(name: str, *, classes: int | None = None, preprocess: Preprocess | N
     """
     changes = {"classes": classes, "preprocess": preprocess}
     return msgspec.structs.replace(find(name).spec, **{k: v for k, v in changes.items() if v is not None})
+
+
+def usually_preprocessed(spec: ModelSpec) -> ModelSpec:
+    """Return a network that weights have told with the preprocessing of its usual source, which it then names."""
+    known = CATALOGUE.get(spec.name)
+    source = known.spec.source if known else _USUAL_SOURCES[spec.stem]
+    return msgspec.structs.replace(spec, preprocess=PREPROCESS[source].for_channels(spec.in_channels), source=source)
 
 
 def name_of(spec: ModelSpec) -> str:

@@ -36,12 +36,16 @@ class Checkpoint:
         state: float32 tensors by torchvision's names.
         spec: The network, with the class count of its classifier.
         notes: What was found and done on the way, as sentences.
+        layout: Whose names the weights had.
+        dtype: As most of them were stored.
     """
 
     path: Path
     state: State
     spec: ModelSpec
     notes: tuple[str, ...]
+    layout: str
+    dtype: str
 
 
 def read(path: str | Path, preprocess: Preprocess, key: str | None = None) -> Checkpoint:
@@ -77,7 +81,9 @@ def read(path: str | Path, preprocess: Preprocess, key: str | None = None) -> Ch
     taken = (
         [f"weights taken from '{found.key}' (also there: {', '.join(map(repr, found.others))})"] if found.others else []
     )
-    checkpoint = Checkpoint(path=path, state=named.state, spec=spec, notes=(*taken, *notes))
+    checkpoint = Checkpoint(
+        path=path, state=named.state, spec=spec, notes=(*taken, *notes), layout=named.layout, dtype=found.dtype
+    )
     _check_numbers(checkpoint)
     return checkpoint
 

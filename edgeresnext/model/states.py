@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +42,13 @@ class FoundState:
         state: Tensors by name, float32 and contiguous, without counters.
         key: Where it lay, such as "model_ema"; empty where the checkpoint is nothing else.
         others: Where there were others.
+        dtype: As most of its numbers were stored, such as "float16".
     """
 
     state: State
     key: str
     others: tuple[str, ...]
+    dtype: str
 
 
 def find_state(loaded: object, path: Path, key: str | None = None) -> FoundState:
@@ -72,7 +75,8 @@ def find_state(loaded: object, path: Path, key: str | None = None) -> FoundState
         raise CheckpointError(f"'{path}' holds no dictionary of weights: it is {_describe(loaded)}", SAVE_TENSORS)
     chosen = _choose(candidates, path, key)
     others = tuple(name for name in candidates if name != chosen)
-    return FoundState(state=_plain(_with_head(loaded, candidates[chosen], chosen), path), key=chosen, others=others)
+    whole = _with_head(loaded, candidates[chosen], chosen)
+    return FoundState(state=_plain(whole, path), key=chosen, others=others, dtype=_usual_dtype(whole))
 
 
 def _candidates(value: object, where: str, seen: set[int], depth: int = 0) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -201,6 +205,15 @@ def _plain(found: Mapping[str, Any], path: Path) -> State:
             )
         state[name] = tensor.detach().float().contiguous()
     return state
+
+
+def _usual_dtype(found: Mapping[str, Any]) -> str:
+    """Return the type of most numbers of a dictionary."""
+    counts: Counter[str] = Counter()
+    for tensor in found.values():
+        if isinstance(tensor, Tensor):
+            counts[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
+    return max(counts, key=counts.__getitem__)
 
 
 def _is_beside(name: str, tensor: Tensor) -> bool:

@@ -16,7 +16,7 @@ from edgeresnext.data.calibration_set import CalibrationSet
 from edgeresnext.data.labels import read_labels
 from edgeresnext.errors import CheckpointError, DataError
 from edgeresnext.model import checkpoints, ensemble, hub
-from edgeresnext.model.catalogue import CATALOGUE, PREPROCESS, find, name_of, specify
+from edgeresnext.model.catalogue import PREPROCESS, find, name_of, specify, usually_preprocessed
 from edgeresnext.model.plausibility import IMAGES, SUSPICIOUS, WRONG, statistics_gap
 from edgeresnext.model.resnext import ResNeXt, normalise
 from edgeresnext.pipeline.request import SHAPE
@@ -26,8 +26,6 @@ from edgeresnext.spec import CHANNELS, CheckpointOptions, ModelSpec, Preprocess
 
 _USUAL_CHANNELS = (1, 3)
 """Of images whose mean and deviation may be assumed: what is in a fourth channel only its training knows."""
-_ASSUMED = {"imagenet": "torchvision-v1", "deep": "timm-ra", "cifar": "cifar"}
-"""What weights are taken to have been trained with, by their stem, where neither they nor the user say."""
 _log = logging.getLogger("edgeresnext")
 
 
@@ -135,15 +133,11 @@ def _member(
     found = checkpoint.spec
     _check_channels(weights, found.in_channels, said)
     if said is None and named is None:
-        known = CATALOGUE.get(found.name)
-        source = known.spec.source if known else _ASSUMED[found.stem]
-        found = msgspec.structs.replace(
-            found, preprocess=PREPROCESS[source].for_channels(found.in_channels), source=source
-        )
+        found = usually_preprocessed(found)
         _log.warning(
             "'%s': preprocessing is not said; that of %s is assumed, of those that `edgeresnext models` lists",
             weights,
-            source,
+            found.source,
         )
     if said is None and found.in_channels == 1:
         grey = found.preprocess

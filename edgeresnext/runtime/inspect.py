@@ -50,12 +50,14 @@ def inspect_weights(path: Path) -> dict[str, Any]:
         NotInstalledError: PyTorch is missing.
     """
     require("build", "torch", "safetensors", needed_by="looking into weights")
-    from edgeresnext.model import checkpoints, size
-    from edgeresnext.model.catalogue import CATALOGUE, PREPROCESS
+    from edgeresnext.model import checkpoints, hub, size
+    from edgeresnext.model.catalogue import PREPROCESS, usually_preprocessed
 
     found = checkpoints.read(path, PREPROCESS["torchvision-v1"])
-    known = CATALOGUE.get(found.spec.name)
-    spec = found.spec if known is None else msgspec.structs.replace(known.spec, classes=found.spec.classes)
+    spec = usually_preprocessed(found.spec)
+    published = hub.torchvision_file(path)
+    if published is not None:
+        spec = msgspec.structs.replace(spec, preprocess=published[1], source=f"torchvision, {published[0]}")
     return {
         "kind": "weights",
         "path": str(path),
@@ -63,6 +65,9 @@ def inspect_weights(path: Path) -> dict[str, Any]:
         "model": msgspec.to_builtins(spec),
         "parameters": size.parameters(spec),
         "macs": size.macs(spec),
+        "dtype": found.dtype,
+        "layout": found.layout,
+        "preprocess_assumed": published is None,
         "notes": list(found.notes),
     }
 

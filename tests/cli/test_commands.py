@@ -2,6 +2,8 @@ import json
 import shlex
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from stages import LATENCY_ALONE
 
 import edgeresnext
@@ -51,6 +53,30 @@ def test_inspect_shows_a_bundle_and_its_layers(run, built):
     found = json.loads(run("inspect", built.path, "--json")[1])
     assert found["onnx"][2]["plan"]["layers"]["layer2.0.conv2"] == "int8"
     assert found["input"]["shape"] == [None, 32, 32, 3]
+
+
+@pytest.mark.parametrize(
+    ("channels", "kind", "said"),
+    [
+        (1, "grey", "the file does not say; that of digits is assumed"),
+        (3, "RGB", "the file does not say; that of digits is assumed"),
+        (4, "RGBA", "the file does not say; a build asks for it"),
+    ],
+)
+def test_inspect_says_what_weights_belong_to(run, digit_weights, tmp_path, channels, kind, said):  # noqa: PLR0917 - fixtures
+    state = {f"module.{name}": tensor.half() for name, tensor in load_file(digit_weights).items()}
+    kernel = state["module.conv1.weight"]
+    state["module.conv1.weight"] = kernel[:, [0] * channels].contiguous()
+    torch.save({"state_dict": state}, tmp_path / "w.pth")
+    code, out, _ = run("inspect", tmp_path / "w.pth")
+    assert code == 0
+    assert "resnext20_8x4d, 10 classes" in out
+    for line in (f"images       {kind}", "weights      float16, by the names of torchvision", f"preprocess   {said}"):
+        assert line in out
+    assert "prefix 'module.' taken off" in out
+    found = json.loads(run("inspect", tmp_path / "w.pth", "--json")[1])
+    assert (found["dtype"], found["preprocess_assumed"]) == ("float16", True)
+    assert len(found["model"]["preprocess"]["mean"]) == channels
 
 
 def test_inspect_shows_an_onnx_file(run, built):
