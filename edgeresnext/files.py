@@ -1,4 +1,4 @@
-"""Files and directories that appear whole or not at all, and the digests by which they are known again."""
+"""The door for files: what is read is a regular file of a bounded size, what is written appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,23 +9,77 @@ import hashlib
 import os
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
 from edgeresnext.errors import EdgeResNeXtError, InputError
 
+T = TypeVar("T")
+LARGEST_TEXT = 1 << 30
+"""Bytes of JSON, labels or recipes that are read; the reports of the longest runs have a tenth of it."""
+
 
 def digest(path: Path) -> str:
     """Return the SHA-256 of a file, read in pieces, in hexadecimal."""
     found = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while piece := file.read(1 << 20):
             found.update(piece)
     return found.hexdigest()
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Open a file for reading, whatever its name, and nothing that could make this process wait: no pipe, no device.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file.
+    """
+    # Opening a pipe that nobody writes to would wait for ever; what was opened is asked, not what has the name now.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.EINVAL, "it is a pipe, a socket or a device, not a file", str(path))
+
+
+def read(path: str | Path, most: int = LARGEST_TEXT) -> bytes:
+    """Return the content of a regular file.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+
+    Raises:
+        OSError: It cannot be read, is no regular file, or larger.
+    """
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"it has more than {most >> 20} MiB", str(path))
+    return content
+
+
+def from_json(content: bytes | str, kind: type[T]) -> T:
+    """Return a value of a type from JSON.
+
+    Raises:
+        msgspec.DecodeError: It is no such JSON, or nested too deeply.
+    """
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except RecursionError:
+        raise msgspec.DecodeError("it is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(f"it is not UTF-8: {error.reason}") from None
 
 
 def to_json(value: msgspec.Struct) -> bytes:

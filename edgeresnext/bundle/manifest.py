@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from edgeresnext import __version__
+from edgeresnext import __version__, files
 from edgeresnext.errors import BundleError, shortened
 from edgeresnext.spec import RANGES_SCHEMA, READABLE_SCHEMAS, Manifest, Ranges
 
@@ -33,7 +33,7 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
     """
     manifest_path = path / MANIFEST
     try:
-        raw = manifest_path.read_bytes()
+        raw = files.read(manifest_path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         what = "is not a bundle: it has no manifest.json" if path.is_dir() else "does not exist"
         what = "is a file, not a bundle" if path.is_file() else what
@@ -42,8 +42,8 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
     except OSError as error:
         raise BundleError(f"cannot read '{manifest_path}': {error.strerror}", READABLE) from None
     try:
-        header = msgspec.json.decode(raw, type=_Header)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        header = files.from_json(raw, _Header)
+    except msgspec.MsgspecError as error:
         raise BundleError(f"'{manifest_path}' is damaged: {error}", REBUILD) from None
     if header.schema not in READABLE_SCHEMAS:
         raise BundleError(
@@ -52,7 +52,7 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
             OTHER_RELEASE,
         )
     try:
-        manifest = msgspec.json.decode(raw, type=Manifest)
+        manifest = files.from_json(raw, Manifest)
     except msgspec.MsgspecError as error:
         raise BundleError(
             f"'{manifest_path}', which {header.writer} wrote, is damaged or does not fit this release "
@@ -93,19 +93,19 @@ def read_ranges(path: Path) -> Ranges:
             manifest beside it tells.
     """
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=Ranges)
+        found = files.from_json(files.read(path), Ranges)
         reason = "" if found.schema == RANGES_SCHEMA else f"schema {found.schema} instead of {RANGES_SCHEMA}"
     except OSError as error:
         raise BundleError(
             f"cannot read ranges from '{path}': {error.strerror}", "Give a ranges.json or a bundle."
         ) from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except msgspec.MsgspecError as error:
         reason = str(error)
     if not reason:
         return found
     try:
-        header = msgspec.json.decode(path.with_name(MANIFEST).read_bytes(), type=_Header)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        header = files.from_json(files.read(path.with_name(MANIFEST)), _Header)
+    except (OSError, msgspec.MsgspecError):
         header = _Header(schema=0)
     raise BundleError(
         f"'{path}', which {header.writer} wrote, holds no ranges of this release ({__version__}): {reason}",

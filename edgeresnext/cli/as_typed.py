@@ -10,6 +10,7 @@ from typing import Any
 import click
 import msgspec
 
+from edgeresnext import files
 from edgeresnext.errors import InputError, RequestError, unknown_name
 from edgeresnext.spec import Preprocess
 
@@ -99,8 +100,8 @@ def preprocessing(text: str) -> Preprocess:
     if path.suffix != ".json":
         raise unknown_name("preprocessing", text, PREPROCESS, values=("preprocess",))
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Preprocess)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return files.from_json(files.read(path), Preprocess)
+    except (OSError, msgspec.MsgspecError) as error:
         raise InputError(
             f"cannot read preprocessing from '{path}': {error}",
             'Write it as {"resize_px": 256, "crop_px": 224, "interpolation": "bilinear"}, with mean and std if needed.',

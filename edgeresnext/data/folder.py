@@ -16,12 +16,11 @@ from pathlib import Path
 
 from PIL import Image
 
+from edgeresnext.data.images import FORMATS
 from edgeresnext.errors import DataError, shortened
 from edgeresnext.spec import ClassOrder
 
 _log = logging.getLogger("edgeresnext")
-_FORMATS = frozenset({"AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP"})
-"""Formats of photos and drawings; Pillow reads others too, of which a folder of images would hold none."""
 _NO_CLASSES = frozenset({"@eaDir", "__MACOSX", "$RECYCLE.BIN", "lost+found"})
 """What file managers and network drives leave in folders; names that begin with a dot are passed over too."""
 _NO_LOSS = frozenset({"thumbs.db", "desktop.ini", "manifest.json"})
@@ -29,9 +28,9 @@ _NO_LOSS = frozenset({"thumbs.db", "desktop.ini", "manifest.json"})
 
 @functools.cache
 def suffixes() -> frozenset[str]:
-    """Return the ends of file names that count as images: those of `_FORMATS` that this Pillow decodes."""
+    """Return the ends of file names that count as images: those of `images.FORMATS` that this Pillow decodes."""
     return frozenset(
-        suffix for suffix, kind in Image.registered_extensions().items() if kind in _FORMATS and kind in Image.OPEN
+        suffix for suffix, kind in Image.registered_extensions().items() if kind in FORMATS and kind in Image.OPEN
     )
 
 

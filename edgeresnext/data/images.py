@@ -6,10 +6,13 @@ Normalisation is not here: it is inside every graph.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import io
 import logging
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeAlias
@@ -17,6 +20,7 @@ from typing import IO, TYPE_CHECKING, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from edgeresnext import files
 from edgeresnext.errors import DataError, shortened
 from edgeresnext.spec import CHANNELS
 
@@ -34,6 +38,14 @@ MAX_SKIPPED = 0.05
 """Share of unreadable images above which a folder is refused."""
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+"""Formats of photos and drawings that are read. Pillow knows others: some of no photo, and EPS, for which it starts
+Ghostscript, a program that runs what the file says."""
+
+_MANY_PIXELS = 1 << 25
+_FEWEST_BYTES_A_PIXEL = 1 / 256
+"""Of an image of many pixels. JPEG has 1/85 where all is of one colour (6 bits a block of 64), photos 1/10 and more;
+what has less was made to exhaust memory."""
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _UINT16_MAX = 65535
 _log = logging.getLogger("edgeresnext")
@@ -64,28 +76,61 @@ def decode(source: ImageSource, channels: int = 3) -> Image.Image:
             f"cannot take an image from a {type(source).__name__}",
             f"Give a path, a PIL image, a uint8 array (height, width, {channels}), or a binary file object.",
         )
-    name = str(source) if isinstance(source, str | Path) else getattr(source, "name", "") or type(source).__name__
     try:
         if isinstance(source, Image.Image):
             return _upright(source, channels)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_upright` says what is too large
-            with Image.open(source) as image:
+            with _file(source) as file, Image.open(file, formats=_readable()) as image:
+                _check_density(image, file)
                 return _upright(image, channels)
-    except Image.DecompressionBombError as error:
-        raise DataError(f"image '{name}' is too large to decode safely: {error}", "Scale it down first.") from None
-    except FileNotFoundError:
-        raise DataError(f"image '{name}' does not exist", "Check the path.") from None
-    except UnidentifiedImageError:
-        raise DataError(
-            f"'{name}' is not an image that can be read", "Use JPEG, PNG or another common format."
-        ) from None
-    except DataError as error:
-        raise DataError(f"image '{name}' {error.what}", error.hint) from None
-    except PermissionError:
-        raise DataError(f"image '{name}' may not be read", "Check its permissions.") from None
     except Exception as error:  # noqa: BLE001 - broken headers and EXIF make Pillow raise whatever they lead to
-        raise DataError(f"image '{name}' is damaged: {error}", "Replace it.") from None
+        name = str(source) if isinstance(source, str | Path) else getattr(source, "name", "") or type(source).__name__
+        raise _refusal(str(name), error) from None
+
+
+def _refusal(name: str, error: Exception) -> DataError:
+    """Return the error for an image that cannot be decoded, by what came of trying."""
+    if isinstance(error, Image.DecompressionBombError):
+        return DataError(f"image '{name}' is too large to decode safely: {error}", "Scale it down first.")
+    if isinstance(error, FileNotFoundError):
+        return DataError(f"image '{name}' does not exist", "Check the path.")
+    if isinstance(error, UnidentifiedImageError):
+        return DataError(f"'{name}' is not an image that can be read", "Use JPEG, PNG or another common format.")
+    if isinstance(error, DataError):
+        return DataError(f"image '{name}' {error.what}", error.hint)
+    if isinstance(error, OSError) and error.strerror:  # of the system; Pillow's own have none
+        return DataError(f"image '{name}' cannot be read: {error.strerror}", "Give a file that may be read.")
+    return DataError(f"image '{name}' is damaged: {error}", "Replace it.")
+
+
+@functools.cache
+def _readable() -> tuple[str, ...]:
+    """Return those of `FORMATS` that this Pillow decodes."""
+    Image.init()
+    return tuple(kind for kind in FORMATS if kind in Image.OPEN)
+
+
+@contextmanager
+def _file(source: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
+    """Yield an open file; one that is given open stays open."""
+    if isinstance(source, str | Path):
+        with files.open_regular(source) as file:
+            yield file
+    else:
+        yield source
+
+
+def _check_density(image: Image.Image, file: IO[bytes]) -> None:
+    """Refuse an image of so many pixels from so few bytes that no camera and no drawing program has written it."""
+    pixels = image.width * image.height
+    if pixels < _MANY_PIXELS or not file.seekable():
+        return
+    where = file.tell()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(where)
+    if size < pixels * _FEWEST_BYTES_A_PIXEL:
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels from {size:,} bytes")
 
 
 def _upright(image: Image.Image, channels: int) -> Image.Image:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from edgeresnext import files
 from edgeresnext.errors import DataError
 
 
@@ -21,7 +22,7 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = files.read(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"cannot read labels from '{path}': {error}", "Give a UTF-8 text file with one label a line."

@@ -252,7 +252,7 @@ def _json(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(files.read(path))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"cannot read '{path}': {error}", "Fetch it again.") from None
     return found if isinstance(found, dict) else {}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgeresnext import files
 from edgeresnext.data import calibration_set
 from edgeresnext.errors import InputError, RequestError, unknown_name
 from edgeresnext.spec import REPAIRS, Recipe
@@ -21,12 +22,12 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     path = Path(path)
     try:
-        return msgspec.toml.decode(path.read_bytes(), type=Recipe)
+        return msgspec.toml.decode(files.read(path), type=Recipe)
     except OSError as error:
         raise InputError(f"cannot read recipe '{path}': {error.strerror}", "Give a .toml file.") from None
     except UnicodeDecodeError:
         raise InputError(f"'{path}' is no recipe: it is not UTF-8", "Save it as UTF-8.") from None
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InputError(
             f"'{path}' is no recipe: {error}",
             f"Its fields are {', '.join(Recipe.__struct_fields__)}; each may be left out. Repairs are a list of "

@@ -15,7 +15,6 @@ from edgeresnext.measure.results import REPORT_SCHEMA, Report
 SUFFIXES = (".json", ".html", ".md", ".csv")
 HTML_NEEDS = ("jinja2", "matplotlib")
 _READABLE = (2, REPORT_SCHEMA)
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 _UPDATE = "Update edgeresnext to that release or a newer one: pip install --upgrade edgeresnext"
 _MEASURE = "Measure again with this release: edgeresnext bench BUNDLE --save report.json"
 _WRITTEN_BY = "A report is the .json file that `edgeresnext bench BUNDLE --save report.json` wrote."
@@ -74,14 +73,14 @@ def read_report(path: str | Path) -> Report:
     """
     path = Path(path)
     try:
-        raw = path.read_bytes()
+        raw = files.read(path)
     except FileNotFoundError:
         raise ReportError(f"'{path}' does not exist", _WRITTEN_BY) from None
     except OSError as error:
         raise ReportError(f"cannot read '{path}': {error.strerror}", _WRITTEN_BY) from None
     try:
-        outline = msgspec.json.decode(raw, type=_Outline)
-    except _UNREADABLE as error:
+        outline = files.from_json(raw, _Outline)
+    except msgspec.MsgspecError as error:
         raise ReportError(f"'{path}' is no report: {error}", _WRITTEN_BY) from None
     if outline.schema not in _READABLE:
         writer = outline.environment.get("edgeresnext", "of an unknown release")
@@ -91,8 +90,8 @@ def read_report(path: str | Path) -> Report:
             _UPDATE if outline.schema > REPORT_SCHEMA else _MEASURE,
         )
     try:
-        return msgspec.json.decode(raw, type=Report) if outline.schema == REPORT_SCHEMA else _upgraded(raw)
-    except _UNREADABLE as error:
+        return files.from_json(raw, Report) if outline.schema == REPORT_SCHEMA else _upgraded(raw)
+    except msgspec.MsgspecError as error:
         raise ReportError(f"'{path}' is a damaged report: {error}", _MEASURE) from None
 
 
@@ -107,7 +106,7 @@ class _Outline(msgspec.Struct):
 
 def _upgraded(raw: bytes) -> Report:
     """Return a report of schema 2, in which all reasons of a row were one string and layers had their sensitivity."""
-    content = msgspec.json.decode(raw, type=dict[str, object])
+    content = files.from_json(raw, dict[str, object])
     rows = msgspec.convert(content["rows"], list[dict[str, object]])
     for row in rows:
         reason = row.pop("reason", "")
