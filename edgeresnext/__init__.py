@@ -8,7 +8,9 @@ Importing this package loads no framework; each function imports what it needs.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False
+"""Not from `typing`: until that is imported, Ctrl-C would end the command line with a traceback."""
 
 if TYPE_CHECKING:
     from edgeresnext.bundle import Bundle as Bundle

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Nothing is decided here."""
+"""The command line: parse, call, print. Nothing is decided here; `edgeresnext.__main__` is where it begins."""
 
 from __future__ import annotations
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,22 +13,59 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 import msgspec
 
-from edgeresnext.progress import Progress
+from edgeresnext.progress import Progress, silent
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-INTERRUPTED = 130
-"""Exit code of a command that Ctrl-C ended."""
 _TABLE_WIDTH = 170
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal would act on or hide (control characters, other directions of writing), and what is no UTF-8."""
+
+
+def visible(text: str) -> str:
+    """Return a text whose control characters are shown as JSON writes them and not acted on."""
+    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def say(text: object = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print a text on stdout, or on stderr: the one door to the terminal for what files, names and labels hold."""
+    click.echo(visible(str(text)), err=err, nl=nl)
+
+
+class _Lines(logging.Formatter):
+    """Messages as they are shown, or as a JSON object each."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        super().__init__("%(message)s")
+        self._as_json = as_json
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one message; a traceback follows where one belongs to it."""
+        if not self._as_json:
+            return visible(super().format(record))
+        found = {"time": round(record.created, 3), "level": record.levelname.lower(), "message": super().format(record)}
+        return json.dumps(found)
+
+
+def log(level: int, *, as_json: bool = False) -> None:
+    """Show messages of the library from a level on, on stderr."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines(as_json=as_json))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("edgeresnext").setLevel(level)
 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Show a bar a stage on stderr, where that is a terminal; otherwise a line a stage."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+    if logging.getLogger("edgeresnext").getEffectiveLevel() > logging.WARNING:  # -q
+        yield silent
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         seen: set[str] = set()
@@ -34,7 +74,7 @@ def progress() -> Iterator[Progress]:
             del done
             if stage not in seen:
                 seen.add(stage)
-                click.echo(f"{stage} ({total}) ...", err=True)
+                say(f"{stage} ({total}) ...", err=True)
 
         yield line
         return
@@ -44,7 +84,7 @@ def progress() -> Iterator[Progress]:
 
         def bar(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
+                tasks[stage] = bars.add_task(escape(visible(stage)), total=total)
             bars.update(tasks[stage], completed=done, total=total)
 
         yield bar
@@ -59,8 +99,12 @@ def wide_console() -> Console:
 
 
 def print_json(value: object) -> None:
-    """Print a value as indented JSON."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    """Print a value as indented JSON; file names that are no UTF-8 keep their bytes as lone surrogates."""
+    try:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(value), indent=2)
+    say(text)  # what it escapes has the same meaning in JSON
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> None:
@@ -78,7 +122,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Se
             overflow="fold" if last else "ellipsis",
         )
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # as text: brackets are no markup
+        table.add_row(*(Text(visible(cell)) for cell in row))  # as text: brackets are no markup
     console = wide_console()
     console.print(table)
     console.print()
@@ -86,12 +130,12 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Se
 
 def hint(title: str, *commands: str) -> None:
     """Print commands to try, on stderr so that stdout holds results alone."""
-    click.echo(title, err=True)
+    say(title, err=True)
     for command in commands:
-        click.echo(f"  {command}", err=True)
+        say(f"  {command}", err=True)
 
 
 def fail(message: str, code: int) -> NoReturn:
     """Say on stderr what went wrong, and leave with an exit code."""
-    click.echo(f"error: {message}", err=True)
+    say(f"error: {message}", err=True)
     sys.exit(code)

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 import edgeresnext
-from edgeresnext.cli import console
+from edgeresnext.cli import console, interruption
 from edgeresnext.cli.as_typed import Scaled, command_line, given
 from edgeresnext.cli.options import (
     BENCH_OPTIONS,
@@ -58,7 +58,8 @@ def bench(bundle: Path, files: tuple[Path, ...], as_json: bool, **options: Any) 
     _show_report(report, files, as_json=as_json)
     if interrupted:
         console.fail(
-            "interrupted; the report holds what was measured before, and is marked partial", console.INTERRUPTED
+            f"{interruption.how()}; the report holds what was measured before, and is marked partial",
+            interruption.exit_code(),
         )
     if all(row.status != "ok" for row in report.rows):
         raise EdgeResNeXtError("no variant could be benchmarked", "The table says why, variant by variant.")

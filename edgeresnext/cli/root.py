@@ -8,13 +8,20 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
 import edgeresnext
-from edgeresnext.cli import building, console, measuring, running, starting
+from edgeresnext.cli import building, console, interruption, measuring, running, starting
 from edgeresnext.cli.as_typed import options_of
-from edgeresnext.errors import EdgeResNeXtError, RequestError, unknown_name
+from edgeresnext.errors import EdgeResNeXtError, InputError, RequestError, unknown_name
+
+_log = logging.getLogger("edgeresnext")
+
+
+_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+"""By how often `-v` is given."""
 
 
 class _Root(click.Group):
@@ -40,7 +47,10 @@ class _Root(click.Group):
 
 @click.group(cls=_Root, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(edgeresnext.__version__, message="%(prog)s %(version)s")
-def cli() -> None:
+@click.option("-v", "--verbose", count=True, help="Say what is chosen and why; twice: everything.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+@click.option("--log-json", is_flag=True, help="Messages as JSON on stderr, one a line.")
+def cli(verbose: int, quiet: bool, log_json: bool) -> None:  # noqa: FBT001
     """Export, quantise, run and benchmark ResNeXt image classifiers on edge devices.
 
     \b
@@ -49,6 +59,7 @@ def cli() -> None:
                            --calibration photos/ --output build/mine
                        edgeresnext bench build/mine --data val/
     """  # noqa: D301 - click wants the character, not the two
+    console.log(logging.ERROR if quiet else _LEVELS[min(verbose, len(_LEVELS) - 1)], as_json=log_json)
 
 
 _COMMANDS = (
@@ -63,8 +74,8 @@ for _command in _COMMANDS:
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit code; no error of ours becomes a traceback."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    """Run the command line and leave with its exit code; no error becomes a traceback."""
+    console.log(logging.WARNING)
     try:
         cli.main(args=None if arguments is None else list(arguments), prog_name="edgeresnext", standalone_mode=False)
     except click.UsageError as error:
@@ -73,7 +84,26 @@ def run(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         console.fail(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        console.fail("interrupted; nothing was left half-written", console.INTERRUPTED)
+        _end()
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - whatever nobody foresaw; `_unforeseen` says it
+        if interruption.came():
+            _end()
+        _unforeseen(error)
+
+
+def _end() -> NoReturn:
+    """Leave after a signal, with the exit code that shells give it."""
+    console.fail(f"{interruption.how()}; nothing was left half-written", interruption.exit_code())
+
+
+def _unforeseen(error: Exception) -> NoReturn:
+    """Leave after an error that nobody foresaw: of the system with its own words, of ours as the bug that it is."""
+    _log.debug("unforeseen", exc_info=error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f" '{error.filename}'" if error.filename is not None else ""
+        console.fail(f"the system refuses{where}: {error.strerror}", InputError.exit_code)
+    hint = "This is a bug; report it with what `edgeresnext -vv` prints."
+    console.fail(f"{type(error).__name__}: {error}\n  {hint}", EdgeResNeXtError.exit_code)

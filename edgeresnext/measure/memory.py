@@ -71,9 +71,10 @@ def _main(path: str, batch: str, threads: str = "") -> None:
     bundle = read(path)
     artifact = msgspec.json.decode(sys.stdin.buffer.read(), type=Artifact)
     session = open_artifact(bundle, artifact, int(threads) if threads else None)
-    size = bundle.manifest.model.preprocess.size
+    model = bundle.manifest.model
+    shape = (*model.preprocess.size, model.in_channels)
     for _ in range(_RUNS):
-        session.run(np.zeros((int(batch), *size, 3), np.uint8))
+        session.run(np.zeros((int(batch), *shape), np.uint8))
     sys.stdout.write(f"{own_peak()}\n")
 
 
