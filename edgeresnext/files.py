@@ -12,7 +12,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -21,14 +21,15 @@ import msgspec
 from edgeresnext.errors import EdgeResNeXtError, InputError
 
 T = TypeVar("T")
+ANY_SIZE = 1 << 62
 LARGEST_TEXT = 1 << 30
 """Bytes of JSON, labels or recipes that are read; the reports of the longest runs have a tenth of it."""
 
 
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file, read in pieces, in hexadecimal."""
+def digest(source: Path | BinaryIO) -> str:
+    """Return the SHA-256 of a file, or of what an open one still holds, read in pieces, in hexadecimal."""
     found = hashlib.sha256()
-    with open_regular(path) as file:
+    with open_regular(source) if isinstance(source, Path) else nullcontext(source) as file:
         while piece := file.read(1 << 20):
             found.update(piece)
     return found.hexdigest()
@@ -41,7 +42,46 @@ def open_regular(path: str | Path) -> BinaryIO:
         OSError: It cannot be opened, or is no regular file.
     """
     # Opening a pipe that nobody writes to would wait for ever; what was opened is asked, not what has the name now.
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    return _regular(os.open(path, _READING), path)
+
+
+def open_inside(root: Path, name: str) -> BinaryIO:
+    """Open a regular file below a directory for reading; no link leads from one to the other, or out again.
+
+    Args:
+        root: The directory, which may itself be a link.
+        name: Plain names with `/` between them.
+
+    Raises:
+        OSError: It cannot be opened, is no regular file, or a link.
+    """
+    if os.open not in os.supports_dir_fd:  # Windows: looked at, and then opened by its name
+        where = root / name
+        if where.resolve() != root.resolve() / name:
+            raise OSError(errno.ELOOP, _LINK, str(where))
+        return open_regular(where)
+    *folders, last = name.split("/")
+    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for folder in folders:
+            inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+            os.close(directory)
+            directory = inner
+        return _regular(os.open(last, _READING | os.O_NOFOLLOW, dir_fd=directory), root / name)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR) and (root / name).exists():
+            raise OSError(errno.ELOOP, _LINK, str(root / name)) from None
+        raise
+    finally:
+        os.close(directory)
+
+
+_READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_LINK = "it is a link, or lies below one"
+
+
+def _regular(descriptor: int, path: str | Path) -> BinaryIO:
+    """Return an open descriptor as a file, and close that of anything but a regular file."""
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return os.fdopen(descriptor, "rb")
@@ -62,9 +102,19 @@ def read(path: str | Path, most: int = LARGEST_TEXT) -> bytes:
         OSError: It cannot be read, is no regular file, or larger.
     """
     with open_regular(path) as file:
-        content = file.read(most + 1)
+        return content_of(file, most)
+
+
+def content_of(file: BinaryIO, most: int = LARGEST_TEXT) -> bytes:
+    """Return what an open file holds.
+
+    Raises:
+        OSError: It cannot be read, or has more than `most` bytes.
+    """
+    size = os.fstat(file.fileno()).st_size  # a larger one may be asked for, which Python would make room for at once
+    content = file.read(min(size, most) + 1)
     if len(content) > most:
-        raise OSError(errno.EFBIG, f"it has more than {most >> 20} MiB", str(path))
+        raise OSError(errno.EFBIG, f"it has more than {most >> 20} MiB", file.name)
     return content
 
 
@@ -189,7 +239,7 @@ def _sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def _previous(output: Path) -> Path:
+def previous(output: Path) -> Path:
     """Return where a replaced bundle waits while the new one takes its place, without renameat2."""
     return output.with_name(f".{output.name}.previous")
 
@@ -198,11 +248,11 @@ def _recover(output: Path) -> None:
     """Undo what a build that was killed left: a half-written directory, or a bundle moved aside."""
     for abandoned in output.parent.glob(f".{glob.escape(output.name)}.partial-*"):
         shutil.rmtree(abandoned, ignore_errors=True)
-    if _previous(output).exists():
+    if previous(output).exists():
         if output.exists():
-            shutil.rmtree(_previous(output))
+            shutil.rmtree(previous(output))
         else:
-            _previous(output).rename(output)
+            previous(output).rename(output)
 
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
@@ -222,6 +272,6 @@ def _exchange(staging: Path, output: Path) -> None:
         names = os.fsencode(staging), os.fsencode(output)
         if renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
             return
-    output.rename(_previous(output))
+    output.rename(previous(output))
     staging.rename(output)
-    shutil.rmtree(_previous(output))
+    shutil.rmtree(previous(output))

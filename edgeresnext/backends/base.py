@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeresnext import files
 from edgeresnext.errors import BackendError, DataError
 from edgeresnext.spec import CHANNELS, Artifact, ModelSpec, Precision
 
@@ -116,20 +117,55 @@ class Backend(ABC):
         del artifact
         return None
 
-    @abstractmethod
     def open(
-        self, file: Path, model: ModelSpec, artifact: Artifact, threads: int | None = None, *, profiled: bool = False
+        self,
+        file: Path,
+        model: ModelSpec,
+        artifact: Artifact,
+        threads: int | None = None,
+        *,
+        profiled: bool = False,
+        content: bytes | None = None,
     ) -> Session:
         """Load an artefact.
 
         Args:
-            file: Where it lies; its digest has been checked.
+            file: Where it lies.
             model: The network that it holds.
             artifact: What it is; its precision is computed in exactly.
             threads: CPU threads; None leaves the choice to the runtime.
             profiled: Open it for `Session.profile`, which may be slower.
+            content: What lies there, already checked; None to read it.
 
         Raises:
             BackendError: The runtime refuses the file.
             NotInstalledError: The runtime does not start.
         """
+        try:
+            content = files.read(file, files.ANY_SIZE) if content is None else content
+        except OSError as error:
+            raise BackendError(f"cannot read '{file}': {error.strerror}") from None
+        return self.start(
+            Opening(file=file, content=content, model=model, artifact=artifact, threads=threads, profiled=profiled)
+        )
+
+    @abstractmethod
+    def start(self, opening: Opening) -> Session:
+        """Load an artefact from its bytes: what has been checked is what runs.
+
+        Raises:
+            BackendError: The runtime refuses the file.
+            NotInstalledError: The runtime does not start.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """What is opened, and how; `Backend.open` says what each of them is."""
+
+    file: Path
+    content: bytes
+    model: ModelSpec
+    artifact: Artifact
+    threads: int | None
+    profiled: bool

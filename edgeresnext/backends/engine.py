@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 from abc import abstractmethod
-from pathlib import Path
 from typing import ClassVar
 
 from edgeresnext.backends import cuda
 from edgeresnext.backends._trt.module import load_module
 from edgeresnext.backends._trt.parent import build_engine
 from edgeresnext.backends._trt.session import EngineSession
-from edgeresnext.backends.base import Backend, Session
+from edgeresnext.backends.base import Backend, Opening, Session
 from edgeresnext.backends.engine_header import platform_name, read_header, release_key, same_release
 from edgeresnext.backends.request import EngineRequest
 from edgeresnext.errors import BackendError, NotInstalledError
@@ -19,7 +18,7 @@ from edgeresnext.extras import installed
 from edgeresnext.machine import gpu
 from edgeresnext.machine.gpu import Gpu
 from edgeresnext.progress import Progress, silent
-from edgeresnext.spec import Artifact, Engine, EngineOptions, ModelSpec, Precision
+from edgeresnext.spec import Artifact, Engine, EngineOptions, Precision
 
 REBUILD = "edgeresnext build BUNDLE --target here"
 NO_GPU = "no NVIDIA GPU with a driver on this machine"
@@ -132,14 +131,13 @@ class EngineBackend(Backend):
         both = (capability, *engine.compute_capabilities)
         return engine.options.hardware_compatible and all(float(one) >= AMPERE for one in both)
 
-    def open(
-        self, file: Path, model: ModelSpec, artifact: Artifact, threads: int | None = None, *, profiled: bool = False
-    ) -> Session:
-        """Deserialise an engine; `threads` of the CPU have no part in it, and any engine can be profiled."""
-        del threads, profiled
+    def start(self, opening: Opening) -> Session:
+        """Deserialise an engine; threads of the CPU have no part in it, and any engine can be profiled."""
+        file, artifact = opening.file, opening.artifact
         if (reason := self.unavailable(artifact.precision)) is not None:
             raise BackendError(f"cannot run '{file}': {reason}")
-        header = read_header(file)
+        header = read_header(file, opening.content)
         if header.backend != self.name:
             raise BackendError(f"'{file}' is an engine for {header.backend}, not {self.name}", REBUILD)
-        return EngineSession(self.name, file, model, artifact.engine.options if artifact.engine else None)
+        options = artifact.engine.options if artifact.engine else None
+        return EngineSession(self.name, file, opening.model, options, opening.content)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import platform
 import struct
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeresnext import files
 from edgeresnext.errors import BundleError
 
 _TAGS = {0x74727466: "tensorrt", 0x74727476: "tensorrt_rtx"}
@@ -30,14 +32,14 @@ class Header:
     release: str
 
 
-def read_header(path: Path) -> Header:
-    """Return what the header of a plan tells.
+def read_header(path: Path, content: bytes | None = None) -> Header:
+    """Return what the header of a plan tells; `content` is what lies there, where that has been read.
 
     Raises:
         BundleError: The file is no plan, or is cut off.
     """
     try:
-        with path.open("rb") as file:
+        with files.open_regular(path) if content is None else io.BytesIO(content) as file:
             raw = file.read(_LAYOUT.size)
     except OSError as error:
         raise BundleError(f"cannot read engine '{path}': {error.strerror}", "Check its permissions.") from None

@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeresnext.backends.base import Backend, Operation, Session
+from edgeresnext.backends.base import Backend, Opening, Operation, Session
 from edgeresnext.errors import BackendError
 from edgeresnext.extras import lacking
-from edgeresnext.spec import Artifact, ModelSpec, Precision
+from edgeresnext.spec import ModelSpec, Precision
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -94,15 +94,12 @@ class ONNXRuntime(Backend):
             return f"ONNX Runtime on a CPU has no {precision}; use fp32 or int8"
         return None
 
-    def open(
-        self, file: Path, model: ModelSpec, artifact: Artifact, threads: int | None = None, *, profiled: bool = False
-    ) -> ONNXRuntimeSession:
+    def start(self, opening: Opening) -> ONNXRuntimeSession:
         """Load an ONNX file with all optimisations."""
-        del artifact  # the file states its precision
-        return ONNXRuntimeSession(_session(file, threads, profiled=profiled), model)
+        return ONNXRuntimeSession(_session(opening), opening.model)  # the file states its precision
 
 
-def _session(file: Path, threads: int | None, *, profiled: bool = False) -> onnxruntime.InferenceSession:
+def _session(opening: Opening) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -110,15 +107,15 @@ def _session(file: Path, threads: int | None, *, profiled: bool = False) -> onnx
     # Otherwise its idle threads go on spinning after a run and starve whatever runs next in the process: PyTorch's
     # median rose from 3 to 10 ms and its p90 to 67 ms on two cores (small network, variants run in turn).
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    if profiled:
+    if opening.profiled:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(tempfile.gettempdir()) / "edgeresnext-onnxruntime")
-    if threads:
-        options.intra_op_num_threads = threads
+    if opening.threads:
+        options.intra_op_num_threads = opening.threads
     try:
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(opening.content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class of their own
-        raise BackendError(f"ONNX Runtime refuses '{file}': {error}") from error
+        raise BackendError(f"ONNX Runtime refuses '{opening.file}': {error}") from error
 
 
 BACKEND = ONNXRuntime()

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeresnext.backends.base import Backend, Operation, Session
+from edgeresnext.backends.base import Backend, Opening, Operation, Session
 from edgeresnext.errors import BackendError
 from edgeresnext.extras import lacking
 from edgeresnext.machine import cpu
-from edgeresnext.spec import Artifact, ModelSpec, Precision
+from edgeresnext.spec import ModelSpec, Precision
 
 if TYPE_CHECKING:
     import openvino
@@ -93,23 +93,21 @@ class OpenVINO(Backend):
             return f"OpenVINO on a CPU has no {precision}; use fp32, bf16 or int8"
         return _crash() or _not_starting() or _unfit(precision)
 
-    def open(
-        self, file: Path, model: ModelSpec, artifact: Artifact, threads: int | None = None, *, profiled: bool = False
-    ) -> OpenVINOSession:
+    def start(self, opening: Opening) -> OpenVINOSession:
         """Compile an ONNX file for the CPU, with the batch left free."""
         config: dict[str, object] = {
             "PERFORMANCE_HINT": "LATENCY",
             # Without the hint OpenVINO runs float32 in bfloat16 on CPUs that have it: another precision.
-            "INFERENCE_PRECISION_HINT": "bf16" if artifact.precision == "bf16" else "f32",
-            "PERF_COUNT": profiled,
+            "INFERENCE_PRECISION_HINT": "bf16" if opening.artifact.precision == "bf16" else "f32",
+            "PERF_COUNT": opening.profiled,
         }
-        if threads:
-            config["INFERENCE_NUM_THREADS"] = threads
+        if opening.threads:
+            config["INFERENCE_NUM_THREADS"] = opening.threads
         try:
-            compiled = _core().compile_model(str(file), "CPU", config)
+            compiled = _core().compile_model(_core().read_model(opening.content), "CPU", config)
         except RuntimeError as error:
-            raise BackendError(f"OpenVINO refuses '{file}': {error}") from error
-        return OpenVINOSession(compiled, model)
+            raise BackendError(f"OpenVINO refuses '{opening.file}': {error}") from error
+        return OpenVINOSession(compiled, opening.model)
 
 
 def _not_starting() -> str | None:

@@ -7,14 +7,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeresnext.backends.base import Backend, Session
+from edgeresnext.backends.base import Backend, Opening, Session
 from edgeresnext.backends.registry import COMPILE, CUDA_TARGET
 from edgeresnext.errors import BackendError
 from edgeresnext.extras import lacking
@@ -218,19 +217,17 @@ class Torch(Backend):
             return "torch.compile needs a C++ compiler: sudo apt install g++"
         return None
 
-    def open(
-        self, file: Path, model: ModelSpec, artifact: Artifact, threads: int | None = None, *, profiled: bool = False
-    ) -> TorchSession:
-        """Load the weights into the network."""
-        del profiled  # there is no profile of it
+    def start(self, opening: Opening) -> TorchSession:
+        """Load the weights into the network; there is no profile of it."""
         try:
             from edgeresnext.model.checkpoints import load_saved
         except (ImportError, OSError) as error:  # a wheel for another system library, say
             raise BackendError(f"PyTorch is installed but does not start: {error}") from error
         try:
-            return TorchSession(load_saved(model, file), model, artifact, threads)
+            network = load_saved(opening.model, opening.file, opening.content)
+            return TorchSession(network, opening.model, opening.artifact, opening.threads)
         except RuntimeError as error:  # a GPU without the memory
-            raise BackendError(f"PyTorch cannot open '{file}': {error}") from error
+            raise BackendError(f"PyTorch cannot open '{opening.file}': {error}") from error
 
 
 BACKEND = Torch()

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
+import os
+import time
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
 from edgeresnext import files
 from edgeresnext.bundle.golden import Golden
-from edgeresnext.bundle.manifest import LABELS, RANGES, READABLE, REBUILD, REFERENCE, read_manifest, read_ranges
+from edgeresnext.bundle.manifest import LABELS, RANGES, READABLE, REBUILD, REFERENCE, parse_ranges, read_manifest
 from edgeresnext.errors import BundleError, RequestError, unknown_name
 from edgeresnext.spec import Artifact, Fidelity, Manifest, Precision, Ranges
 
@@ -37,26 +44,54 @@ class Bundle:
     digest: str = ""
 
     def file(self, name: str) -> Path:
-        """Return the path of a file after comparing it with the manifest.
+        """Return the path of a file after comparing it with the manifest, for those that copy or look at it.
+
+        What is given to native code is `content`: behind a path there may be something else a moment later.
 
         Raises:
-            BundleError: It is missing or altered, or the manifest does not list it.
+            BundleError: As `content`.
+        """
+        with self._opened(name) as file:
+            found = files.digest(file)
+        self._compare(name, found)
+        return self.path / name
+
+    def content(self, name: str) -> bytes:
+        """Return the content of a file after comparing it with the manifest: these very bytes have been checked.
+
+        Raises:
+            BundleError: It is missing, altered, a link or no file, or the manifest does not list it.
+        """
+        with self._opened(name) as file:
+            content = file.read(self.manifest.files[name].bytes + 1)
+        self._compare(name, hashlib.sha256(content).hexdigest())
+        return content
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[BinaryIO]:
+        """Yield a file of the size that the manifest says.
+
+        Raises:
+            BundleError: There is none, or it cannot be read.
         """
         entry = self.manifest.files.get(name)
         path = self.path / name
         if entry is None:
             raise BundleError(f"the manifest of bundle '{self.path}' does not list '{name}'", REBUILD)
         try:
-            size = path.stat().st_size
-            if size != entry.bytes:
-                raise BundleError(f"file '{path}' has {size:,} bytes; the manifest says {entry.bytes:,}", REBUILD)
-            if files.digest(path) != entry.sha256:
-                raise BundleError(f"file '{path}' was altered: its SHA-256 is not the manifest's", REBUILD)
+            with files.open_inside(self.path, name) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != entry.bytes:
+                    raise BundleError(f"file '{path}' has {size:,} bytes; the manifest says {entry.bytes:,}", REBUILD)
+                yield file
         except FileNotFoundError:
             raise BundleError(f"file '{path}' of the bundle is missing", REBUILD) from None
         except OSError as error:
             raise BundleError(f"cannot read file '{path}' of the bundle: {error.strerror}", READABLE) from None
-        return path
+
+    def _compare(self, name: str, digest: str) -> None:
+        if digest != self.manifest.files[name].sha256:
+            raise BundleError(f"file '{self.path / name}' was altered: its SHA-256 is not the manifest's", REBUILD)
 
     def labels(self) -> tuple[str, ...]:
         """Return the label of each logit.
@@ -64,7 +99,7 @@ class Bundle:
         Raises:
             BundleError: There are more or fewer labels than classes.
         """
-        labels = tuple(self.file(LABELS).read_text(encoding="utf-8").removesuffix("\n").split("\n"))
+        labels = tuple(self.content(LABELS).decode("utf-8", "replace").removesuffix("\n").split("\n"))
         if len(labels) != self.manifest.model.classes:
             raise BundleError(
                 f"'{self.path / LABELS}' has {len(labels)} labels for {self.manifest.model.classes} classes", REBUILD
@@ -77,7 +112,7 @@ class Bundle:
         Raises:
             BundleError: The file is missing or altered, or holds no ranges of this release.
         """
-        return read_ranges(self.file(RANGES)) if RANGES in self.manifest.files else None
+        return parse_ranges(self.content(RANGES), self.path / RANGES) if RANGES in self.manifest.files else None
 
     def golden(self) -> Golden:
         """Return the golden images and PyTorch's logits for them.
@@ -85,9 +120,9 @@ class Bundle:
         Raises:
             BundleError: The file is missing, altered, or does not hold what the model takes and returns.
         """
-        path = self.file(REFERENCE)
+        path = self.path / REFERENCE
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(self.content(REFERENCE)), allow_pickle=False) as arrays:
                 golden = Golden(images=arrays["images"], logits=arrays["logits"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise BundleError(f"file '{path}' is damaged: {error}", REBUILD) from None
@@ -159,3 +194,38 @@ def read(path: str | Path) -> Bundle:
     """
     manifest, digest = read_manifest(Path(path))
     return Bundle(path=Path(path), manifest=manifest, digest=digest)
+
+
+_EXCHANGES = 8
+"""Times that another bundle may take the place of the one that is being read before that is an error."""
+_MISSING_S = 1.0
+"""Seconds that a bundle may be away between two renames."""
+T = TypeVar("T")
+
+
+def reading(path: str | Path, use: Callable[[Bundle], T]) -> T:
+    """Return what `use` makes of the bundle in a directory; where another takes its place meanwhile, of that one.
+
+    Raises:
+        BundleError: As `read` and `use`.
+    """
+    for _ in range(_EXCHANGES):
+        bundle = _read_in_exchange(Path(path))
+        try:
+            return use(bundle)
+        except BundleError:
+            if _read_in_exchange(Path(path)).digest == bundle.digest:
+                raise
+    return use(read(path))
+
+
+def _read_in_exchange(path: Path) -> Bundle:
+    """Return the bundle in a directory, or the one that is about to be there, where file systems cannot exchange."""
+    end = time.monotonic() + _MISSING_S
+    while True:
+        try:
+            return read(path)
+        except BundleError:
+            if path.exists() or not files.previous(path).exists() or time.monotonic() > end:
+                raise
+        time.sleep(_MISSING_S / 100)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -12,6 +13,10 @@ from edgeresnext.errors import BundleError, shortened
 from edgeresnext.spec import RANGES_SCHEMA, READABLE_SCHEMAS, Manifest, Ranges
 
 MANIFEST = "manifest.json"
+MANIFEST_DIGEST = "manifest.sha256"
+"""Beside the manifest, as `sha256sum --check` reads it: all other files have their digests there."""
+OWN_NAMES = (MANIFEST, MANIFEST_DIGEST)
+"""Files of a bundle that the manifest does not list."""
 LABELS = "labels.txt"
 WEIGHTS = "weights.safetensors"
 REFERENCE = "reference.npz"
@@ -33,14 +38,20 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
     """
     manifest_path = path / MANIFEST
     try:
-        raw = files.read(manifest_path)
+        raw, expected = _content_and_digest(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         what = "is not a bundle: it has no manifest.json" if path.is_dir() else "does not exist"
         what = "is a file, not a bundle" if path.is_file() else what
         hint = "A bundle is the directory that `edgeresnext build --output` wrote."
+        aside = files.previous(path)
+        if aside.exists():
+            hint = f"A build was killed while it replaced the bundle; it waits in '{aside}': build again, or rename it."
         raise BundleError(f"'{path}' {what}", hint) from None
     except OSError as error:
         raise BundleError(f"cannot read '{manifest_path}': {error.strerror}", READABLE) from None
+    found = hashlib.sha256(raw).hexdigest()
+    if expected not in (None, found):
+        raise BundleError(f"'{manifest_path}' was altered: its SHA-256 is not that in {MANIFEST_DIGEST}", REBUILD)
     try:
         header = files.from_json(raw, _Header)
     except msgspec.MsgspecError as error:
@@ -69,7 +80,38 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
     if unlisted or not manifest.artifacts:
         what = f"does not list {shortened(unlisted)}" if unlisted else "has no artefact"
         raise BundleError(f"'{manifest_path}' {what}", REBUILD)
-    return manifest, hashlib.sha256(raw).hexdigest()
+    return manifest, found
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest of a bundle, and its digest beside it."""
+    raw = files.to_json(manifest)
+    (directory / MANIFEST).write_bytes(raw)
+    line = f"{hashlib.sha256(raw).hexdigest()}  {MANIFEST}\n"
+    (directory / MANIFEST_DIGEST).write_text(line, encoding="ascii")
+
+
+def _content_and_digest(path: Path) -> tuple[bytes, str | None]:
+    """Return a manifest, and what its digest must be; None where an earlier release has written none."""
+    while True:
+        try:
+            raw = _read(path, MANIFEST)
+        except FileNotFoundError:
+            if (path / MANIFEST).exists():  # the directory that was opened is on its way out
+                continue
+            raise
+        try:
+            expected: str | None = _read(path, MANIFEST_DIGEST)[:64].decode("ascii", "replace")
+        except FileNotFoundError:
+            expected = None
+        with suppress(FileNotFoundError):
+            if _read(path, MANIFEST) == raw:  # else another bundle took its place between the two
+                return raw, expected
+
+
+def _read(path: Path, name: str) -> bytes:
+    with files.open_inside(path, name) as file:
+        return files.content_of(file)
 
 
 class _Header(msgspec.Struct):
@@ -93,12 +135,23 @@ def read_ranges(path: Path) -> Ranges:
             manifest beside it tells.
     """
     try:
-        found = files.from_json(files.read(path), Ranges)
-        reason = "" if found.schema == RANGES_SCHEMA else f"schema {found.schema} instead of {RANGES_SCHEMA}"
+        content = files.read(path)
     except OSError as error:
         raise BundleError(
             f"cannot read ranges from '{path}': {error.strerror}", "Give a ranges.json or a bundle."
         ) from None
+    return parse_ranges(content, path)
+
+
+def parse_ranges(content: bytes, path: Path) -> Ranges:
+    """Return the ranges that the content of a `ranges.json` at a path holds.
+
+    Raises:
+        BundleError: As `read_ranges`.
+    """
+    try:
+        found = files.from_json(content, Ranges)
+        reason = "" if found.schema == RANGES_SCHEMA else f"schema {found.schema} instead of {RANGES_SCHEMA}"
     except msgspec.MsgspecError as error:
         reason = str(error)
     if not reason:

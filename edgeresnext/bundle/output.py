@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgeresnext import files
 from edgeresnext.bundle.bundle import read
-from edgeresnext.bundle.manifest import MANIFEST, RUNTIME_CACHE_SUFFIX
+from edgeresnext.bundle.manifest import OWN_NAMES, RUNTIME_CACHE_SUFFIX
 from edgeresnext.errors import BundleError, shortened
 from edgeresnext.spec import FileEntry
 
@@ -29,7 +29,7 @@ def check_output(output: Path) -> None:
     if output.is_dir() and any(output.iterdir()):
         hint = "Give a new directory, or remove that one first."
         try:
-            known = {MANIFEST, *read(output).manifest.files}
+            known = {*OWN_NAMES, *read(output).manifest.files}
         except BundleError:
             raise BundleError(
                 f"output '{output}' holds something other than a bundle; it is left alone", hint
@@ -66,8 +66,8 @@ def replacing(output: Path, waiting: Callable[[str], None]) -> Iterator[Path]:
 
 
 def list_files(directory: Path) -> dict[str, FileEntry]:
-    """Return size and digest of every file below `directory` but the manifest, by relative name."""
-    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
+    """Return size and digest of every file below `directory` that a manifest lists, by relative name."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in OWN_NAMES)
     return {
         path.relative_to(directory).as_posix(): FileEntry(bytes=path.stat().st_size, sha256=files.digest(path))
         for path in paths

@@ -140,13 +140,19 @@ def open_network(path: Path, preprocess: Preprocess) -> ResNeXt:
     return load_network(found.spec, found)
 
 
-def load_saved(spec: ModelSpec, path: Path) -> nn.Module:
+def load_saved(spec: ModelSpec, path: Path, content: bytes | None = None) -> nn.Module:
     """Return the network, or the ensemble, whose weights `save_state` wrote, in evaluation mode.
+
+    Args:
+        spec: What it is.
+        path: The file.
+        content: What lies there, where that has been read and checked.
 
     Raises:
         CheckpointError: The file is damaged, or belongs to another network.
     """
-    return _loaded(spec, find_state(weight_files.read(path), path).state, path, "Build the bundle again.")
+    tensors = weight_files.read(path) if content is None else weight_files.parse_safetensors(content, path)
+    return _loaded(spec, find_state(tensors, path).state, path, "Build the bundle again.")
 
 
 def _loaded(spec: ModelSpec, state: State, path: Path, hint: str) -> nn.Module:

@@ -204,6 +204,21 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"weights file '{path}' is damaged: {error}", _AGAIN) from None
 
 
+def parse_safetensors(content: bytes, path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a .safetensors file from its bytes.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise CheckpointError(f"weights file '{path}' is damaged: {error}", _AGAIN) from None
+
+
 def _refuse_text(path: Path, head: bytes) -> None:
     """Refuse a file that is empty, or text."""
     if not head.strip(b"\0"):

@@ -14,7 +14,6 @@ from pathlib import Path
 import msgspec
 
 from edgeresnext import bundle as bundles
-from edgeresnext import files
 from edgeresnext.backends.targets import HERE
 from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.bundle import Bundle
@@ -134,7 +133,7 @@ def add_engines(
     for artifact in dropped:
         (bundle.path / artifact.file).unlink()
         manifest = _restored(artifact, manifest, before, bundle.path)
-    (bundle.path / bundles.MANIFEST).write_bytes(files.to_json(manifest))
+    bundles.write_manifest(bundle.path, manifest)
 
 
 def _restored(dropped: Artifact, manifest: Manifest, before: Bundle | None, staging: Path) -> Manifest:

@@ -15,6 +15,7 @@ from PIL import Image
 from edgeresnext.backends import registry
 from edgeresnext.backends.base import Session
 from edgeresnext.bundle import Bundle
+from edgeresnext.bundle.onnx_file import check_onnx
 from edgeresnext.data.images import ImageSource, load_image
 from edgeresnext.errors import RequestError
 from edgeresnext.spec import Artifact, Preprocess
@@ -136,5 +137,8 @@ def open_artifact(bundle: Bundle, artifact: Artifact, threads: int | None = None
     """
     if threads is not None and threads < 1:
         raise RequestError(f"threads is {threads}", "Give one thread or more, or leave it out.", values=("threads",))
-    file = bundle.file(artifact.file)
-    return registry.get(artifact.backend).open(file, bundle.manifest.model, artifact, threads, profiled=profiled)
+    file, model, content = bundle.path / artifact.file, bundle.manifest.model, bundle.content(artifact.file)
+    if file.suffix == ".onnx":
+        check_onnx(content, model, file)
+    backend = registry.get(artifact.backend)
+    return backend.open(file, model, artifact, threads, profiled=profiled, content=content)

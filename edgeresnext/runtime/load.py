@@ -49,7 +49,13 @@ def load(
         NotInstalledError: This machine can run none of the artefacts; each reason is given.
         BackendError: No artefact that was asked for starts here and gives the right answers.
     """
-    bundle = bundles.read(path)
+    return bundles.reading(path, lambda bundle: _load(bundle, backend, precision, threads, prove=prove))
+
+
+def _load(
+    bundle: Bundle, backend: str | None, precision: str | None, threads: int | None, *, prove: bool
+) -> Classifier:
+    """Load the fastest artefact of a bundle whose manifest has been read; see `load`."""
     labels = bundle.labels()
     candidates = bundle.artifacts(backend, precision)
     proofs = Proofs(bundle, threads) if prove else None

@@ -22,7 +22,10 @@ def verify(path: str | Path) -> tuple[Check, ...]:
     Raises:
         BundleError: The path is no bundle, or a file of it is missing or altered.
     """
-    bundle = bundles.read(path)
+    return bundles.reading(path, _verify)
+
+
+def _verify(bundle: Bundle) -> tuple[Check, ...]:
     for name in bundle.manifest.files:
         bundle.file(name)
     golden = bundle.golden()

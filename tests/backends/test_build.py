@@ -13,7 +13,6 @@ from edgeresnext import bundle as bundles
 from edgeresnext.backends import registry
 from edgeresnext.compiler.thresholds import STANDARD
 from edgeresnext.errors import AccuracyError, BundleError, CheckpointError, DataError, NotInstalledError, RequestError
-from edgeresnext.files import to_json
 from edgeresnext.model.catalogue import PREPROCESS
 from edgeresnext.spec import EngineOptions, Preprocess
 
@@ -252,7 +251,7 @@ def test_verify_catches_logits_that_are_not_the_recorded_ones(bundle_copy):
     np.savez(bundle_copy / "reference.npz", images=golden.images, logits=golden.logits[::-1])
     manifest = bundles.read(bundle_copy).manifest
     altered = msgspec.structs.replace(manifest, files=bundles.list_files(bundle_copy))
-    (bundle_copy / "manifest.json").write_bytes(to_json(altered))
+    bundles.write_manifest(bundle_copy, altered)
     checks = edgeresnext.verify(bundle_copy)
     assert {check.status for check in checks} <= {"failed", "skipped"}
     assert all(check.reason for check in checks)

@@ -132,6 +132,7 @@ def test_options_of_earlier_releases_are_passed_over_in_a_manifest(install, lean
     old = manifest.read_bytes().replace(b'"dla_core": null', b'"implicit_calibration": "photos", "dla_core": null', 1)
     assert b"implicit_calibration" in old
     manifest.write_bytes(old)
+    (lean / bundles.MANIFEST_DIGEST).unlink()
     assert engines(bundles.read(lean))["fp32"].engine.options == BATCH
 
 

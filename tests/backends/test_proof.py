@@ -15,7 +15,6 @@ import edgeresnext
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import registry
 from edgeresnext.errors import BackendError, BundleError
-from edgeresnext.files import to_json
 from edgeresnext.runtime import load as loading
 from edgeresnext.runtime import proof
 from edgeresnext.runtime.proof import CACHE_VARIABLE, cache_directory, conditions
@@ -43,7 +42,7 @@ def written_again(path, **changes):
     """Let a bundle's manifest agree with its files."""
     manifest = bundles.read(path).manifest
     changed = msgspec.structs.replace(manifest, files=bundles.list_files(path), **changes)
-    (path / "manifest.json").write_bytes(to_json(changed))
+    bundles.write_manifest(path, changed)
     return path
 
 
@@ -107,7 +106,7 @@ def test_what_fails_while_everything_is_timed_is_told_too(wrong, caplog):
     selection = bundles.read(wrong).manifest.selection
     manifest = bundles.read(wrong).manifest
     other = msgspec.structs.replace(selection, conditions={"cpu": "another"})
-    (wrong / "manifest.json").write_bytes(to_json(msgspec.structs.replace(manifest, selection=other)))
+    bundles.write_manifest(wrong, msgspec.structs.replace(manifest, selection=other))
     with edgeresnext.load(wrong) as classifier:
         assert classifier.artifact.name == "torch-fp32"  # all that is left
     assert "openvino-int8: signal-to-noise of the logits is" in caplog.text
@@ -321,7 +320,7 @@ def test_a_cache_that_cannot_be_used_costs_only_time(bundle_copy, tmp_path, monk
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         monkeypatch.setenv(CACHE_VARIABLE, str(place))
         edgeresnext.load(bundle_copy, backend="onnxruntime", precision="fp32").close()
-    monkeypatch.setattr(os, "fdopen", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "full"))
     edgeresnext.load(bundle_copy, backend="onnxruntime", precision="fp32").close()
     assert len(replays) == 3

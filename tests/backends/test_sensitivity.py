@@ -3,9 +3,9 @@ import pytest
 from PIL import Image
 
 import edgeresnext
+from edgeresnext import bundle as bundles
 from edgeresnext.bundle import read
 from edgeresnext.errors import DataError, NotInstalledError, RequestError
-from edgeresnext.files import to_json
 from edgeresnext.report.sensitivity import plot
 from edgeresnext.runtime.verify import verify
 
@@ -79,7 +79,7 @@ def test_a_bundle_without_int8_has_nothing_to_show(bundle_copy):
         artifacts=tuple(artifact for artifact in whole.artifacts if artifact.precision != "int8"),
         files={name: entry for name, entry in whole.files.items() if name != "ranges.json"},
     )
-    (bundle_copy / "manifest.json").write_bytes(to_json(fp32))
+    bundles.write_manifest(bundle_copy, fp32)
     assert read(bundle_copy).ranges() is None
     with pytest.raises(RequestError, match="no INT8 file"):
         edgeresnext.sensitivity(bundle_copy)

@@ -5,7 +5,6 @@ import numpy as np
 import onnxruntime
 
 from edgeresnext import bundle as bundles
-from edgeresnext import files
 from edgeresnext.backends._trt import child, parent
 from edgeresnext.backends.registry import BASELINE_ARTIFACT
 from edgeresnext.bundle import Bundle
@@ -70,7 +69,7 @@ def without_cpu(path):
 def written(path, manifest):
     """The bundle with another manifest, which lists what is there."""
     manifest = msgspec.structs.replace(manifest, files=bundles.list_files(path))
-    (path / bundles.MANIFEST).write_bytes(files.to_json(manifest))
+    bundles.write_manifest(path, manifest)
     return bundles.read(path)
 
 

@@ -1,11 +1,14 @@
 import ctypes
 import errno
+import hashlib
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -15,7 +18,6 @@ import pytest
 import edgeresnext
 from edgeresnext import bundle as bundles
 from edgeresnext.errors import BundleError, DataError, InputError, RequestError
-from edgeresnext.files import to_json
 from edgeresnext.model.catalogue import specify
 from edgeresnext.spec import Artifact, Manifest, Selection
 
@@ -27,11 +29,17 @@ def files_of(path):
 def edit_manifest(path, change):
     manifest = json.loads((path / "manifest.json").read_text())
     change(manifest)
-    (path / "manifest.json").write_text(json.dumps(manifest))
+    write_raw(path, json.dumps(manifest).encode())
+
+
+def write_raw(path, raw):
+    """Write a manifest as somebody would who knows of its digest."""
+    (path / "manifest.json").write_bytes(raw)
+    (path / "manifest.sha256").write_text(f"{hashlib.sha256(raw).hexdigest()}  manifest.json\n")
 
 
 def test_the_manifest_lists_every_other_file_with_its_digest(built):
-    on_disk = set(files_of(built.path)) - {"manifest.json"}
+    on_disk = set(files_of(built.path)) - {"manifest.json", "manifest.sha256"}
     assert set(built.manifest.files) == on_disk
     for name in on_disk:
         assert built.file(name).is_file()
@@ -50,6 +58,105 @@ def test_an_altered_file_is_refused_before_it_is_used(bundle_copy):
     target.write_bytes(raw)
     with pytest.raises(BundleError, match="altered"):
         bundles.read(bundle_copy).file("onnx/fp32.onnx")
+
+
+@pytest.mark.parametrize("at", [0, 100, -10])
+def test_damage_of_any_byte_of_the_manifest_is_found(bundle_copy, at):
+    raw = bytearray((bundle_copy / "manifest.json").read_bytes())
+    raw[at] ^= 1
+    (bundle_copy / "manifest.json").write_bytes(raw)
+    with pytest.raises(BundleError, match=r"its SHA-256 is not that in manifest\.sha256"):
+        bundles.read(bundle_copy)
+    (bundle_copy / "manifest.sha256").write_bytes(b"")  # damaged itself
+    with pytest.raises(BundleError):
+        bundles.read(bundle_copy)
+
+
+def test_a_bundle_of_a_release_without_that_digest_is_read(bundle_copy):
+    (bundle_copy / "manifest.sha256").unlink()
+    assert bundles.read(bundle_copy).manifest.model.name == "resnext20_8x4d"
+
+
+@pytest.mark.parametrize("kind", ["link", "folder that is a link", "pipe", "folder"])
+def test_only_files_inside_the_bundle_are_read(bundle_copy, tmp_path, kind):
+    file = bundle_copy / "onnx" / "fp32.onnx"
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    file.rename(outside / file.name)
+    if kind == "link":
+        file.symlink_to(outside / file.name)
+    elif kind == "folder that is a link":
+        shutil.rmtree(file.parent)
+        file.parent.symlink_to(outside)
+    elif kind == "pipe":
+        os.mkfifo(file)
+    else:
+        file.mkdir()
+    with pytest.raises(BundleError, match=r"onnx/fp32\.onnx"):
+        bundles.read(bundle_copy).content("onnx/fp32.onnx")
+
+
+def test_a_manifest_that_is_a_pipe_does_not_make_anybody_wait(bundle_copy):
+    (bundle_copy / "manifest.json").unlink()
+    os.mkfifo(bundle_copy / "manifest.json")
+    with pytest.raises(BundleError, match=r"cannot read .*it is a pipe"):
+        bundles.read(bundle_copy)
+
+
+def test_deep_nesting_is_damage(bundle_copy):
+    write_raw(bundle_copy, b'{"schema": 3, "created_with": ' + b"[" * 100_000)
+    with pytest.raises(BundleError, match="damaged"):
+        bundles.read(bundle_copy)
+
+
+def test_what_is_verified_is_what_runs(bundle_copy, monkeypatch):
+    """The file is exchanged between the check of its digest and the runtime's first look."""
+    from edgeresnext.backends import registry
+    from edgeresnext.runtime.classifier import open_artifact
+
+    bundle = bundles.read(bundle_copy)
+    artifact = next(one for one in bundle.artifacts() if one.name == "onnxruntime-fp32")
+    backend = registry.get("onnxruntime")
+    opened = backend.open
+
+    def exchanged(file, *rest, **options):
+        file.write_bytes(b"something else")
+        return opened(file, *rest, **options)
+
+    monkeypatch.setattr(backend, "open", exchanged)
+    golden = bundle.golden()
+    session = open_artifact(bundle, artifact)
+    assert golden.compare(session.run(golden.images)).max_error < 1e-4
+    session.close()
+
+
+def test_readers_see_one_bundle_or_the_other_while_they_are_exchanged(tmp_path):
+    output = tmp_path / "out"
+    with bundles.replacing(output, print) as staging:
+        write_one(staging, "0" * 10)
+
+    def same(bundle):
+        found = {bundle.content(name) for name in ("labels.txt", "reference.npz", "weights.safetensors", "content")}
+        assert len(found) == 1
+        return found.pop()
+
+    seen, done = set(), threading.Event()
+
+    def read_on():
+        while not done.is_set():
+            seen.add(bundles.reading(output, same))
+
+    with ThreadPoolExecutor(2) as pool:
+        futures = [pool.submit(read_on) for _ in range(2)]
+        try:
+            for number in range(1, 60):
+                with bundles.replacing(output, print) as staging:
+                    write_one(staging, str(number % 10) * 10)
+        finally:
+            done.set()
+        for future in futures:
+            future.result()
+    assert len(seen) > 1
 
 
 def test_a_truncated_or_missing_file_is_named(bundle_copy):
@@ -111,7 +218,7 @@ def test_an_artefact_that_the_manifest_does_not_list_is_refused(bundle_copy):
     ],
 )
 def test_a_manifest_that_cannot_be_read_says_why(bundle_copy, raw, message):
-    (bundle_copy / "manifest.json").write_bytes(raw)
+    write_raw(bundle_copy, raw)
     with pytest.raises(BundleError, match=message):
         bundles.read(bundle_copy)
 
@@ -202,7 +309,7 @@ def write_one(staging, text="new"):
         artifacts=(Artifact(backend="torch", precision="fp32", target="cpu", file="weights.safetensors"),),
         selection=Selection(machine="", timings=()), files=bundles.list_files(staging),
     )  # fmt: skip
-    (staging / "manifest.json").write_bytes(to_json(manifest))
+    bundles.write_manifest(staging, manifest)
 
 
 def test_a_block_that_fails_leaves_what_was_there(tmp_path):

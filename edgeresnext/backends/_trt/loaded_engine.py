@@ -25,6 +25,7 @@ class LoadedEngine:
         file: The plan; its digest, header and compute capability have been checked.
         model: The network that it holds.
         options: How it was built.
+        content: The plan's bytes, where they have been read.
 
     Attributes:
         smallest: Images a run that its profile takes, at least.
@@ -34,14 +35,16 @@ class LoadedEngine:
         BackendError: TensorRT refuses the plan.
     """
 
-    def __init__(self, module: str, file: Path, model: ModelSpec, options: EngineOptions) -> None:
+    def __init__(
+        self, module: str, file: Path, model: ModelSpec, options: EngineOptions, content: bytes | None = None
+    ) -> None:
         self.trt: Any = load_module(module)
         self.engine: Any = None
         self._runtime: Any = None
         self._errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
         self._logger = make_logger(self.trt, self._listen)
         try:
-            self._deserialize(file, options)
+            self._deserialize(file.read_bytes() if content is None else content, file, options)
             self.smallest, self.largest = self._profile(model)
             self.cache = RuntimeCache(file, self.engine)
         except BaseException:
@@ -53,9 +56,8 @@ class LoadedEngine:
         """Whether the runtime makes CUDA graphs by itself, as TensorRT-RTX does."""
         return hasattr(self.trt, "CudaGraphStrategy")
 
-    def _deserialize(self, file: Path, options: EngineOptions) -> None:
+    def _deserialize(self, plan: bytes, file: Path, options: EngineOptions) -> None:
         """Load the plan."""
-        plan = file.read_bytes()
         try:
             self._runtime = self.trt.Runtime(self._logger)
         except TypeError:  # pybind11: the factory returned null

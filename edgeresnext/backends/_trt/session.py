@@ -37,6 +37,7 @@ class EngineSession(Session):
         file: The plan; its digest, header and compute capability have been checked.
         model: The network that it holds.
         options: How it was built, where that is known.
+        content: The plan's bytes, where they have been read.
 
     Raises:
         BackendError: TensorRT refuses the plan, or memory is short.
@@ -44,7 +45,14 @@ class EngineSession(Session):
 
     largest: int
 
-    def __init__(self, module: str, file: Path, model: ModelSpec, options: EngineOptions | None = None) -> None:
+    def __init__(
+        self,
+        module: str,
+        file: Path,
+        model: ModelSpec,
+        options: EngineOptions | None = None,
+        content: bytes | None = None,
+    ) -> None:
         super().__init__(model)
         self.cuda = cuda_library.connect()
         self._changed = threading.Condition()  # of the three below
@@ -56,7 +64,7 @@ class EngineSession(Session):
         with ExitStack() as undo:
             undo.callback(self.cuda.close)
             with self.cuda.active():
-                self._loaded = LoadedEngine(module, file, model, options or EngineOptions())
+                self._loaded = LoadedEngine(module, file, model, options or EngineOptions(), content)
                 undo.callback(self._loaded.close)
                 self._idle.append(self._new_context())
             undo.pop_all()
