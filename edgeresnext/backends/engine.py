@@ -95,9 +95,7 @@ class EngineBackend(Backend):
             return f"{NO_GPU}: edgeresnext doctor shows what is missing"
         if (reason := self.missing()) is not None:
             return reason
-        if cuda.installed() is None:
-            return f"no Python library for CUDA memory: {cuda.how_to_install()}"
-        return None
+        return cuda.unavailable()
 
     def misfit(self, artifact: Artifact) -> str | None:
         """Return why this machine cannot run an engine, told by the manifest alone, and the way out."""

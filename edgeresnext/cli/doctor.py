@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgeresnext.backends import cuda, registry, targets
+from edgeresnext.errors import EdgeResNeXtError
 from edgeresnext.extras import how_to_install, installed
 from edgeresnext.machine import cpu, gpu, jetson
 from edgeresnext.machine.environment import machine, package_versions
@@ -114,12 +115,12 @@ def _engine_runtimes() -> list[Finding]:
 
 
 def _cuda_library() -> Finding:
-    library = cuda.installed()
-    if library is not None:
-        return Finding(name="CUDA from Python", status="ok", detail=library.library)
     if gpu.detect() is None:
         return Finding(name="CUDA from Python", status="none", detail="of no use without a GPU")
-    return Finding(name="CUDA from Python", status="missing", detail="run engines", remedy=cuda.how_to_install())
+    try:
+        return Finding(name="CUDA from Python", status="ok", detail=cuda.connect().library)
+    except EdgeResNeXtError as error:
+        return Finding(name="CUDA from Python", status="missing", detail=error.what, remedy=error.hint)
 
 
 def _jetson() -> list[Finding]:
@@ -165,7 +166,7 @@ def _jobs() -> tuple[Job, ...]:
     else:
         runtimes = [registry.get_engine_backend(name).missing() for name in registry.ENGINE_NAMES]
         here = "" if None in runtimes else "neither TensorRT nor TensorRT-RTX is installed"
-        here = here or ("" if cuda.installed() else "no Python library for CUDA memory")
+        here = here or cuda.unavailable() or ""
     reasons = {
         "build MODEL --weights FILE": build,
         f"load, verify and bench on target {CPU}": cpu,

@@ -11,7 +11,8 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from edgeresnext.machine import gpu
+from edgeresnext.errors import BackendError, NotInstalledError
+from edgeresnext.machine import gpu, libcuda
 
 INSTALL = "pip install nvidia-ml-py"
 
@@ -87,8 +88,9 @@ class Board:
 
 
 def find_board() -> tuple[Board | None, str]:
-    """Return the GPU that CUDA offers first as NVML knows it, or None and why not, with the way out."""
-    if gpu.detect() is None:
+    """Return the GPU that this call is about as NVML knows it, or None and why not, with the way out."""
+    device = gpu.detect()
+    if device is None:
         return None, "no NVIDIA GPU with a driver"
     try:
         nvml = importlib.import_module("pynvml")
@@ -97,7 +99,7 @@ def find_board() -> tuple[Board | None, str]:
     try:
         nvml.nvmlInit()
         count = nvml.nvmlDeviceGetCount()
-        bus_id = _bus_id()
+        bus_id = _bus_id(device.index)
         if bus_id:
             return Board(nvml=nvml, handle=nvml.nvmlDeviceGetHandleByPciBusId(bus_id)), ""
         if count == 1:
@@ -107,16 +109,15 @@ def find_board() -> tuple[Board | None, str]:
     return None, f"NVML lists {count} GPUs and which of them CUDA uses is not known"
 
 
-def _bus_id() -> bytes:
-    """Return the bus address of the first GPU that CUDA offers; empty where it does not tell."""
-    name, device = ctypes.create_string_buffer(_BUS_ID_BYTES), ctypes.c_int()
+def _bus_id(index: int) -> bytes:
+    """Return the bus address of a GPU that CUDA offers; empty where it does not tell."""
+    name = ctypes.create_string_buffer(_BUS_ID_BYTES)
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
-        if driver.cuInit(0) or driver.cuDeviceGet(ctypes.byref(device), 0):
-            return b""
-        return b"" if driver.cuDeviceGetPCIBusId(name, _BUS_ID_BYTES, device) else name.value
-    except (OSError, AttributeError):  # no library, or one without the function
+        cuda = libcuda.load()
+        cuda.call("cuDeviceGetPCIBusId", name, _BUS_ID_BYTES, cuda.call("cuDeviceGet", index))
+    except (NotInstalledError, BackendError):
         return b""
+    return name.value
 
 
 def _driver(nvml: Any) -> str | None:  # noqa: ANN401  # a module without types

@@ -183,11 +183,10 @@ def _here(precisions: Collection[Precision] | None, options: EngineOptions) -> l
     missing = registry.get_engine_backend(name).missing()
     if missing is not None:
         raise NotInstalledError(f"target 'here' needs TensorRT for {device.name}: {missing}", "edgeresnext doctor")
-    if cuda.installed() is None:
-        raise NotInstalledError(
-            "an engine is checked where it is built, and no Python library for CUDA memory is installed",
-            cuda.how_to_install(),
-        )
+    try:
+        cuda.connect()
+    except NotInstalledError as error:
+        raise NotInstalledError(f"an engine is checked where it is built: {error.what}", error.hint) from None
     if name == "tensorrt":
         label = f"sm{device.compute_capability.replace('.', '')}"
     else:

@@ -282,12 +282,12 @@ def test_without_tensorrt_there_is_no_target_here(install, lean, monkeypatch):
         edgeresnext.build_engines(lean)
 
 
-def test_without_a_cuda_library_nothing_is_built_that_could_not_be_checked(install, lean):
+def test_where_cuda_does_not_start_nothing_is_built_that_could_not_be_checked(install, lean):
     install()
     bundle = compiled(lean)
     install(cuda=None)
-    assert "pip install 'cuda-python<13'" in registry.unavailable(engines(bundle)["fp32"])
-    with pytest.raises(NotInstalledError, match="no Python library for CUDA memory"):
+    assert "cuda-python is not installed: pip install cuda-python" in registry.unavailable(engines(bundle)["fp32"])
+    with pytest.raises(NotInstalledError, match="an engine is checked where it is built: no CUDA from Python"):
         edgeresnext.build_engines(lean, precisions=["fp32"], engine_options=BATCH)
 
 

@@ -75,10 +75,10 @@ def test_an_engine_of_the_other_runtime_is_refused(install, bundle):
 def test_load_takes_the_cpu_where_the_engine_does_not_start(install, bundle_copy, caplog):
     install()
     compiled(bundle_copy)  # engines that nobody has timed come first
-    gpu.failures = {"cudaMalloc": 2}
+    gpu.failures = {"cuMemAlloc": 2}
     with edgeresnext.load(bundle_copy) as classifier:
         assert classifier.artifact.target == "cpu"
     assert "not the engine sm89-fp32: it does not start: no " in caplog.text
-    gpu.failures = {"cudaMalloc": 2}
+    gpu.failures = {"cuMemAlloc": 2}
     with pytest.raises(BackendError, match="of GPU memory left"):
         edgeresnext.load(bundle_copy, backend="tensorrt")

@@ -8,40 +8,34 @@ from edgeresnext import bundle as bundles
 from edgeresnext.backends._trt import child, parent
 from edgeresnext.backends.registry import BASELINE_ARTIFACT
 from edgeresnext.bundle import Bundle
-from edgeresnext.machine.gpu import Gpu
+from edgeresnext.machine import gpu as machine_gpu
 from edgeresnext.pipeline.engines import compile_engines
 from edgeresnext.pipeline.wanted import Wanted
 from edgeresnext.progress import silent
 from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.spec import EngineOptions
 
-from . import VERSIONS, gpu, installed
+from . import VERSIONS, installed
 
 CLASSIC = [release for module, release in VERSIONS if module == "tensorrt"]
 CALIBRATING = [release for release in CLASSIC if not release.startswith("11")]
 BATCH = EngineOptions(batch=(1, 2, 4), int8_grouped="on")
 
 
-def install(monkeypatch, module="tensorrt", release="10.3", cuda="cuda-python", *, child=False, **settings):
+def install(monkeypatch, module="tensorrt", release="10.3", cuda="libcuda", *, child=False, **settings):
     """Install stand-ins, and let the driver tell of the simulated GPU.
 
     Args:
         monkeypatch: pytest's.
         module: "tensorrt" or "tensorrt_rtx".
         release: one of VERSIONS.
-        cuda: "cuda-python", "pycuda" or None.
+        cuda: "libcuda", "cuda-python", "pycuda" or None.
         child: build in a child process, as users do, instead of this one.
         settings: what the simulated GPU should be.
     """
     trt = installed(monkeypatch, module, release, cuda, settings)
-    device = Gpu(
-        name=gpu.name,
-        compute_capability=".".join(map(str, gpu.compute_capability)),
-        memory_bytes=gpu.memory_bytes,
-        driver="12.8",
-        integrated=False,
-    )
-    monkeypatch.setattr("edgeresnext.machine.gpu.detect", lambda: device)
+    devices = machine_gpu.devices()
+    monkeypatch.setattr(machine_gpu, "devices", lambda: devices)
     # The package that is really installed here is not the one that stands in for it.
     monkeypatch.setattr("edgeresnext.backends.engine.EngineBackend.release", lambda _: "")
     # Latencies mean nothing here.

@@ -68,8 +68,8 @@ def read(data, module_name, version, gpu, *, host_code_allowed=False):
     if "VERSION_COMPATIBLE" in flags and "EXCLUDE_LEAN_RUNTIME" not in flags and not host_code_allowed:
         # IRuntime::setEngineHostCodeAllowed: the plan carries a lean runtime, which is host code.
         raise BadPlanError("VERSION_MISMATCH", "Cannot deserialize engine with lean runtime: host code is not allowed")
-    if not runs_on(description, list(gpu.compute_capability)):
-        message = f"The engine was built for compute capability {description['targets']}, and this device has {list(gpu.compute_capability)}"
+    if not runs_on(description, gpu.capability):
+        message = f"The engine was built for compute capability {description['targets']}, and this device has {gpu.capability}"
         raise BadPlanError("UNSUPPORTED_CC", message)
     if len(data) > gpu.memory_bytes - gpu.used_bytes:
         raise BadPlanError("INSUFFICIENT_GPU_MEMORY", "Requested amount of GPU memory could not be allocated")

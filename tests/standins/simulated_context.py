@@ -11,10 +11,10 @@ from as_written import computed_wrongly
 from edgeresnext.compiler.evaluate import Evaluator
 
 from .simulated_config import is_rtx
-from .simulated_gpu import Operation, gpu
+from .simulated_gpu import NOT_YET_COPIED, Operation, gpu
 from .simulated_runtime import free_sizes, tensor
+from .simulated_runtime_config import check_config, compile_kernels
 from .surface import create, log, simulated
-from .values import host_memory
 
 NUMPY = {"FLOAT": "f4", "HALF": "f2", "INT8": "i1", "UINT8": "u1", "INT32": "i4", "INT64": "i8", "BOOL": "?"}
 LAYER_MS = 0.1
@@ -58,7 +58,21 @@ def create_execution_context(self, choice=None):
     module = self._sim.module
     config = choice if hasattr(module, "IRuntimeConfig") and isinstance(choice, module.IRuntimeConfig) else None
     strategy = config._sim.strategy if config else choice
-    scratch = 0 if strategy is not None and strategy.name == "USER_MANAGED" else self._sim.plan["scratch_bytes"]
+    return new_context(self, config, own_memory=strategy is None or strategy.name != "USER_MANAGED")
+
+
+@simulated("ICudaEngine", "create_execution_context_without_device_memory")
+def create_execution_context_without_device_memory(self):
+    return new_context(self, None, own_memory=False)
+
+
+def new_context(self, config, *, own_memory):
+    """A context, or None where its memory cannot be had. Without memory of its own it waits for `set_device_memory`.
+
+    The context points to its runtime configuration and that to its cache, and keeps neither alive, as in C++.
+    """
+    module = self._sim.module
+    scratch = self._sim.plan["scratch_bytes"] if own_memory else 0
     reserved = gpu.reserve(scratch)
     if reserved is None:
         log(
@@ -73,7 +87,8 @@ def create_execution_context(self, choice=None):
         "IExecutionContext",
         logger=self._sim.logger,
         engine=self,
-        config=config,
+        config=config and weakref.ref(config),
+        memory=None if own_memory else 0,
         addresses={},
         warm=set(),
         times=[],
@@ -88,65 +103,28 @@ def create_execution_context(self, choice=None):
     self._sim.contexts = getattr(self._sim, "contexts", 0) + 1
     context._sim.values["active_optimization_profile"] = 0 if first else -1
     weakref.finalize(context, gpu.release, reserved)
+    if config is not None:
+        alive = weakref.ref(context)
+        weakref.finalize(
+            config, lambda: alive() is not None and gpu.faults.append("a context outlives its IRuntimeConfig")
+        )
     if is_rtx(module):
-        compile_kernels(context)
+        compile_kernels(context, config)
     return context
 
 
-def compile_kernels(context):
-    """Note in `gpu.compiled` an engine whose kernels are not in the runtime cache, and put them there."""
-    engine, config = context._sim.engine, context._sim.config
-    key = hashlib.sha256(engine._sim.data).hexdigest()[:16]
-    cache = config._sim.cache if config else None
-    if cache is None or key not in cache._sim.entries:
-        gpu.compiled.append(key)
-    if cache is not None:
-        cache._sim.entries.add(key)
+@simulated("IExecutionContext", "set_device_memory")
+def set_device_memory(self, memory, size):
+    if size < self._sim.engine._sim.plan["scratch_bytes"]:
+        gpu.fault(f"{size} bytes of memory for a context that needs {self._sim.engine._sim.plan['scratch_bytes']}")
+    self._sim.memory = memory
 
 
-# Configuration of contexts, and the cache of compiled kernels
-
-
-@simulated("ICudaEngine", "create_runtime_config")
-def create_runtime_config(self):
-    module = self._sim.module
-    config = create(module, "IRuntimeConfig", logger=self._sim.logger, engine=self, cache=None)
-    config._sim.strategy = module.ExecutionContextAllocationStrategy.STATIC
-    if hasattr(module, "CudaGraphStrategy"):
-        config._sim.values["cuda_graph_strategy"] = module.CudaGraphStrategy.DISABLED
-    return config
-
-
-@simulated("IRuntimeConfig", "create_runtime_cache")
-def create_runtime_cache(self):
-    return create(self._sim.module, "IRuntimeCache", logger=self._sim.logger, entries=set())
-
-
-@simulated("IRuntimeConfig", "set_runtime_cache")
-def set_runtime_cache(self, cache):
-    self._sim.cache = cache
-    return True
-
-
-def cache_prefix(module):
-    """What a serialised runtime cache starts with."""
-    return f"RUNTIMECACHE {module.__version__} {gpu.compute_capability} {gpu.driver_version} ".encode()
-
-
-@simulated("IRuntimeCache", "serialize")
-def serialize_runtime_cache(self):
-    text = " ".join(sorted(self._sim.entries)).encode()
-    return host_memory(self._sim.module, cache_prefix(self._sim.module) + text)
-
-
-@simulated("IRuntimeCache", "deserialize")
-def deserialize_runtime_cache(self, blob):
-    content, prefix = bytes(blob), cache_prefix(self._sim.module)
-    if not content.startswith(prefix):
-        log(self._sim.module, self._sim.logger, "WARNING", "the runtime cache is of another release, driver or device")
-        return False
-    self._sim.entries |= set(content[len(prefix) :].decode().split())
-    return True
+def scratch_of(context):
+    """(address, bytes) of the memory that was given to a context; none where it has its own."""
+    size = context._sim.engine._sim.plan["scratch_bytes"]
+    memory = context._sim.values.get("device_memory") or context._sim.memory
+    return ((memory, size),) if memory is not None and size else ()
 
 
 # Context
@@ -229,8 +207,25 @@ def execute_async_v3(self, stream_handle):
         if not self._sim.addresses.get(name):
             log(module, logger, "ERROR", f"IExecutionContext::enqueueV3: Address is not set for tensor {name}")
             return False
+    check_config(self)
+    if (gpu.current or 0) != engine._sim.device:
+        gpu.fault(f"an engine of device {engine._sim.device} runs while device {gpu.current} is current")
+    stream = gpu.stream(stream_handle)
+    captured = stream.captured is not None
+    if stream.broken or (gpu.left_behind and not captured):
+        log(
+            module,
+            logger,
+            "ERROR",
+            "IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (an earlier capture failed)",
+        )
+        gpu.left_behind = False
+        return False
+    if captured and gpu.failures.pop("capture execute_async_v3", None):
+        stream.broken = True
+        log(module, logger, "ERROR", "IExecutionContext::enqueueV3: operation not permitted when stream is capturing")
+        return False
     shapes = {name: actual_shape(self, name) for name in engine._sim.tensors}
-    captured = gpu.stream(stream_handle).captured is not None
     key = tuple(shapes.values())
     # NVIDIA: run once after a change of shape before capturing, which updates the context's state.
     if captured and key not in self._sim.warm:
@@ -246,9 +241,39 @@ def execute_async_v3(self, stream_handle):
     if stream_handle == 0:
         log(module, logger, "WARNING", "Using default stream in enqueueV3() may lead to performance issues")
     addresses = dict(self._sim.addresses)
-    milliseconds = LAYER_MS * len(engine._sim.plan["layers"])
-    gpu.enqueue(stream_handle, Operation(lambda: execute(self, shapes, addresses), milliseconds=milliseconds))
+    gpu.enqueue(stream_handle, operation(self, shapes, addresses))
     return True
+
+
+def operation(context, shapes, addresses):
+    """One run of the engine, for a stream or a graph: what it reads and writes stays as it is now."""
+    engine = context._sim.engine
+    sizes = {
+        name: prod(shape) * np.dtype(NUMPY[engine._sim.tensors[name]["dtype"]]).itemsize
+        for name, shape in shapes.items()
+    }
+    ranges = {name: (addresses[name], size) for name, size in sizes.items()}
+    scratch = scratch_of(context)
+    outputs = tuple(one for name, one in ranges.items() if name not in engine._sim.inputs)
+
+    def run():
+        for address, size in scratch:
+            gpu.locate(address, size, "engine's scratch memory")
+        execute(context, shapes, addresses)
+
+    def spoil():  # what the host sees of mapped memory before the run is not the result
+        for address, size in outputs:
+            if not gpu.is_device(address):
+                gpu.write(address, bytes([NOT_YET_COPIED]) * size)
+
+    return Operation(
+        run,
+        spoil,
+        milliseconds=LAYER_MS * len(engine._sim.plan["layers"]),
+        reads=tuple(one for name, one in ranges.items() if name in engine._sim.inputs),
+        writes=(*outputs, *scratch),
+        what="the engine",
+    )
 
 
 def execute(context, shapes, addresses):

@@ -37,6 +37,7 @@ def deserialize_cuda_engine(self, serialized):
         log(module, logger, "ERROR", f"IRuntime::deserializeCudaEngine: {error}")
         return None
     engine = create(module, "ICudaEngine", logger=logger, runtime=self, data=data, onnx=onnx_bytes, plan=description)
+    engine._sim.device = gpu.current or 0
     engine._sim.tensors = {one["name"]: one for one in description["inputs"] + description["outputs"]}
     engine._sim.inputs = [one["name"] for one in description["inputs"]]
     weakref.finalize(engine, gpu.release, gpu.reserve(len(onnx_bytes)))

@@ -96,43 +96,44 @@ def expected(model):
 
 
 class CudaPython:
-    """Runs a context with `cuda.bindings.runtime`."""
+    """Runs a context with `cuda.bindings.driver`."""
 
     def __init__(self):
-        self.runtime = importlib.import_module("cuda.bindings.runtime")
-        self.buffers = [self.call("cudaMalloc", size) for size in (INPUT_BYTES, OUTPUT_BYTES)]
-        self.addresses = [self.call("cudaHostAlloc", size, 0) for size in (INPUT_BYTES, OUTPUT_BYTES)]
+        self.driver = importlib.import_module("cuda.bindings.driver")
+        self.call("cuInit", 0)
+        self.call("cuCtxPushCurrent", self.call("cuDevicePrimaryCtxRetain", self.call("cuDeviceGet", 0)))
+        self.buffers = [self.call("cuMemAlloc", size) for size in (INPUT_BYTES, OUTPUT_BYTES)]
+        self.addresses = [self.call("cuMemHostAlloc", size, 0) for size in (INPUT_BYTES, OUTPUT_BYTES)]
         self.source, self.target = (
             np.ctypeslib.as_array((ctypes.c_float * (size // 4)).from_address(address))
             for size, address in zip((INPUT_BYTES, OUTPUT_BYTES), self.addresses, strict=True)
         )
-        self.stream = self.call("cudaStreamCreateWithFlags", self.runtime.cudaStreamNonBlocking)
+        self.stream = self.call("cuStreamCreate", 1)
 
     def call(self, name, *arguments):
-        error, *values = getattr(self.runtime, name)(*arguments)
-        assert error == self.runtime.cudaError_t.cudaSuccess, (name, error)
+        error, *values = getattr(self.driver, name)(*arguments)
+        assert error == self.driver.CUresult.CUDA_SUCCESS, (name, error)
         return values[0] if values else None
 
     def copy_in(self, nbytes=INPUT_BYTES):
-        kind = self.runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self.call("cudaMemcpyAsync", self.buffers[0], self.addresses[0], nbytes, kind, self.stream)
+        self.call("cuMemcpyHtoDAsync", self.buffers[0], self.addresses[0], nbytes, self.stream)
 
     def copy_out(self):
-        kind = self.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self.call("cudaMemcpyAsync", self.addresses[1], self.buffers[1], OUTPUT_BYTES, kind, self.stream)
+        self.call("cuMemcpyDtoHAsync", self.addresses[1], self.buffers[1], OUTPUT_BYTES, self.stream)
 
     def enqueue(self, context):
         self.copy_in()
         for name, buffer in zip("xy", self.buffers, strict=True):
-            assert context.set_tensor_address(name, buffer)
+            assert context.set_tensor_address(name, int(buffer))
         assert context.execute_async_v3(int(self.stream))
         self.copy_out()
 
     def synchronize(self):
-        self.call("cudaStreamSynchronize", self.stream)
+        self.call("cuStreamSynchronize", self.stream)
 
     def close(self):
-        self.call("cudaStreamDestroy", self.stream)
+        self.call("cuStreamDestroy", self.stream)
         for buffer, address in zip(self.buffers, self.addresses, strict=True):
-            self.call("cudaFree", buffer)
-            self.call("cudaFreeHost", address)
+            self.call("cuMemFree", buffer)
+            self.call("cuMemFreeHost", address)
+        self.call("cuCtxPopCurrent")

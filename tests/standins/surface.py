@@ -17,7 +17,7 @@ from .values import BoundType, Dims, HostMemory, Ordered, enumeration
 SIMULATED = {}
 SEVERITIES = ("INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE")
 BASES = {"Logger": "ILogger", "IInt8EntropyCalibrator2": "IInt8Calibrator"}
-HOLDERS = {"ICudaEngine", "IExecutionContext", "IRuntimeConfig"}
+HOLDERS = {"ICudaEngine", "IExecutionContext", "IRuntimeConfig", "IRuntimeCache"}
 # The data does not say what a property takes.
 PROPERTY_TYPES = {
     "DLA_core": "int",
@@ -25,6 +25,7 @@ PROPERTY_TYPES = {
     "builder_optimization_level": "int",
     "cuda_graph_strategy": "CudaGraphStrategy",
     "debug_sync": "bool",
+    "device_memory": "int",
     "default_device_type": "DeviceType",
     "dynamic_shapes_kernel_specialization_strategy": "DynamicShapesKernelSpecializationStrategy",
     "engine_capability": "EngineCapability",

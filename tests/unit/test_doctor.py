@@ -3,7 +3,6 @@ import json
 
 import pytest
 
-from edgeresnext.backends import cuda
 from edgeresnext.cli import doctor, main
 from edgeresnext.machine import gpu
 from edgeresnext.machine.gpu import Gpu
@@ -50,7 +49,6 @@ def on_a_jetson(monkeypatch, tmp_path):
 
 def test_without_a_gpu_nothing_of_it_is_called_missing(monkeypatch):
     monkeypatch.setattr(gpu, "detect", lambda: None)
-    monkeypatch.setattr(cuda, "installed", lambda: None)
     found = findings()
     assert [found[name].status for name in ("NVIDIA GPU", "TensorRT", "CUDA from Python")] == ["none"] * 3
     assert not jobs()["build BUNDLE --target here"].possible

@@ -64,7 +64,7 @@ def card(monkeypatch):
 
     def call(**answers):
         monkeypatch.setattr(gpu, "detect", lambda: CARD)
-        monkeypatch.setattr(nvml, "_bus_id", lambda: b"")
+        monkeypatch.setattr(nvml, "_bus_id", lambda _: b"")
         module = pynvml_standin.make(**answers)
         monkeypatch.setitem(sys.modules, "pynvml", module)
         return module
@@ -356,7 +356,7 @@ def test_why_there_is_no_gpu_meter(card, monkeypatch):
 
 def test_of_several_gpus_the_one_that_cuda_uses_is_measured(card, monkeypatch):
     card(nvmlDeviceGetCount=2)
-    monkeypatch.setattr(nvml, "_bus_id", lambda: b"0000:41:00.0")
+    monkeypatch.setattr(nvml, "_bus_id", lambda _: b"0000:41:00.0")
     assert find_meter("gpu")[0]._board.handle == ("handle", b"0000:41:00.0")
 
 

@@ -124,7 +124,7 @@ def test_clocks_that_psutil_cannot_tell_are_left_out(monkeypatch, tmp_path):
 @pytest.fixture
 def card(monkeypatch):
     monkeypatch.setattr(gpu, "detect", lambda: CARD)
-    monkeypatch.setattr(nvml, "_bus_id", lambda: b"")
+    monkeypatch.setattr(nvml, "_bus_id", lambda _: b"")
     module = pynvml_standin.make()
     monkeypatch.setitem(sys.modules, "pynvml", module)
     return module

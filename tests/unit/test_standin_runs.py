@@ -23,7 +23,7 @@ from standins.small_model import (
 
 @pytest.mark.parametrize(("module", "release"), VERSIONS)
 def test_runs_what_onnxruntime_runs_with_cuda_python(monkeypatch, module, release):
-    trt = installed(monkeypatch, module, release)
+    trt = installed(monkeypatch, module, release, cuda="cuda-python")
     model = small_model()
     cuda = CudaPython()
     context = context_of(trt, build(trt, model))
@@ -67,61 +67,58 @@ def test_runs_what_onnxruntime_runs_with_pycuda(monkeypatch, module, release):
     np.testing.assert_array_equal(target.reshape(2, 2), expected(model))
     assert start.time_till(end) > 0
     primary.pop()
-    primary.detach()
     del source, target, buffers, buffer, stream, start, end
     assert gpu.faults == []
     assert gpu.live() == []
 
 
 def test_a_graph_runs_when_it_is_launched(monkeypatch):
-    trt = installed(monkeypatch, "tensorrt", "10.13")
+    trt = installed(monkeypatch, "tensorrt", "10.13", cuda="cuda-python")
     model = small_model()
     cuda = CudaPython()
     context = context_of(trt, build(trt, model))
-    mode = cuda.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-    cuda.call("cudaStreamBeginCapture", cuda.stream, mode)
+    mode = cuda.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    cuda.call("cuStreamBeginCapture", cuda.stream, mode)
     assert not context.execute_async_v3(int(cuda.stream)), "captured before the first run"
-    graph = cuda.call("cudaStreamEndCapture", cuda.stream)
-    cuda.call("cudaGraphDestroy", graph)
+    graph = cuda.call("cuStreamEndCapture", cuda.stream)
+    cuda.call("cuGraphDestroy", graph)
     cuda.source[:] = 0
     cuda.enqueue(context)
     cuda.synchronize()
-    cuda.call("cudaStreamBeginCapture", cuda.stream, mode)
+    cuda.call("cuStreamBeginCapture", cuda.stream, mode)
     cuda.enqueue(context)
-    assert cuda.runtime.cudaMalloc(8)[0] == cuda.runtime.cudaError_t.cudaErrorStreamCaptureUnsupported
-    graph = cuda.call("cudaStreamEndCapture", cuda.stream)
-    executable = cuda.call("cudaGraphInstantiate", graph, 0)
-    cuda.call("cudaGraphDestroy", graph)
+    graph = cuda.call("cuStreamEndCapture", cuda.stream)
+    executable = cuda.call("cuGraphInstantiate", graph, 0)
+    cuda.call("cuGraphDestroy", graph)
     cuda.source[:] = images().reshape(-1)
-    cuda.call("cudaGraphLaunch", executable, cuda.stream)
+    cuda.call("cuGraphLaunch", executable, cuda.stream)
     cuda.synchronize()
     np.testing.assert_array_equal(cuda.target.reshape(2, 2), expected(model))
-    cuda.call("cudaGraphExecDestroy", executable)
+    cuda.call("cuGraphExecDestroy", executable)
     cuda.close()
     assert gpu.faults == []
     assert gpu.live() == []
 
 
 def test_memory_faults_are_detected(monkeypatch):
-    installed(monkeypatch, "tensorrt", "10.3")
+    installed(monkeypatch, "tensorrt", "10.3", cuda="cuda-python")
     cuda = CudaPython()
     with pytest.raises(Fault, match="run past an allocation"):
         cuda.copy_in(INPUT_BYTES + 1)
     cuda.copy_in()
-    cuda.call("cudaFree", cuda.buffers[0])
+    cuda.call("cuMemFree", cuda.buffers[0])
     with pytest.raises(Fault, match="use after free"):
         cuda.synchronize()
     with pytest.raises(Fault, match="double free"):
-        cuda.call("cudaFree", cuda.buffers[0])
+        cuda.call("cuMemFree", cuda.buffers[0])
     pageable = np.zeros(OUTPUT_BYTES, np.uint8)
-    kind = cuda.runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-    cuda.call("cudaMemcpyAsync", pageable.ctypes.data, cuda.buffers[1], OUTPUT_BYTES, kind, cuda.stream)
+    cuda.call("cuMemcpyDtoHAsync", pageable.ctypes.data, cuda.buffers[1], OUTPUT_BYTES, cuda.stream)
     assert "pageable" in gpu.faults[-1]
     with pytest.raises(TypeError):
-        cuda.runtime.cudaMalloc()
+        cuda.driver.cuMemAlloc()
     with pytest.raises(TypeError):
-        cuda.runtime.cudaMemcpyAsync(1, 2, 3, 2, cuda.stream)
-    assert cuda.runtime.cudaMalloc(1 << 50) == (cuda.runtime.cudaError_t.cudaErrorMemoryAllocation, None)
+        cuda.driver.cuStreamBeginCapture(cuda.stream, 1)  # the mode is a member of its enum
+    assert cuda.driver.cuMemAlloc(1 << 50) == (cuda.driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY, None)
     assert gpu.live() != []
 
 
@@ -187,7 +184,7 @@ def test_layers_are_told(monkeypatch):
 
 
 def test_layers_are_timed(monkeypatch):
-    trt = installed(monkeypatch, "tensorrt", "8.6")
+    trt = installed(monkeypatch, "tensorrt", "8.6", cuda="cuda-python")
     cuda = CudaPython()
     context = context_of(trt, build(trt, small_model()))
 

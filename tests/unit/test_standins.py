@@ -194,18 +194,21 @@ def test_a_progress_monitor_can_stop_the_build(monkeypatch):
 
 def test_a_child_process_finds_the_same_stand_ins(monkeypatch, tmp_path):
     installed(
-        monkeypatch, "tensorrt", "10.16", gpu_settings={"name": "Thor", "compute_capability": [11, 0], "count": 1}
+        monkeypatch,
+        "tensorrt",
+        "10.16",
+        gpu_settings={"name": "Thor", "compute_capability": [11, 0], "count": 1},
+        cuda="cuda-python",
     )
     (tmp_path / "small.onnx").write_bytes(small_model().SerializeToString())
     script = """if True:
         import importlib.util, sys, tensorrt
-        from cuda.bindings import runtime
+        from cuda.bindings import driver
         assert importlib.util.find_spec("tensorrt") and importlib.util.find_spec("cuda.bindings")
-        properties = runtime.cudaGetDeviceProperties(0)[1]
         logger = tensorrt.Logger()
         network = tensorrt.Builder(logger).create_network(2)
         parsed = tensorrt.OnnxParser(network, logger).parse_from_file(sys.argv[1])
-        print(tensorrt.__version__, properties.name, properties.major, parsed, network.num_layers)
+        print(tensorrt.__version__, driver.cuDeviceGetCount()[1], parsed, network.num_layers)
         for name in ("pycuda", "tensorrt_rtx"):
             try:
                 __import__(name)
@@ -214,7 +217,7 @@ def test_a_child_process_finds_the_same_stand_ins(monkeypatch, tmp_path):
     """
     command = [sys.executable, "-W", "error", "-c", script, tmp_path / "small.onnx"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert output.splitlines() == ["10.16.0.1 b'Thor' 11 True 6", "no pycuda", "no tensorrt_rtx"]
+    assert output.splitlines() == ["10.16.0.1 1 True 6", "no pycuda", "no tensorrt_rtx"]
 
 
 def test_failures_can_be_asked_for(monkeypatch):
@@ -222,16 +225,17 @@ def test_failures_can_be_asked_for(monkeypatch):
         monkeypatch,
         "tensorrt",
         "10.3",
-        gpu_settings={"failures": {"build_serialized_network": "fail", "cudaMalloc": 2}},
+        gpu_settings={"failures": {"build_serialized_network": "fail", "cuMemAlloc": 2}},
+        cuda="cuda-python",
     )
     logger, builder, network, config = parsed(trt, small_model())
     assert builder.build_serialized_network(network, config) is None
     assert logger.heard[-1][0] == "ERROR"
     assert builder.build_serialized_network(network, config) is not None
-    runtime = importlib.import_module("cuda.bindings.runtime")
-    assert runtime.cudaMalloc(8)[0] == runtime.cudaError_t.cudaErrorMemoryAllocation
+    driver = importlib.import_module("cuda.bindings.driver")
+    assert driver.cuMemAlloc(8) == (driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY, None)
     gpu.count = 0
-    assert runtime.cudaGetDeviceCount() == (runtime.cudaError_t.cudaErrorNoDevice, None)
+    assert driver.cuInit(0)[0] == driver.CUresult.CUDA_ERROR_NO_DEVICE
     with pytest.raises(TypeError, match="nullptr"):
         trt.Builder(logger)
 

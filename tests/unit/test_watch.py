@@ -51,7 +51,7 @@ def card(monkeypatch, machine):
     module = pynvml_standin.make()
     device = gpu.Gpu(name="Card", compute_capability="8.9", memory_bytes=1, driver="13.0", integrated=False)
     monkeypatch.setattr(gpu, "detect", lambda: device)
-    monkeypatch.setattr(nvml, "_bus_id", lambda: b"")
+    monkeypatch.setattr(nvml, "_bus_id", lambda _: b"")
     monkeypatch.setitem(sys.modules, "pynvml", module)
     return module
 

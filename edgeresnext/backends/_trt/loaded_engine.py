@@ -30,6 +30,7 @@ class LoadedEngine:
     Attributes:
         smallest: Images a run that its profile takes, at least.
         largest: And at most.
+        scratch_bytes: Device memory that a context works in.
 
     Raises:
         BackendError: TensorRT refuses the plan.
@@ -46,6 +47,8 @@ class LoadedEngine:
         try:
             self._deserialize(file.read_bytes() if content is None else content, file, options)
             self.smallest, self.largest = self._profile(model)
+            size = "device_memory_size_v2" if hasattr(self.engine, "device_memory_size_v2") else "device_memory_size"
+            self.scratch_bytes = int(getattr(self.engine, size))
             self.cache = RuntimeCache(file, self.engine)
         except BaseException:
             self.engine = self._runtime = None

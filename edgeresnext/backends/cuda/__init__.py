@@ -1,46 +1,86 @@
-"""Device memory, copies and streams, by pycuda or by cuda-python: whichever is installed.
+"""Device memory, copies, streams and graphs, by CUDA's driver API: by ctypes, by cuda-python or by pycuda.
 
-Both use the device's primary context, the one that PyTorch and TensorRT use too; `pycuda.autoinit`, which makes a
-context of its own and breaks such programs, is never imported.
+All three work in the device's primary context, the one that PyTorch and TensorRT use too, and none links a CUDA runtime
+of its own, whose release would have to fit the driver.
 """
 
 from __future__ import annotations
 
+import functools
+import os
+
 from edgeresnext import extras
 from edgeresnext.backends.cuda.api import Cuda
 from edgeresnext.backends.cuda.cuda_python import CudaPython
+from edgeresnext.backends.cuda.driver import Driver
 from edgeresnext.backends.cuda.pycuda import PyCuda
-from edgeresnext.errors import EdgeResNeXtError, NotInstalledError
+from edgeresnext.errors import EdgeResNeXtError, NotInstalledError, unknown_name
 from edgeresnext.machine import gpu
 
-LIBRARIES: dict[str, type[Cuda]] = {"cuda.bindings": CudaPython, "pycuda": PyCuda}
-"""The package that each implementation needs, the preferred one first: only it captures CUDA graphs."""
+VARIABLE = "EDGERESNEXT_CUDA"
+"""Environment variable that names the library to use, for programs whose own streams are of that library."""
 
+LIBRARIES: dict[str, type[Cuda]] = {"ctypes": Driver, "cuda.bindings": CudaPython, "pycuda": PyCuda}
+"""The package that each implementation needs, in the order in which they are tried."""
 
-def how_to_install() -> str:
-    """Return the command that installs a library for this machine's driver."""
-    device = gpu.detect()
-    package = "cuda-python" if device is None else f"'cuda-python<{int(device.driver.split('.')[0]) + 1}'"
-    return f"pip install {package} (or pycuda, which compiles against the CUDA headers)"
-
-
-def installed() -> type[Cuda] | None:
-    """Return the implementation whose package is installed, cuda-python first."""
-    return next((library for package, library in LIBRARIES.items() if extras.installed(package)), None)
+_HOW_TO_INSTALL = {"cuda-python": "pip install cuda-python", "pycuda": "pip install pycuda (needs the CUDA headers)"}
+_LATER = "edgeresnext doctor shows what is missing."
 
 
 def connect() -> Cuda:
-    """Return CUDA by the library that is installed.
+    """Return CUDA on the GPU in use, by the library that is asked for, else by the first that starts.
 
     Raises:
-        NotInstalledError: None is, or none starts; the reason is given.
+        NotInstalledError: None starts; the reasons are given.
+        RequestError: `EDGERESNEXT_CUDA` names no library.
     """
+    device = gpu.detect()
     reasons = []
-    for package, library in LIBRARIES.items():
-        if extras.installed(package):
-            try:
-                return library()
-            except (EdgeResNeXtError, ImportError, OSError) as error:
-                reasons.append(f"{library.library}: {error}")
-    what = "; ".join(reasons) or "none is installed"
-    raise NotInstalledError(f"no Python library for CUDA memory: {what}", how_to_install())
+    for package, library in _asked_for().items():
+        if not extras.installed(package):
+            reasons.append(f"{library.library} is not installed")
+            continue
+        try:
+            return _connected(library, device.index if device else 0)
+        except (EdgeResNeXtError, ImportError, OSError) as error:
+            what = error.what if isinstance(error, EdgeResNeXtError) else error
+            reasons.append(f"{library.library}: {what}")
+    raise NotInstalledError(f"no CUDA from Python: {'; '.join(reasons)}", how_to_install())
+
+
+def installed() -> type[Cuda] | None:
+    """Return the implementation that starts here, or None. Asked by connecting."""
+    try:
+        return type(connect())
+    except EdgeResNeXtError:
+        return None
+
+
+def unavailable() -> str | None:
+    """Return None where CUDA starts here, or one line: why not, and the way out. Asked by connecting."""
+    try:
+        connect()
+    except EdgeResNeXtError as error:
+        return f"{error.what}: {error.hint}"
+    return None
+
+
+def how_to_install() -> str:
+    """Return what to do where CUDA does not start: only a library that was asked for by name has to be installed."""
+    return _HOW_TO_INSTALL.get(os.environ.get(VARIABLE, ""), _LATER)
+
+
+def _asked_for() -> dict[str, type[Cuda]]:
+    name = os.environ.get(VARIABLE)
+    if not name:
+        return LIBRARIES
+    found = {package: library for package, library in LIBRARIES.items() if library.library == name}
+    if not found:
+        raise unknown_name(f"library in {VARIABLE}", name, [library.library for library in LIBRARIES.values()])
+    return found
+
+
+@functools.cache
+def _connected(library: type[Cuda], device: int) -> Cuda:
+    """Return the one connection of this process to a device by a library."""
+    return library(device)

@@ -1,4 +1,4 @@
-"""What a session needs of CUDA: device memory, page-locked memory, copies, streams, events and graphs."""
+"""What a session needs of CUDA: device memory, page-locked memory, copies, streams, events and graphs of one GPU."""
 
 from __future__ import annotations
 
@@ -13,25 +13,38 @@ from numpy.typing import NDArray
 from edgeresnext.errors import BackendError
 
 NON_BLOCKING = 1
-"""cudaStreamNonBlocking and CU_STREAM_NON_BLOCKING: not ordered with the default stream of other libraries."""
+"""CU_STREAM_NON_BLOCKING: not ordered with the default stream of other libraries."""
+
+DEVICE_MAPPED = 2
+"""CU_MEMHOSTALLOC_DEVICEMAP: the GPU can read and write page-locked memory where it lies."""
 
 _MIB = 2**20
 
 
 class Cuda(ABC):
-    """What a session needs of CUDA. Every call is made inside `active`.
+    """What a session needs of CUDA, on one GPU and in its primary context. Every call is made inside `active`.
+
+    The primary context is the one that PyTorch and TensorRT use too. It is retained once a process, and never released:
+    others may hold what lives in it.
 
     Device memory, streams, events and graphs are the library's own objects, here of type Any. `int` of device memory is
     its address.
+
+    Args:
+        device: The GPU's place among those that CUDA offers.
     """
 
     library: ClassVar[str]
-    graphs: ClassVar[bool]
+    graphs: ClassVar[bool] = True
     """Whether the library can capture a stream."""
 
+    def __init__(self, device: int) -> None:
+        self.device = device
+
     @contextmanager
+    @abstractmethod
     def active(self) -> Iterator[None]:
-        """Make the device's primary context current in this thread."""
+        """Make the GPU's primary context current in this thread for the block."""
         yield
 
     @abstractmethod
@@ -52,7 +65,15 @@ class Cuda(ABC):
 
     @abstractmethod
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
-        """Return page-locked host memory, from which copies run at full speed and without blocking."""
+        """Return page-locked host memory: copies of it run at full speed and without blocking, and the GPU sees it.
+
+        Raises:
+            BackendError: There is not enough.
+        """
+
+    @abstractmethod
+    def mapped(self, array: NDArray[np.uint8]) -> int:
+        """Return the address at which the GPU sees page-locked memory."""
 
     @abstractmethod
     def unpin(self, array: NDArray[np.uint8]) -> None:
@@ -92,10 +113,10 @@ class Cuda(ABC):
 
     @abstractmethod
     def capture(self, stream: Any, queue: Callable[[], None]) -> Any:
-        """Return what `queue` queues on `stream` as a graph, instead of running it.
+        """Return what `queue` queues on `stream` as a graph, instead of running it; the stream is usable after errors.
 
         Raises:
-            BackendError: The library cannot capture (`graphs`).
+            BackendError: The library cannot capture (`graphs`), or the capture failed.
         """
 
     @abstractmethod
@@ -103,11 +124,16 @@ class Cuda(ABC):
         """Queue the work of a graph."""
 
     @abstractmethod
-    def release(self, *things: Any) -> None:
-        """Free streams, events and graphs, where the library does not do so when the last reference goes."""
+    def release_stream(self, stream: Any) -> None:
+        """Free a stream, where the library does not do so when the last reference goes."""
 
-    def close(self) -> None:  # noqa: B027 - only pycuda holds something
-        """Let go of the device's context; nothing of it may be used afterwards."""
+    @abstractmethod
+    def release_event(self, event: Any) -> None:
+        """Free an event, likewise."""
+
+    @abstractmethod
+    def release_graph(self, graph: Any) -> None:
+        """Free a graph, likewise."""
 
     def shortage(self, nbytes: int, kind: str) -> BackendError:
         """Return the error for memory that could not be had."""

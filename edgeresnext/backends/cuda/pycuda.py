@@ -1,4 +1,4 @@
-"""CUDA by pycuda: the driver API, on the device's primary context."""
+"""CUDA by pycuda, for programs whose own objects are of that library."""
 
 from __future__ import annotations
 
@@ -15,23 +15,34 @@ from edgeresnext.errors import BackendError
 
 
 class PyCuda(Cuda):
-    """CUDA's driver API through pycuda, on the primary context of the first device."""
+    """CUDA's driver API through pycuda. `pycuda.autoinit`, which makes a context of its own, is never imported."""
 
     library = "pycuda"
     graphs = False
 
-    def __init__(self) -> None:
+    def __init__(self, device: int) -> None:
+        super().__init__(device)
         self._driver = importlib.import_module("pycuda.driver")
+        self._context: Any = None
         try:
             self._driver.init()
-            self._context = self._driver.Device(0).retain_primary_context()
+            self._device = self._driver.Device(device)
         except self._driver.Error as error:
             raise BackendError(f"pycuda finds no GPU: {error}", "edgeresnext doctor shows what is missing.") from None
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Push the primary context for the block, and turn pycuda's errors into ours."""
-        self._context.push()
+        """Push the primary context for the block, and turn pycuda's errors into ours.
+
+        It is kept as long as the process lives: pycuda's `detach` of a context that is not current pushes it and
+        leaves it there (cuda.hpp).
+        """
+        try:
+            if self._context is None:
+                self._context = self._device.retain_primary_context()
+            self._context.push()
+        except self._driver.Error as error:
+            raise BackendError(f"CUDA failed: {error}") from error
         try:
             yield
         except self._driver.Error as error:
@@ -53,11 +64,18 @@ class PyCuda(Cuda):
         memory.free()
 
     def pinned(self, nbytes: int) -> NDArray[np.uint8]:
+        mapped = self._driver.host_alloc_flags.DEVICEMAP
         try:
-            array: NDArray[np.uint8] = self._driver.pagelocked_empty(nbytes, np.uint8)
+            array: NDArray[np.uint8] = self._driver.pagelocked_empty(nbytes, np.uint8, mem_flags=mapped)
         except self._driver.MemoryError as error:
             raise self.shortage(nbytes, "page-locked host memory") from error
         return array
+
+    def mapped(self, array: NDArray[np.uint8]) -> int:
+        owner: Any = array
+        while isinstance(owner, np.ndarray):
+            owner = owner.base
+        return int(owner.get_device_pointer())
 
     def unpin(self, array: NDArray[np.uint8]) -> None:
         del array  # pycuda frees it when its last view goes
@@ -88,14 +106,16 @@ class PyCuda(Cuda):
 
     def capture(self, stream: Any, queue: Callable[[], None]) -> Any:
         del stream, queue
-        raise BackendError("pycuda cannot capture CUDA graphs", "pip install cuda-python")
+        raise BackendError("pycuda cannot capture CUDA graphs", "Leave EDGERESNEXT_CUDA out: CUDA by ctypes can.")
 
     def launch(self, graph: Any, stream: Any) -> None:
         """Nothing: there are no graphs."""
 
-    def release(self, *things: Any) -> None:
+    def release_stream(self, stream: Any) -> None:
         """Nothing: what pycuda makes is freed with its last reference."""
 
-    def close(self) -> None:
-        """Release the primary context, of which pycuda counts the users."""
-        self._context.detach()
+    def release_event(self, event: Any) -> None:
+        """Nothing, likewise."""
+
+    def release_graph(self, graph: Any) -> None:
+        """Nothing, likewise."""

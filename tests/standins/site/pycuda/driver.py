@@ -2,16 +2,21 @@
 
 import builtins
 import ctypes
-import itertools
-import threading
 from functools import partial
 
 import numpy as np
-from standins.simulated_gpu import DEVICE_TO_HOST, HOST_TO_DEVICE, Fault, gpu
+from standins.simulated_gpu import DEVICE_TO_DEVICE, DEVICE_TO_HOST, HOST_TO_DEVICE, Fault, gpu
 
-numbers = itertools.count(1)
-state = threading.local()
 initialised = []
+NON_BLOCKING = 1
+
+
+class host_alloc_flags:  # noqa: N801
+    """What page-locked memory is for."""
+
+    PORTABLE = 1
+    DEVICEMAP = 2
+    WRITECOMBINED = 4
 
 
 class Error(Exception):
@@ -34,16 +39,9 @@ class MemoryError(Error, builtins.MemoryError):  # noqa: A001
     """Memory is short."""
 
 
-def stack():
-    """The contexts pushed in this thread."""
-    if not hasattr(state, "stack"):
-        state.stack = []
-    return state.stack
-
-
 def require_context(function):
     """Raise as CUDA does where no context is current; then, where a test asked for it, the failure of this call."""
-    if not stack():
+    if not gpu.stack:
         raise LogicError(f"{function} failed: invalid device context")
     if function in gpu.failures:
         gpu.failures.pop(function)
@@ -63,11 +61,14 @@ class Device:
     def __init__(self, number):
         if not initialised:
             raise LogicError("cuDeviceGet failed: initialization error")
-        if not 0 <= number < gpu.count:
+        if not 0 <= number < len(gpu.devices):
             raise LogicError("cuDeviceGet failed: invalid device ordinal")
+        self._number = number
 
     def retain_primary_context(self):
-        return Context()
+        if gpu.failures.pop("retain_primary_context", None):
+            raise MemoryError("cuDevicePrimaryCtxRetain failed: out of memory")
+        return Context(self._number)
 
     def make_context(self, flags=0):
         raise AssertionError("a context of one's own breaks programs that use the primary one")
@@ -76,27 +77,31 @@ class Device:
 class Context:
     """The primary context, retained until detach or the end of the object."""
 
-    def __init__(self):
-        self._number = next(numbers)
-        gpu.contexts[self._number] = True
+    def __init__(self, device):
+        self._device = device
+        gpu.retain(device)
+        self._valid = True
 
     def push(self):
-        if self._number not in gpu.contexts:
+        if not self._valid:
             raise LogicError("cuCtxPushCurrent failed: invalid device context")
-        stack().append(self)
+        gpu.stack.append(self._device)
 
     @staticmethod
     def pop():
-        if not stack():
+        if not gpu.stack:
             raise LogicError("cannot pop: no context is current")
-        stack().pop()
+        gpu.stack.pop()
 
     def detach(self):
-        if gpu.contexts.pop(self._number, None) is None:
+        """Give the context up; where it is not current, it is pushed first and stays there, as in cuda.hpp."""
+        if not self._valid:
             raise LogicError("cannot detach from invalid context")
-
-    def __del__(self):
-        gpu.contexts.pop(self._number, None)
+        self._valid = False
+        if gpu.current != self._device:
+            gpu.stack.append(self._device)
+            gpu.faults.append("detach: left a context on the stack")
+        gpu.release_context(self._device)
 
 
 class DeviceAllocation:
@@ -129,6 +134,10 @@ class PagelockedHostAllocation:
 
     def free(self):
         gpu.unpin(self._address)
+
+    def get_device_pointer(self):
+        require_context("cuMemHostGetDevicePointer")
+        return self._address
 
     def __del__(self):
         if gpu.pinned.get(self._address, (0, None))[1] is self._owner:
@@ -192,6 +201,12 @@ def memcpy_dtoh_async(dest, src, stream=None):
     gpu.copy(address, int(src), nbytes, DEVICE_TO_HOST, stream_handle(stream))
 
 
+def memcpy_dtod_async(dest, src, size, stream=None):
+    """Queue a copy on the device."""
+    require_context("cuMemcpyDtoDAsync")
+    gpu.copy(int(dest), int(src), size, DEVICE_TO_DEVICE, stream_handle(stream))
+
+
 def discard(destroy, alive, handle):
     """Destroy what an object that goes away held. A fault is recorded; a destructor cannot raise it."""
     if handle in alive():
@@ -214,6 +229,10 @@ class Stream:
         if not gpu.synchronise(self.handle):
             raise LogicError("cuStreamSynchronize failed: operation not permitted when stream is capturing")
 
+    def wait_for_event(self, event):
+        require_context("cuStreamWaitEvent")
+        gpu.wait(self.handle, event.handle)
+
     def __del__(self):
         if hasattr(self, "_discard"):
             self._discard()
@@ -233,10 +252,14 @@ class Event:
         return self
 
     def time_till(self, event):
-        times = gpu.event(self.handle).time, gpu.event(event.handle).time
+        times = gpu.event(self.handle).last.time, gpu.event(event.handle).last.time
         if None in times:
             raise LogicError("cuEventElapsedTime failed: device not ready")
         return times[1] - times[0]
+
+    def query(self):
+        last = gpu.event(self.handle).last
+        return last is None or last.time is not None
 
     def __del__(self):
         if hasattr(self, "_discard"):

@@ -1,0 +1,196 @@
+"""What one thread at a time runs an engine on: a stream, page-locked buffers that are used again, execution contexts.
+
+Images go to the device as they are, in uint8; logits come back in float32; one wait a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack, suppress
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeresnext.backends._trt.execution import Execution
+from edgeresnext.backends._trt.loaded_engine import LoadedEngine
+from edgeresnext.backends.cuda.api import Cuda
+from edgeresnext.errors import BackendError
+from edgeresnext.spec import ModelSpec
+
+
+class Way(NamedTuple):
+    """How a batch is run.
+
+    Args:
+        mapped: The engine reads and writes page-locked memory where it lies, instead of copies on the device.
+        graph: The engine is launched as a CUDA graph, in one call instead of one for each layer.
+    """
+
+    mapped: bool = False
+    graph: bool = False
+
+
+USUAL = Way()
+
+
+class Lane:
+    """A stream with buffers and execution contexts; used by one thread at a time.
+
+    Args:
+        loaded: The engine.
+        cuda: Active while the lane is made, and for every call.
+        model: The network that the engine holds.
+
+    Raises:
+        BackendError: Memory is short, or TensorRT refuses a context.
+    """
+
+    def __init__(self, loaded: LoadedEngine, cuda: Cuda, model: ModelSpec) -> None:
+        self._loaded = loaded
+        self._cuda = cuda
+        self._model = model
+        self._image_bytes = model.in_channels * math.prod(model.preprocess.size)
+        self._logits_bytes = model.classes * np.dtype(np.float32).itemsize
+        self._own: dict[tuple[int, Way], Execution] = {}
+        self._graphs: dict[tuple[int, Way], Any] = {}
+        largest = loaded.largest
+        with ExitStack() as undo:
+            self._stream = cuda.stream()
+            undo.callback(cuda.release_stream, self._stream)
+            self._handle = cuda.handle(self._stream)
+            self._scratch = cuda.allocate(max(1, loaded.scratch_bytes))
+            undo.callback(cuda.free, self._scratch)
+            self._device_images = cuda.allocate(largest * self._image_bytes)
+            undo.callback(cuda.free, self._device_images)
+            self._device_logits = cuda.allocate(largest * self._logits_bytes)
+            undo.callback(cuda.free, self._device_logits)
+            self._images = cuda.pinned(largest * self._image_bytes)
+            undo.callback(cuda.unpin, self._images)
+            self._logits = cuda.pinned(largest * self._logits_bytes)
+            undo.callback(cuda.unpin, self._logits)
+            self._any = self._execution()
+            self._free = undo.pop_all()
+
+    def _execution(self, *, graphs: bool = True) -> Execution:
+        return Execution(self._loaded, self._cuda, self._model, self._scratch, self._stream, graphs=graphs)
+
+    def run(self, images: NDArray[np.uint8], way: Way | None) -> NDArray[np.float32]:
+        """Run one batch that the profile allows; a smaller one than its smallest is filled up and cut again.
+
+        Args:
+            images: uint8 `(n, H, W, 3)`.
+            way: How batches of this size run, each in a context of its own; None for a size that nobody prepared.
+        """
+        count = len(images)
+        batch = max(count, self._loaded.smallest)
+        copied = way is None or not way.mapped
+        self._images[: count * self._image_bytes] = images.reshape(-1)
+        try:
+            if copied:
+                self._cuda.to_device(self._device_images, self._images[: batch * self._image_bytes], self._stream)
+            self._execute(batch, way)
+            if copied:
+                self._cuda.to_host(self._logits[: batch * self._logits_bytes], self._device_logits, self._stream)
+        finally:  # what was queued before an error still reads the buffers
+            self._cuda.synchronize(self._stream)
+        logits: NDArray[np.float32] = self._logits.view(np.float32)[: count * self._model.classes]
+        found: NDArray[np.float32] = logits.reshape(count, self._model.classes).copy()
+        return found
+
+    def _execute(self, batch: int, way: Way | None) -> None:
+        """Queue the engine alone."""
+        if way is None:
+            self._bind(self._any, batch, USUAL)
+            self._any.enqueue(self._handle)
+            return
+        self.prepare(batch, way)
+        if way.graph:
+            self._cuda.launch(self._graphs[batch, way], self._stream)
+        else:
+            self._own[batch, way].enqueue(self._handle)
+
+    def _bind(self, execution: Execution, batch: int, way: Way) -> None:
+        if way.mapped:
+            execution.bind(batch, self._cuda.mapped(self._images), self._cuda.mapped(self._logits))
+        else:
+            execution.bind(batch, int(self._device_images), int(self._device_logits))
+
+    def prepare(self, batch: int, way: Way) -> None:
+        """Make the context in which batches of one size run in one way, and its graph, unless they are there.
+
+        Raises:
+            BackendError: It cannot be had, or TensorRT's work cannot be captured.
+        """
+        if (batch, way) in self._own:
+            return
+        execution = self._execution()
+        try:
+            self._bind(execution, batch, way)
+            if way.graph:
+                self._graphs[batch, way] = self._capture(execution)
+        except BaseException:
+            execution.close()
+            raise
+        self._own[batch, way] = execution
+
+    def _capture(self, execution: Execution) -> Any:
+        execution.enqueue(self._handle)  # TensorRT wants one run at a size before it is captured
+        self._cuda.synchronize(self._stream)
+        try:
+            return self._cuda.capture(self._stream, lambda: execution.enqueue(self._handle))
+        except BackendError:
+            # The CUDA runtime inside TensorRT may keep the error, and give it to the next call (trtexec clears it).
+            with suppress(BackendError):
+                execution.enqueue(self._handle)
+            self._cuda.synchronize(self._stream)
+            raise
+
+    def keep(self, batch: int, way: Way) -> None:
+        """Let go of all other ways to run batches of this size."""
+        for key in [key for key in self._own if key[0] == batch and key[1] != way]:
+            self._drop(key)
+
+    def _drop(self, key: tuple[int, Way]) -> None:
+        graph = self._graphs.pop(key, None)
+        if graph is not None:
+            self._cuda.release_graph(graph)
+        self._own.pop(key).close()
+
+    def compute_s(self, batch: int, way: Way | None) -> float:
+        """Run the batch that was run last once more, as it is served but for the copies, between two events."""
+        start, end = self._cuda.event(), self._cuda.event()
+        try:
+            self._cuda.record(start, self._stream)
+            self._execute(batch, way)
+            self._cuda.record(end, self._stream)
+            self._cuda.synchronize(self._stream)
+            return self._cuda.seconds_between(start, end)
+        finally:
+            self._cuda.release_event(start)
+            self._cuda.release_event(end)
+
+    def profile(self, images: NDArray[np.uint8], profiler: Any, runs: int) -> None:
+        """Run one batch several times with a profiler, in a context without graphs: these need not tell of layers."""
+        usual, self._any = self._any, self._execution(graphs=False)
+        try:
+            self.run(images, None)
+            self._any.context.profiler = profiler
+            for _ in range(runs):
+                self.run(images, None)
+            self._any.context.profiler = None
+        finally:
+            self._any.close()
+            self._any = usual
+
+    def close(self) -> None:
+        """Free everything; contexts and graphs go before the memory that they point to."""
+        with suppress(BackendError):  # a GPU that has failed frees nothing more
+            self._cuda.synchronize(self._stream)
+            for key in list(self._own):
+                self._drop(key)
+        self._own.clear()
+        self._any.close()
+        del self._images, self._logits
+        self._free.close()
+        del self._stream, self._device_images, self._device_logits, self._scratch
