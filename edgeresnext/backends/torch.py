@@ -21,6 +21,7 @@ from edgeresnext.machine import cpu, gpu
 from edgeresnext.spec import Artifact, ModelSpec, Precision
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 
@@ -47,7 +48,10 @@ class TorchSession(Session):
         import torch
 
         self._thread_count = threads
-        self._device = torch.device("cuda" if artifact.target == CUDA_TARGET else "cpu")
+        self._device = torch.device("cpu")
+        if artifact.target == CUDA_TARGET:  # PyTorch counts GPUs as CUDA does
+            device = gpu.detect()
+            self._device = torch.device("cuda", device.index if device else 0)
         self._dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[artifact.precision]
         self._compiles = artifact.mode == COMPILE
         self._compiled: Any = None
@@ -136,10 +140,7 @@ class TorchSession(Session):
             with (
                 torch.inference_mode(),
                 _threads(self._thread_count),
-                # FP32 means FP32: cuDNN would otherwise take TF32 for convolutions.
-                nullcontext()
-                if self._device.type == "cpu"
-                else torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False),
+                _on_gpu(self._device) if self._device.type == "cuda" else nullcontext(),
             ):
                 yield forward
         except Exception as error:  # out of memory, no working compiler, a cache that cannot be written
@@ -169,6 +170,18 @@ class TorchSession(Session):
         """Free the weights."""
         self._compiled = None
         self._networks.clear()
+
+
+@contextmanager
+def _on_gpu(device: torch.device) -> Iterator[None]:
+    """Make a GPU current, and FP32 mean FP32: cuDNN would otherwise take TF32 for convolutions."""
+    import torch
+
+    with (
+        torch.cuda.device(device),
+        torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False),
+    ):
+        yield
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from typing import Literal
 from edgeresnext.backends import cuda, registry, targets
 from edgeresnext.errors import EdgeResNeXtError
 from edgeresnext.extras import how_to_install, installed
-from edgeresnext.machine import cpu, gpu, jetson
+from edgeresnext.machine import cpu, gpu, jetson, nvml
 from edgeresnext.machine.environment import machine, package_versions
 from edgeresnext.spec import CPU
 
@@ -71,6 +71,7 @@ def examine() -> tuple[tuple[Finding, ...], tuple[Job, ...]]:
         Finding(name="INT8 on this CPU", status="ok", detail=cpu.int8_products()),
         *(_package(package) for package in _PACKAGES),
         _gpu(),
+        *_other_gpus(),
         *_engine_runtimes(),
         _cuda_library(),
         *_jetson(),
@@ -88,11 +89,25 @@ def _package(package: str) -> Finding:
 def _gpu() -> Finding:
     device = gpu.detect()
     if device is None:
+        divided = nvml.without_instances()
+        if divided:
+            detail = f"{', '.join(divided)}: in MIG mode without an instance, so CUDA offers nothing"
+            return Finding(name="NVIDIA GPU", status="missing", detail=detail, remedy=gpu.MAKE_INSTANCE)
         remedy = "Install NVIDIA's driver if there is one" if sys.platform == "linux" else ""
         return Finding(name="NVIDIA GPU", status="none", detail="no driver, or no GPU", remedy=remedy)
     memory = f"{device.memory_bytes / 2**30:.0f} GiB{', shared with the CPU' if device.integrated else ''}"
     detail = f"{device.name}, compute capability {device.compute_capability}, {memory}, CUDA driver {device.driver}"
     return Finding(name="NVIDIA GPU", status="ok", detail=detail)
+
+
+def _other_gpus() -> list[Finding]:
+    """Name the other GPUs, by what chooses them."""
+    chosen = gpu.detect()
+    return [
+        Finding(name=f"other GPU {one.index}", status="ok", detail=f"{one.name}, {one.uuid or 'no UUID'}")
+        for one in gpu.devices()
+        if chosen is not None and one.index != chosen.index
+    ]
 
 
 def _engine_runtimes() -> list[Finding]:

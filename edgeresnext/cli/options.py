@@ -28,6 +28,7 @@ backend_option = click.option(
 )
 precision_option = click.option("--precision", metavar="NAME", help="Use this precision: fp32, bf16, fp16, int8.")
 threads_option = click.option("--threads", type=int, metavar="N", help="CPU threads. Default: the runtime's choice.")
+device_option = click.option("--device", metavar="N|UUID", help="The GPU, by index or as nvidia-smi -L has it. [0]")
 save_option = click.option(
     "--save",
     "files",
@@ -69,6 +70,7 @@ ENGINE_OPTIONS = (
         help="Grouped convolutions of INT8 engines in INT8; auto measures both on the device. [auto]",
     ),
     click.option("--backend", metavar="NAME", help="For target here: tensorrt or tensorrt_rtx."),
+    device_option,
 )
 
 BENCH_OPTIONS = (
@@ -105,6 +107,7 @@ BENCH_OPTIONS = (
         help="Leave out pytorch (its other ways), compile, accuracy, scopes, layers, energy or memory. Repeatable.",
     ),
     threads_option,
+    device_option,
 )
 
 CHECKPOINT_OPTIONS = (

@@ -9,7 +9,14 @@ import click
 
 import edgeresnext
 from edgeresnext.cli import console
-from edgeresnext.cli.options import backend_option, bundle_argument, json_option, precision_option, threads_option
+from edgeresnext.cli.options import (
+    backend_option,
+    bundle_argument,
+    device_option,
+    json_option,
+    precision_option,
+    threads_option,
+)
 from edgeresnext.cli.show_bundle import show_bundle, show_checks
 from edgeresnext.cli.show_file import show_engine, show_onnx, show_weights
 from edgeresnext.errors import EdgeResNeXtError
@@ -22,6 +29,7 @@ from edgeresnext.extras import how_to_install
 @backend_option
 @precision_option
 @threads_option
+@device_option
 @click.option("--top", type=int, default=5, show_default=True, help="Classes to print for each image.")
 @json_option
 def predict(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
@@ -45,10 +53,11 @@ def predict(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool, **o
 
 @click.command()
 @bundle_argument
+@device_option
 @json_option
-def verify(bundle: Path, as_json: bool) -> None:  # noqa: FBT001
+def verify(bundle: Path, device: str | None, as_json: bool) -> None:  # noqa: FBT001
     """Check every file of BUNDLE, then replay the golden images on every artefact that runs here."""
-    checks = edgeresnext.verify(bundle)
+    checks = edgeresnext.verify(bundle, device=device)
     if as_json:
         console.print_json(checks)
     else:

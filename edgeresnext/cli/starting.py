@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeresnext.cli import console
-from edgeresnext.cli.options import json_option
+from edgeresnext.cli.options import device_option, json_option
 from edgeresnext.cli.show_bundle import show_checks
 
 if TYPE_CHECKING:
@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@device_option
 @json_option
-def doctor(as_json: bool) -> None:  # noqa: FBT001
+def doctor(device: str | None, as_json: bool) -> None:  # noqa: FBT001
     """Show what this machine has, what is missing for which job, and the command that installs it."""
     from edgeresnext.cli.doctor import examine
+    from edgeresnext.machine import gpu
 
-    findings, jobs = examine()
+    with gpu.using(device):
+        findings, jobs = examine()
     if as_json:
         console.print_json({"findings": findings, "jobs": jobs})
     else:

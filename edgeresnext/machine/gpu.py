@@ -19,6 +19,7 @@ from edgeresnext.machine import libcuda
 from edgeresnext.machine.libcuda import Libcuda
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+MAKE_INSTANCE = "sudo nvidia-smi mig -lgip lists what there can be, sudo nvidia-smi mig -cgi PROFILE -C makes one."
 _NAME_BYTES = 256
 _MAJOR, _MINOR, _INTEGRATED = 75, 76, 18
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR and CU_DEVICE_ATTRIBUTE_INTEGRATED (CUDA driver API)."""
@@ -47,10 +48,6 @@ class Gpu:
     index: int = 0
     uuid: str = ""
 
-    def alone(self) -> dict[str, str]:
-        """Return this process's environment for a child that is to see this GPU alone."""
-        return {**os.environ, VISIBLE: self.uuid} if self.uuid else dict(os.environ)
-
 
 def devices() -> tuple[Gpu, ...]:
     """Return the GPUs that CUDA offers, in its order; none without a driver (`CUDA_VISIBLE_DEVICES` may hide some)."""
@@ -68,6 +65,12 @@ def detect() -> Gpu | None:
     """Return the GPU that `using` chose, else the first that CUDA offers; None: no driver, or no GPU."""
     chosen = _chosen.get()
     return chosen if chosen is not None else next(iter(devices()), None)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for a child process, which is to see the chosen GPU alone where one was chosen."""
+    chosen = _chosen.get()
+    return dict(os.environ) if chosen is None else {**os.environ, VISIBLE: chosen.uuid or str(chosen.index)}
 
 
 @contextmanager
@@ -104,8 +107,8 @@ def find(device: int | str) -> Gpu:
     if not known:
         raise NotInstalledError(
             f"no GPU '{text}': CUDA offers none",
-            "edgeresnext doctor shows what is missing. A GPU in MIG mode needs an instance: sudo nvidia-smi mig -lgip "
-            "lists what there can be, sudo nvidia-smi mig -cgi PROFILE -C makes one.",
+            f"edgeresnext doctor shows what is missing; nvidia-smi -L lists GPUs. One in MIG mode needs an instance: "
+            f"{MAKE_INSTANCE}",
             values=("device",),
         )
     if text.isascii() and text.isdecimal():
@@ -126,7 +129,7 @@ def _show_instance(text: str) -> None:
     """Let CUDA show a MIG instance, if it has not been started: by itself it shows the first one alone."""
     if text.startswith(_MIG) and not libcuda.started() and not os.environ.get(VISIBLE):
         os.environ[VISIBLE] = text
-        if not any(one.uuid.lower() == text.lower() for one in devices()):
+        if not any(one.uuid.lower().startswith(text.lower()) for one in devices()):
             del os.environ[VISIBLE]
 
 

@@ -31,6 +31,8 @@ _POLICIES = {0: "power limit", 1: "heat", 3: "board limit", 5: "voltage reliabil
 _SM, _MEMORY, _GPU_SENSOR = 1, 2, 0
 """NVML_CLOCK_SM, NVML_CLOCK_MEM and NVML_TEMPERATURE_GPU."""
 _BUS_ID_BYTES = 32
+_MIG_ENABLED = 1
+"""NVML_DEVICE_MIG_ENABLE."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,16 @@ class Board:
         """Return how many seconds clocks have been held down so far, by reason; only what this GPU counts."""
         found = {reason: self.ask("nvmlDeviceGetViolationStatus", policy) for policy, reason in _POLICIES.items()}
         return {reason: status.violationTime / 1e9 for reason, status in found.items() if status is not None}
+
+    def divided(self) -> bool:
+        """Return whether MIG divides it: CUDA then offers its instances, and not the whole."""
+        mode = self.ask("nvmlDeviceGetMigMode")
+        return mode is not None and mode[0] == _MIG_ENABLED
+
+    def instances(self) -> int:
+        """Return how many MIG instances there are."""
+        most = int(self.ask("nvmlDeviceGetMaxMigDeviceCount") or 0)
+        return sum(self.ask("nvmlDeviceGetMigDeviceHandleByIndex", index) is not None for index in range(most))
 
     def facts(self) -> dict[str, str]:
         """Return name, driver, clocks, temperature, power limit and throttling; what is not known is left out."""
@@ -107,6 +119,18 @@ def find_board() -> tuple[Board | None, str]:
     except nvml.NVMLError as error:
         return None, f"NVML: {error}"
     return None, f"NVML lists {count} GPUs and which of them CUDA uses is not known"
+
+
+def without_instances() -> tuple[str, ...]:
+    """Return the names of the GPUs in MIG mode of which no instance has been made: CUDA offers nothing of them."""
+    try:
+        nvml = importlib.import_module("pynvml")
+        nvml.nvmlInit()
+        handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    except Exception:  # noqa: BLE001 - no module; or its NVMLError: no driver
+        return ()
+    boards = [Board(nvml=nvml, handle=handle) for handle in handles]
+    return tuple(str(board.ask("nvmlDeviceGetName")) for board in boards if board.divided() and not board.instances())
 
 
 def _bus_id(index: int) -> bytes:

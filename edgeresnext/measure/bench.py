@@ -12,6 +12,7 @@ from edgeresnext import bundle as bundles
 from edgeresnext.backends.base import Session
 from edgeresnext.bundle import Bundle
 from edgeresnext.errors import BackendError, EdgeResNeXtError, RequestError
+from edgeresnext.machine import gpu
 from edgeresnext.machine.energy import find_meter, joules_an_image
 from edgeresnext.machine.watch import MachineWatch
 from edgeresnext.measure import photos, scenarios, variants
@@ -80,6 +81,12 @@ def bench(
         mode=mode, backend=backend, precision=precision, options=options,
     )  # fmt: skip
     check(request)
+    with gpu.using(options.device):
+        return _bench(request, progress)
+
+
+def _bench(request: Request, progress: Progress) -> Report:
+    """Measure what was asked for; see `bench`."""
     run = _Run(request, progress)
     interrupted = False
     try:

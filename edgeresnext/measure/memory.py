@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from edgeresnext.errors import BackendError
+from edgeresnext.machine import gpu
 from edgeresnext.spec import Artifact
 
 _RUNS = 3
@@ -35,7 +36,12 @@ def peak_memory(bundle: Path, artifact: Artifact, batch: int, threads: int | Non
     command += [str(threads)] if threads else []
     try:
         done = subprocess.run(  # noqa: S603
-            command, input=msgspec.json.encode(artifact), capture_output=True, timeout=_TIMEOUT_S, check=True
+            command,
+            input=msgspec.json.encode(artifact),
+            capture_output=True,
+            timeout=_TIMEOUT_S,
+            check=True,
+            env=gpu.environment(),
         )
         return int(done.stdout)
     except subprocess.TimeoutExpired:

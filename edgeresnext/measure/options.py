@@ -87,7 +87,8 @@ class BenchOptions(Value, frozen=True, kw_only=True, repr_omit_defaults=True):
     `baseline` names the variant that speed is compared with, without it PyTorch eager FP32, on the GPU where it runs
     there; accuracy is always compared with PyTorch eager FP32 on the CPU. `samples` images are drawn for accuracy,
     evenly over the classes, without it all (64 in a quick run). `skip` leaves out any of `STAGES`. `class_order` says
-    what class folders that are numbers mean, where the network has no labels.
+    what class folders that are numbers mean, where the network has no labels. `device` is the GPU to measure on, by its
+    index among those that CUDA offers or by its UUID, without it the first.
     """
 
     batch: int | None = None
@@ -100,6 +101,7 @@ class BenchOptions(Value, frozen=True, kw_only=True, repr_omit_defaults=True):
     samples: int | None = None
     skip: tuple[str, ...] = ()
     class_order: ClassOrder | None = None
+    device: int | str | None = None
 
 
 class Request(Value, frozen=True, kw_only=True, repr_omit_defaults=True):

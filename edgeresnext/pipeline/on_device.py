@@ -18,6 +18,7 @@ from edgeresnext.backends.targets import HERE
 from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.bundle import Bundle
 from edgeresnext.errors import AccuracyError, BackendError, BundleError, RequestError
+from edgeresnext.machine import gpu
 from edgeresnext.pipeline.accept import measured_here
 from edgeresnext.pipeline.engines import check_files, compile_engines
 from edgeresnext.pipeline.request import check_precisions
@@ -115,12 +116,13 @@ def add_engines(
     for file in new_files:
         (bundle.path / file).unlink(missing_ok=True)  # a link to the old bundle's: never written through
     kept = tuple(artifact for artifact in bundle.manifest.artifacts if artifact.file not in new_files)
-    built = compile_engines(bundle, wanted, options, progress)
-    manifest = msgspec.structs.replace(
-        bundle.manifest, artifacts=(*built, *kept), files=bundles.list_files(bundle.path)
-    )
-    new = {artifact.name for artifact in built}
-    manifest, failed = measured_here(Bundle(path=bundle.path, manifest=manifest), bundle.golden(), progress, new)
+    with gpu.using(options.device):
+        built = compile_engines(bundle, wanted, options, progress)
+        manifest = msgspec.structs.replace(
+            bundle.manifest, artifacts=(*built, *kept), files=bundles.list_files(bundle.path)
+        )
+        new = {artifact.name for artifact in built}
+        manifest, failed = measured_here(Bundle(path=bundle.path, manifest=manifest), bundle.golden(), progress, new)
     dropped = [artifact for artifact in built if artifact not in manifest.artifacts]
     if before is not None and dropped and len(dropped) == len(built):
         reasons = ", ".join(f"{artifact.name} ({failed[artifact.name].what})" for artifact in dropped)

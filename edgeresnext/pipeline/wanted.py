@@ -93,26 +93,29 @@ def engines_wanted(
         options: How they will be built.
 
     Raises:
-        RequestError: A target cannot have a precision, the backend is ambiguous, or an option would change nothing.
+        RequestError: A target cannot have a precision, the backend is ambiguous, there is no such GPU, or an option
+            would change nothing.
         NotInstalledError: The package, or the GPU, is missing.
     """
     _check_options(options)
-    backend = options.backend
-    if backend is not None and not any(target.name == targets.HERE for target in asked):
-        raise RequestError(
-            f"engine backend {backend} would change nothing: it is for the target '{targets.HERE}'",
-            "Leave it out.",
-            values=("backend",),
-        )
+    for name, what in (("backend", "engine backend"), ("device", "GPU")):
+        value = getattr(options, name)
+        if value is not None and not any(target.name == targets.HERE for target in asked):
+            raise RequestError(
+                f"{what} {value} would change nothing: it is for the target '{targets.HERE}'",
+                "Leave it out.",
+                values=(name,),
+            )
     found: list[Wanted] = []
-    for target in asked:
-        if target.name == targets.HERE:
-            found += _here(precisions, options)
-        elif target.compute_capabilities:
-            found += _ahead_of_time(target, precisions)
-    found = list({one.file: one for one in found}.values())
-    for one in found:
-        registry.get_engine_backend(one.backend).check(options, one.precision)
+    with gpu.using(options.device):
+        for target in asked:
+            if target.name == targets.HERE:
+                found += _here(precisions, options)
+            elif target.compute_capabilities:
+                found += _ahead_of_time(target, precisions)
+        found = list({one.file: one for one in found}.values())
+        for one in found:
+            registry.get_engine_backend(one.backend).check(options, one.precision)
     _check_use(options, asked, found)
     return tuple(found)
 

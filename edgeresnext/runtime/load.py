@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+import numpy as np
 
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import registry
 from edgeresnext.backends.base import Session
 from edgeresnext.bundle import Bundle
-from edgeresnext.errors import BackendError, EdgeResNeXtError, NotInstalledError
+from edgeresnext.errors import BackendError, EdgeResNeXtError, NotInstalledError, RequestError
+from edgeresnext.machine import gpu
 from edgeresnext.runtime.classifier import Classifier, open_artifact
 from edgeresnext.runtime.proof import Proofs
 from edgeresnext.spec import Artifact
@@ -27,6 +30,8 @@ def load(
     precision: str | None = None,
     threads: int | None = None,
     prove: bool = True,
+    batches: Iterable[int] = (1,),
+    device: int | str | None = None,
 ) -> Classifier:
     """Load the fastest artefact of a bundle that this machine runs, and runs rightly.
 
@@ -36,28 +41,52 @@ def load(
     remembered in the user's cache (`EDGERESNEXT_CACHE`). The choice is logged at INFO on the logger `edgeresnext`; it
     is the classifier's `artifact`, and `reason` says why.
 
+    It ends prepared: the runtime has chosen how it runs batches of the sizes that are asked for (memory layout, CUDA
+    graph, copies or shared memory), and is warm. Batches of other sizes run too.
+
     Args:
         path: The bundle.
         backend: Take this backend's artefacts only.
         precision: Take this precision only.
         threads: CPU threads; None leaves the choice to the runtime.
         prove: Whether artefacts have to prove themselves; without, the order is that of the build's machine.
+        batches: Images a call that it will mostly be given.
+        device: The GPU to run on, by its index among those that CUDA offers or by its UUID; None for the first.
 
     Raises:
         BundleError: The path is no bundle, or a file of it is missing or altered; golden images are needed to prove.
-        RequestError: The bundle has no such artefact, or `threads` is not positive.
+        RequestError: The bundle has no such artefact, there is no such GPU, or `threads` or a batch is not positive.
         NotInstalledError: This machine can run none of the artefacts; each reason is given.
         BackendError: No artefact that was asked for starts here and gives the right answers.
     """
-    return bundles.reading(path, lambda bundle: _load(bundle, backend, precision, threads, prove=prove))
+    sizes = _sizes(batches)
+
+    def load_it(bundle: Bundle) -> Classifier:
+        candidates = bundle.artifacts(backend, precision)
+        with gpu.using(device):
+            return _choose(bundle, candidates, threads, sizes, prove=prove)
+
+    return bundles.reading(path, load_it)
 
 
-def _load(
-    bundle: Bundle, backend: str | None, precision: str | None, threads: int | None, *, prove: bool
+def _sizes(batches: Iterable[int]) -> tuple[int, ...]:
+    """Return batch sizes, each once.
+
+    Raises:
+        RequestError: One is not a positive number.
+    """
+    sizes = tuple(dict.fromkeys(batches))
+    for size in sizes:
+        if not isinstance(size, int) or size < 1:
+            raise RequestError(f"a batch is {size!r}", "Give one image or more, such as (1, 8).", values=("batches",))
+    return sizes
+
+
+def _choose(
+    bundle: Bundle, candidates: tuple[Artifact, ...], threads: int | None, sizes: tuple[int, ...], *, prove: bool
 ) -> Classifier:
-    """Load the fastest artefact of a bundle whose manifest has been read; see `load`."""
+    """Return the first of the candidates that runs rightly, prepared for batches of these sizes; see `load`."""
     labels = bundle.labels()
-    candidates = bundle.artifacts(backend, precision)
     proofs = Proofs(bundle, threads) if prove else None
     if proofs is not None and proofs.elsewhere and len(candidates) > 1:
         _time_all(bundle, candidates, proofs, threads)
@@ -77,7 +106,7 @@ def _load(
             missing[artifact.name] = reason
             continue
         try:
-            session = _proven(bundle, artifact, proofs, threads)
+            session = _prepared(_proven(bundle, artifact, proofs, threads), sizes)
         except (BackendError, NotInstalledError) as error:
             failed[artifact.name] = error
             continue
@@ -158,6 +187,23 @@ def _proven(bundle: Bundle, artifact: Artifact, proofs: Proofs | None, threads: 
     if found.status == "failed":
         session.close()
         raise BackendError(found.reason, _WRONG)
+    return session
+
+
+def _prepared(session: Session, sizes: tuple[int, ...]) -> Session:
+    """Return a session that has chosen how it runs batches of these sizes, and is warm.
+
+    Raises:
+        BackendError: It fails on one of them.
+    """
+    height, width, channels = session.model.input.shape[1:]
+    generator = np.random.default_rng(0)
+    try:
+        for size in sizes:
+            session.prepare(generator.integers(0, 256, (size, height, width, channels), dtype=np.uint8))  # type: ignore[arg-type]
+    except BaseException:
+        session.close()
+        raise
     return session
 
 

@@ -8,19 +8,25 @@ from edgeresnext import bundle as bundles
 from edgeresnext.backends import registry
 from edgeresnext.bundle import Bundle, Golden
 from edgeresnext.errors import EdgeResNeXtError
+from edgeresnext.machine import gpu
 from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.runtime.proof import shortfall
 from edgeresnext.spec import Artifact, Check
 
 
-def verify(path: str | Path) -> tuple[Check, ...]:
+def verify(path: str | Path, *, device: int | str | None = None) -> tuple[Check, ...]:
     """Check every file's digest, then every artefact that this machine runs against the golden logits.
+
+    Args:
+        path: The bundle.
+        device: The GPU to run on, by its index among those that CUDA offers or by its UUID; None for the first.
 
     Returns:
         One check an artefact; those that this machine cannot run are skipped with the reason.
 
     Raises:
         BundleError: The path is no bundle, or a file of it is missing or altered.
+        RequestError: There is no such GPU.
     """
     return bundles.reading(path, _verify)
 
@@ -30,7 +36,8 @@ def _verify(bundle: Bundle) -> tuple[Check, ...]:
         bundle.file(name)
     golden = bundle.golden()
     bundle.labels()
-    return tuple(_check(bundle, artifact, golden) for artifact in bundle.artifacts())
+    with gpu.using(device):
+        return tuple(_check(bundle, artifact, golden) for artifact in bundle.artifacts())
 
 
 def _check(bundle: Bundle, artifact: Artifact, golden: Golden) -> Check:

@@ -16,7 +16,8 @@ class EngineOptions(Value, frozen=True, kw_only=True, forbid_unknown_fields=Fals
     `batch` is the smallest, the most frequent and the largest number of images a run. `dla_core` builds for that deep
     learning accelerator of a Jetson. `int8_grouped` says whether grouped convolutions are INT8 in INT8 engines: "auto"
     builds both ways and keeps the faster. `backend` is tensorrt or tensorrt_rtx, for the target `here` where both are
-    installed.
+    installed. `device` is the GPU that `here` is, by its index among those that CUDA offers or by its UUID, without it
+    the first; a manifest does not keep it.
     """
 
     batch: tuple[int, int, int] = (1, 1, 8)
@@ -28,6 +29,7 @@ class EngineOptions(Value, frozen=True, kw_only=True, forbid_unknown_fields=Fals
     dla_core: int | None = None
     int8_grouped: Literal["auto", "on", "off"] = "auto"
     backend: str | None = None
+    device: int | str | None = None
 
 
 class EngineLayer(Value, frozen=True, kw_only=True):

@@ -19,6 +19,7 @@ from . import VERSIONS, installed
 
 CLASSIC = [release for module, release in VERSIONS if module == "tensorrt"]
 CALIBRATING = [release for release in CLASSIC if not release.startswith("11")]
+ask_the_driver = machine_gpu.devices
 BATCH = EngineOptions(batch=(1, 2, 4), int8_grouped="on")
 
 
@@ -34,7 +35,7 @@ def install(monkeypatch, module="tensorrt", release="10.3", cuda="libcuda", *, c
         settings: what the simulated GPU should be.
     """
     trt = installed(monkeypatch, module, release, cuda, settings)
-    devices = machine_gpu.devices()
+    devices = ask_the_driver()
     monkeypatch.setattr(machine_gpu, "devices", lambda: devices)
     # The package that is really installed here is not the one that stands in for it.
     monkeypatch.setattr("edgeresnext.backends.engine.EngineBackend.release", lambda _: "")

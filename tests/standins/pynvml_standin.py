@@ -21,11 +21,15 @@ FUNCTIONS = {
     "nvmlDeviceGetCurrentClocksEventReasons": ("handle",),
     "nvmlDeviceGetCurrentClocksThrottleReasons": ("handle",),
     "nvmlDeviceGetViolationStatus": ("device", "perfPolicyType"),
+    "nvmlDeviceGetMigMode": ("device",),
+    "nvmlDeviceGetMaxMigDeviceCount": ("device",),
+    "nvmlDeviceGetMigDeviceHandleByIndex": ("device", "index"),
 }
 """Functions, and the names of their arguments in nvidia-ml-py 12.535 and 13.615."""
 
 CONSTANTS = {
     "NVML_CLOCK_SM": 1,
+    "NVML_DEVICE_MIG_ENABLE": 1,
     "NVML_CLOCK_MEM": 2,
     "NVML_TEMPERATURE_GPU": 0,
     "NVML_PERF_POLICY_POWER": 0,
@@ -53,6 +57,9 @@ ANSWERS = {
     "nvmlDeviceGetCurrentClocksEventReasons": 0,
     "nvmlDeviceGetCurrentClocksThrottleReasons": 0,
     "nvmlDeviceGetViolationStatus": {0: 0, 1: 0, 3: 0, 5: 0},
+    "nvmlDeviceGetMigMode": None,
+    "nvmlDeviceGetMaxMigDeviceCount": 7,
+    "nvmlDeviceGetMigDeviceHandleByIndex": {},
 }
 """What a healthy GPU answers, by second argument where there is one; violations in nanoseconds."""
 

@@ -222,6 +222,8 @@ def cuStreamBeginCapture(hStream, mode):
 
 def cuStreamEndCapture(hStream):
     allowed(captured=True)
+    if gpu.failures.pop("break capture", None):
+        gpu.stream(hStream).broken = True
     graph = gpu.end_capture(hStream)
     if graph is None:
         raise Refused("CUDA_ERROR_STREAM_CAPTURE_INVALIDATED")

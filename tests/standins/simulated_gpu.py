@@ -124,7 +124,7 @@ class Gpu(Memory, Streams):
     @staticmethod
     def uuid(index):
         """The UUID of a device."""
-        return uuid.UUID(int=(0xA100 + index) << 96 | 0x1234)
+        return uuid.UUID(int=(0xA100_0000 + index) << 96 | 0x1234)
 
     @property
     def stack(self):

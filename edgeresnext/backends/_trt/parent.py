@@ -20,7 +20,7 @@ from edgeresnext.backends.engine_header import platform_name
 from edgeresnext.backends.request import EngineRequest
 from edgeresnext.errors import BackendError, EdgeResNeXtError, InputError, NotInstalledError, RequestError
 from edgeresnext.files import digest
-from edgeresnext.machine.gpu import Gpu
+from edgeresnext.machine.gpu import Gpu, environment
 from edgeresnext.progress import Progress
 from edgeresnext.spec import Engine
 
@@ -52,13 +52,16 @@ def build_engine(request: EngineRequest, gpu: Gpu | None, progress: Progress) ->
         raise
     onnx = Path(built.onnx)
     calibration = request.calibration_cache if onnx == request.plain_onnx else None
-    timing_cache = Path(request.options.timing_cache).name  # the manifest keeps its name, not this machine's path
+    # The manifest keeps the name of the timing cache, not this machine's path, and not the number of its GPU.
+    options = msgspec.structs.replace(
+        request.options, timing_cache=Path(request.options.timing_cache).name, device=None
+    )
     return Engine(
         release=built.release,
         compute_capabilities=request.compute_capabilities or ((gpu.compute_capability,) if gpu else ()),
         onnx=f"onnx/{onnx.name}",
         onnx_sha256=digest(onnx),
-        options=msgspec.structs.replace(request.options, timing_cache=timing_cache),
+        options=options,
         platform=platform_name(),
         calibration_sha256=digest(calibration) if calibration else "",
         built_s=time.perf_counter() - start,
@@ -81,6 +84,7 @@ def run_in_child(request: EngineRequest, progress: Progress) -> Built:
             stdout=output,
             stderr=subprocess.STDOUT,
             pass_fds=(writing,),
+            env=environment(),  # TensorRT builds on the first GPU that it sees
             start_new_session=True,
         )
         try:
