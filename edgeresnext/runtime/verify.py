@@ -28,7 +28,8 @@ def verify(path: str | Path, *, device: int | str | None = None) -> tuple[Check,
         BundleError: The path is no bundle, or a file of it is missing or altered.
         RequestError: There is no such GPU.
     """
-    return bundles.reading(path, _verify)
+    with gpu.using(device):
+        return bundles.reading(path, _verify)
 
 
 def _verify(bundle: Bundle) -> tuple[Check, ...]:
@@ -36,8 +37,7 @@ def _verify(bundle: Bundle) -> tuple[Check, ...]:
         bundle.file(name)
     golden = bundle.golden()
     bundle.labels()
-    with gpu.using(device):
-        return tuple(_check(bundle, artifact, golden) for artifact in bundle.artifacts())
+    return tuple(_check(bundle, artifact, golden) for artifact in bundle.artifacts())
 
 
 def _check(bundle: Bundle, artifact: Artifact, golden: Golden) -> Check:
