@@ -241,7 +241,8 @@ def _sync_path(path: Path) -> None:
 
 def previous(output: Path) -> Path:
     """Return where a replaced bundle waits while the new one takes its place, without renameat2."""
-    return output.with_name(f".{output.name}.previous")
+    output = output.absolute()
+    return output.parent / f".{output.name}.previous"
 
 
 def _recover(output: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from edgeresnext import files
 from edgeresnext.errors import BackendError, DataError
 from edgeresnext.spec import CHANNELS, Artifact, ModelSpec, Precision
+
+_FORKED = "Load the bundle in each child, before the parent does, or start children with multiprocessing's spawn."
 
 
 class Session(ABC):
@@ -31,6 +34,7 @@ class Session(ABC):
 
     def __init__(self, model: ModelSpec) -> None:
         self.model = model
+        self._process = os.getpid()
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the logits `(N, classes)`, float32, of uint8 images `(N, height, width, channels)`.
@@ -39,6 +43,10 @@ class Session(ABC):
             DataError: The images have another shape or type.
             BackendError: The runtime failed.
         """
+        if os.getpid() != self._process:
+            raise BackendError(
+                "this session was opened before the process was forked: its threads are not here", _FORKED
+            )
         wanted = self.model.input.shape[1:]
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != wanted:
             got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
@@ -107,6 +115,10 @@ class Backend(ABC):
     name: ClassVar[str]
     profiles: ClassVar[bool] = True
     """Whether its sessions can tell what single operations take."""
+    survives_fork: ClassVar[bool] = False
+    """Whether a process may use it that was forked after its parent did: threads of others are not there then."""
+    _used_in: int = 0
+    """The process that opened a session first; a child that is forked later still finds its parent's number here."""
 
     @abstractmethod
     def unavailable(self, precision: Precision) -> str | None:
@@ -141,6 +153,9 @@ class Backend(ABC):
             BackendError: The runtime refuses the file.
             NotInstalledError: The runtime does not start.
         """
+        if not self.survives_fork and self._used_in not in (0, os.getpid()):
+            raise BackendError(f"{self.name} was used before this process was forked, and would wait for ever", _FORKED)
+        self._used_in = self._used_in or os.getpid()
         try:
             content = files.read(file, files.ANY_SIZE) if content is None else content
         except OSError as error:

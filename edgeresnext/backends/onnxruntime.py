@@ -85,6 +85,7 @@ class ONNXRuntime(Backend):
     """Runs ONNX files on the CPU with ONNX Runtime's own optimisations."""
 
     name = "onnxruntime"
+    survives_fork = True  # each session has threads of its own
 
     def unavailable(self, precision: Precision) -> str | None:
         """Return what is missing for `precision`."""

@@ -95,7 +95,21 @@ def wider(model):
         (lambda model: model.training_info.add(), "not one graph alone"),
         (lambda model: model.graph.sparse_initializer.add(), "sparse weights"),
     ],
-    ids=str,
+    ids=[
+        "loop",
+        "if",
+        "body",
+        "domain",
+        "no operator",
+        "external",
+        "constant",
+        "wider",
+        "two outputs",
+        "no input",
+        "function",
+        "training",
+        "sparse",
+    ],
 )
 def test_what_none_of_ours_asks_for_is_refused(model, change, reason):
     change(model)
