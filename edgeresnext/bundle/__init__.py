@@ -19,5 +19,6 @@ from edgeresnext.bundle.manifest import WEIGHTS as WEIGHTS
 from edgeresnext.bundle.manifest import read_ranges as read_ranges
 from edgeresnext.bundle.manifest import write_manifest as write_manifest
 from edgeresnext.bundle.output import check_output as check_output
+from edgeresnext.bundle.output import check_replaceable as check_replaceable
 from edgeresnext.bundle.output import list_files as list_files
 from edgeresnext.bundle.output import replacing as replacing

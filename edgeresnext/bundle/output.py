@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeresnext import files
 from edgeresnext.bundle.bundle import read
 from edgeresnext.bundle.manifest import OWN_NAMES, RUNTIME_CACHE_SUFFIX
-from edgeresnext.errors import BundleError, shortened
+from edgeresnext.errors import BundleError, InputError, shortened
 from edgeresnext.spec import FileEntry
 
 
@@ -20,36 +20,52 @@ def check_output(output: Path) -> None:
     Raises:
         BundleError: It is a file, or a directory that holds something other than a bundle.
     """
+    try:
+        check_replaceable(output, "a bundle", lambda: {*OWN_NAMES, *read(output).manifest.files}, RUNTIME_CACHE_SUFFIX)
+    except InputError as error:
+        raise BundleError(error.what, error.hint) from None
+
+
+def check_replaceable(output: Path, kind: str, known: Callable[[], set[str]], by_products: str) -> None:
+    """Refuse an output path in whose place nothing may be put.
+
+    Args:
+        output: A directory, which need not exist.
+        kind: What may be replaced, such as "a bundle".
+        known: Returns the files of such a one in `output`; raises InputError where it is none.
+        by_products: Suffix of files that whoever uses it leaves there, and that are no loss.
+
+    Raises:
+        InputError: It is a file, or a directory that holds something else.
+    """
     if output.exists() and output.resolve() == Path.cwd():
-        raise BundleError(
-            "output is the current directory, which a bundle would replace", "Leave it first (cd ..), or give another."
+        raise InputError(
+            f"output is the current directory, which {kind} would replace", "Leave it first (cd ..), or give another."
         )
     if output.is_symlink() or (output.exists() and not output.is_dir()):
-        raise BundleError(f"output '{output}' is a file or a link", "Give a new directory, or that of a bundle.")
+        raise InputError(f"output '{output}' is a file or a link", f"Give a new directory, or that of {kind}.")
     if output.is_dir() and any(output.iterdir()):
         hint = "Give a new directory, or remove that one first."
         try:
-            known = {*OWN_NAMES, *read(output).manifest.files}
-        except BundleError:
-            raise BundleError(
-                f"output '{output}' holds something other than a bundle; it is left alone", hint
-            ) from None
+            files_of_ours = known()
+        except InputError:
+            raise InputError(f"output '{output}' holds something other than {kind}; it is left alone", hint) from None
         on_disk = {
             path.relative_to(output).as_posix()
             for path in output.rglob("*")
-            if not path.is_dir() and not path.name.endswith(RUNTIME_CACHE_SUFFIX)
+            if not path.is_dir() and not path.name.endswith(by_products)
         }
-        if on_disk - known:
-            raise BundleError(
-                f"output '{output}' holds a bundle and other files, which would be lost: "
-                f"{shortened(sorted(on_disk - known))}",
+        if on_disk - files_of_ours:
+            raise InputError(
+                f"output '{output}' holds {kind} and other files, which would be lost: "
+                f"{shortened(sorted(on_disk - files_of_ours))}",
                 "Move them away, or give a new directory.",
             )
     parent = output.absolute().parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise BundleError(f"cannot write in '{parent}'", "Choose an output directory that you may write to.")
+        raise InputError(f"cannot write in '{parent}'", "Choose an output directory that you may write to.")
 
 
 @contextmanager

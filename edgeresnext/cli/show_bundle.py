@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeresnext.cli.console import print_table
-from edgeresnext.spec import CHANNELS, Check, Gate, OnnxFile, Preprocess
+from edgeresnext.spec import CHANNELS, Check, Gate, OnnxFile
 
 if TYPE_CHECKING:
     from edgeresnext.bundle import Bundle
@@ -35,7 +35,7 @@ def show_bundle(bundle: Bundle, *, layers: bool = False) -> None:
     images = f"uint8 (N, {height}, {width}, {model.in_channels}) {CHANNELS[model.in_channels]}"
     click.echo(f"  weights      {weights}, {manifest.parameters:,} parameters, {manifest.macs / 1e9:.2f} GMACs")
     click.echo(f"  images       {images} -> logits float32 (N, {model.classes})")
-    click.echo(f"  preprocess   {_preprocess(model.preprocess)}")
+    click.echo(f"  preprocess   {model.preprocess.in_words}")
     click.echo(f"  calibration  {manifest.calibration or 'none'}")
     if manifest.calibration:
         click.echo(f"  repairs      {', '.join(manifest.recipe.repairs) or 'none'}")
@@ -73,17 +73,6 @@ def show_bundle(bundle: Bundle, *, layers: bool = False) -> None:
         print_table(("layer", *(plan.name for plan in plans)), rows, left=range(len(plans) + 1))
         for file in manifest.onnx:
             _print_reasons(file)
-
-
-def _preprocess(preprocess: Preprocess) -> str:
-    """Say how an image becomes the network's input."""
-    height, width = preprocess.size
-    filtered = f"({preprocess.interpolation})"
-    if preprocess.fit == "squash":
-        return f"squashed to {width} x {height} px {filtered}"
-    if height == width:
-        return f"shorter edge to {preprocess.resize_px} px {filtered}, centre {width} px"
-    return f"to cover a box whose shorter edge is {preprocess.resize_px} px {filtered}, centre {width} x {height} px"
 
 
 def _layer(file: OnnxFile, name: str) -> str:

@@ -82,6 +82,17 @@ class Preprocess(Value, frozen=True, kw_only=True):
         pairs = list(zip(self.mean, self.std, strict=True))
         return min(-mean / std for mean, std in pairs), max((1 - mean) / std for mean, std in pairs)
 
+    @property
+    def in_words(self) -> str:
+        """How an image becomes the network's input, on the host."""
+        height, width = self.size
+        if self.fit == "squash":
+            return f"squashed to {width} x {height} px ({self.interpolation})"
+        if height == width:
+            return f"shorter edge to {self.resize_px} px ({self.interpolation}), centre {width} px"
+        box = f"to cover a box whose shorter edge is {self.resize_px} px ({self.interpolation})"
+        return f"{box}, centre {width} x {height} px"
+
 
 Average = Literal["logits", "probability"]
 
