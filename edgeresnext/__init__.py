@@ -1,7 +1,7 @@
 """Export, quantise, run and benchmark ResNeXt image classifiers on edge devices.
 
 `build` makes a bundle of a checkpoint, `build_engines` adds engines to it on the device, `load` runs it, `verify`
-proves it, `bench` compares it with PyTorch.
+proves it, `bench` compares it with PyTorch, `export` hands it over to Triton or DeepStream.
 Importing this package loads no framework; each function imports what it needs.
 """
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from edgeresnext.bundle import Bundle as Bundle
     from edgeresnext.comparison.compare import compare as compare
     from edgeresnext.errors import EdgeResNeXtError as EdgeResNeXtError
+    from edgeresnext.interop.export import export as export
     from edgeresnext.measure.bench import bench as bench
     from edgeresnext.measure.options import BenchOptions as BenchOptions
     from edgeresnext.measure.results import Report as Report
@@ -54,6 +55,7 @@ _HOME = {
     "build": "edgeresnext.pipeline.build",
     "build_engines": "edgeresnext.pipeline.on_device",
     "compare": "edgeresnext.comparison.compare",
+    "export": "edgeresnext.interop.export",
     "load": "edgeresnext.runtime.load",
     "read_recipe": "edgeresnext.pipeline.recipe",
     "read_report": "edgeresnext.report.files",

@@ -12,7 +12,7 @@ HEAVY = {"torch", "onnx", "onnxruntime", "openvino", "sklearn", "tensorrt", "ten
 def test_the_public_names_are_these():
     assert set(edgeresnext.__all__) == {
         "BenchOptions", "Bundle", "CheckpointOptions", "Classifier", "EdgeResNeXtError", "EngineOptions", "Gate", "Prediction", "Preprocess",
-        "Recipe", "Report", "__version__", "bench", "build", "build_engines", "compare", "load", "read_recipe",
+        "Recipe", "Report", "__version__", "bench", "build", "build_engines", "compare", "export", "load", "read_recipe",
         "read_report", "save_report", "sensitivity", "train", "verify",
     }  # fmt: skip
 
@@ -61,6 +61,6 @@ def test_values_are_frozen_and_take_keywords_alone(kind):
         value(**({"validation": "x"} if kind == "Gate" else {})).batch = 1
 
 
-@pytest.mark.parametrize(("name", "most"), [("bench", 8), ("build", 15), ("build_engines", 6)])
+@pytest.mark.parametrize(("name", "most"), [("bench", 8), ("build", 15), ("build_engines", 6), ("export", 7)])
 def test_what_is_rarely_asked_for_stays_in_the_values(name, most):
     assert len(inspect.signature(getattr(edgeresnext, name)).parameters) <= most
