@@ -23,8 +23,8 @@ _FRONT = ["Cast", "Transpose", "Sub", "Mul"]
 """How every file begins (`emit`)."""
 
 
-def with_float_input(source: Path, target: Path, model: ModelSpec) -> tuple[float, float, float]:
-    """Write the file that takes float32 `(N, 3, height, width)`, pixels less their mean, and returns probabilities.
+def with_float_input(source: Path, target: Path, model: ModelSpec) -> tuple[float, ...]:
+    """Write the file that takes pixels less their mean, float32 `(N, channels, H, W)`, and returns probabilities.
 
     Its input keeps the name of the original's; the logits are a tensor inside, under their name.
 
@@ -34,7 +34,7 @@ def with_float_input(source: Path, target: Path, model: ModelSpec) -> tuple[floa
         model: The network that it holds.
 
     Returns:
-        What is to be taken off the red, the green and the blue value of each pixel, exact in float32.
+        What is to be taken off each channel of a pixel, exact in float32.
 
     Raises:
         BackendError: The file does not begin as ours do.
@@ -51,15 +51,14 @@ def with_float_input(source: Path, target: Path, model: ModelSpec) -> tuple[floa
     front[3].input[0] = model.input.name
     del graph.node[:3]
     mean = next(tensor for tensor in graph.initializer if tensor.name == mean_name)
-    red, green, blue = (float(value) for value in numpy_helper.to_array(mean).ravel())
+    offsets = tuple(float(value) for value in numpy_helper.to_array(mean).ravel())
     graph.initializer.remove(mean)
-    graph.input[0].CopyFrom(
-        helper.make_tensor_value_info(model.input.name, TensorProto.FLOAT, ["batch", 3, *model.preprocess.size])
-    )
+    shape: list[str | int | None] = ["batch", model.in_channels, *model.preprocess.size]
+    graph.input[0].CopyFrom(helper.make_tensor_value_info(model.input.name, TensorProto.FLOAT, shape))
     graph.node.append(helper.make_node("Softmax", [model.output.name], [PROBABILITIES], name=PROBABILITIES, axis=1))
     graph.output[0].name = PROBABILITIES
     save(file, target)
-    return red, green, blue
+    return offsets
 
 
 def with_logits(source: Path, model: ModelSpec) -> bytes:

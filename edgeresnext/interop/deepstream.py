@@ -26,7 +26,7 @@ from edgeresnext.extras import require
 from edgeresnext.interop.exported import Job, as_comments
 from edgeresnext.interop.replay import Replay, judge, run_as_written
 from edgeresnext.pipeline.engines import onnx_for
-from edgeresnext.spec import Artifact, Precision, Preprocess
+from edgeresnext.spec import CHANNELS, Artifact, Precision, Preprocess
 
 BATCH = 1
 """Images a run, where nothing else is asked for: one stream."""
@@ -40,6 +40,8 @@ _NETWORK_MODE: dict[Precision, int] = {"fp32": 0, "int8": 1, "fp16": 2}
 """`NvDsInferNetworkMode` of nvdsinfer_context.h."""
 _FILTERS = {"bilinear": 1, "bicubic": 2}
 """`NvBufSurfTransform_Inter` of nvbufsurftransform.h; 2 is cubic on a GPU, and five taps on a Jetson's VIC."""
+_COLOR_FORMAT = {3: 0, 1: 2}
+"""`model-color-format` by channels: RGB, and grey. 1 is BGR, and nothing has four."""
 _MAX_BATCH = 1024
 """`NVDSINFER_MAX_BATCH_SIZE` of nvdsinfer_context.h."""
 _EXAMPLE_FRAME = 1920, 1080
@@ -55,11 +57,18 @@ def prepare(bundle: Bundle, output: Path, precision: Precision | None, batch: in
         batch: Images a run; None for one.
 
     Raises:
-        RequestError: The bundle has no such file, a label has a semicolon, or the batch is too large.
+        RequestError: The bundle has no such file, nvinfer has no such images, a label has a semicolon, or the batch is
+            too large.
         NotInstalledError: `onnx` is missing.
     """
     require("build", "onnx", needed_by="an export for DeepStream")
     artifact = _choose(bundle, precision)
+    channels = bundle.manifest.model.in_channels
+    if channels not in _COLOR_FORMAT:
+        raise RequestError(
+            f"the network takes {CHANNELS[channels]} images, and nvinfer gives RGB or grey ones",
+            "Serve it with Triton, or train it without the fourth channel.",
+        )
     largest = BATCH if batch is None else batch
     if largest > _MAX_BATCH:
         raise RequestError(
@@ -153,11 +162,11 @@ def read_config(path: Path) -> Mapping[str, str]:
 
 
 def preprocessed(images: NDArray[np.uint8], config: Mapping[str, str]) -> NDArray[np.float32]:
-    """Return what nvinfer makes of images of the network's size, uint8 RGB `(N, H, W, 3)`: float32 `(N, 3, H, W)`.
+    """Return what nvinfer makes of images of the network's size, uint8 `(N, H, W, channels)`, RGB or grey.
 
-    `NvDsInferConvert_CxToP3FloatKernelWithMeanSubtraction` of nvdsinfer_conversion.cu; a color format of 0 is RGB.
+    It is float32 `(N, channels, H, W)`: the kernels with mean subtraction of nvdsinfer_conversion.cu.
     """
-    assert config["model-color-format"] == "0"
+    assert config["model-color-format"] == str(_COLOR_FORMAT[images.shape[-1]])
     offsets = np.array([float(offset) for offset in config["offsets"].split(";")], np.float32)
     planes = images.transpose(0, 3, 1, 2).astype(np.float32)
     found: NDArray[np.float32] = np.float32(config["net-scale-factor"]) * (planes - offsets[:, None, None])
@@ -210,13 +219,12 @@ def _notes(artifact: Artifact, preprocess: Preprocess) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _config(
-    bundle: Bundle, artifact: Artifact, batch: int, offsets: tuple[float, float, float], *, secondary: bool
-) -> str:
+def _config(bundle: Bundle, artifact: Artifact, batch: int, offsets: tuple[float, ...], *, secondary: bool) -> str:
     """Return a configuration. A comment of such a file has a line of its own."""
     manifest = bundle.manifest
     preprocess = manifest.model.preprocess
     height, width = preprocess.size
+    channels = preprocess.channels
     mode = _NETWORK_MODE[artifact.precision]
     comments = [
         f"{artifact.precision} of bundle '{bundle.path.resolve().name}' ({artifact.file}), written by edgeresnext.",
@@ -244,9 +252,9 @@ model-engine-file={engine}
 network-mode={mode}
 {calibration}# The number of streams, or of objects a frame: another number means another engine.
 batch-size={batch}
-infer-dims=3;{height};{width}
-# 0 is RGB. A pixel becomes net-scale-factor * (x - offset); the file divides by the deviations itself.
-model-color-format=0
+infer-dims={channels};{height};{width}
+# 0 is RGB, 2 grey. A pixel becomes net-scale-factor * (x - offset); the file divides by the deviations.
+model-color-format={_COLOR_FORMAT[channels]}
 net-scale-factor=1
 offsets={";".join(str(np.float32(offset)) for offset in offsets)}
 # Borders would be black, which the network has never seen.

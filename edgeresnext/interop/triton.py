@@ -18,7 +18,7 @@ from edgeresnext.bundle import LABELS, Bundle
 from edgeresnext.errors import InputError, NotInstalledError, RequestError, unknown_name
 from edgeresnext.interop.exported import Job, as_comments
 from edgeresnext.interop.replay import Replay, judge
-from edgeresnext.spec import CPU, Artifact, Precision
+from edgeresnext.spec import CHANNELS, CPU, Artifact, Precision
 
 BATCH = 8
 """Largest batch of an ONNX file, where none is asked for; the files take any."""
@@ -196,9 +196,9 @@ def _config(bundle: Bundle, artifact: Artifact, name: str, batch: int) -> str:
     model = bundle.manifest.model
     dims = ", ".join(map(str, model.input.shape[1:]))
     clients = (
-        f"Clients send uint8 RGB images, channels last, resized as the weights need: {model.preprocess.in_words}, by "
-        "Pillow or another filter that averages where it shrinks. Scaling to [0, 1], mean and deviation are inside the "
-        "model. Answers are logits: a softmax makes them probabilities."
+        f"Clients send uint8 {CHANNELS[model.in_channels]} images, channels last, resized as the weights need: "
+        f"{model.preprocess.in_words}, by Pillow or another filter that averages where it shrinks. Scaling to [0, 1], "
+        "mean and deviation are inside the model. Answers are logits: a softmax makes them probabilities."
     )
     title = f"{artifact.name} of bundle '{bundle.path.resolve().name}' ({artifact.file}), written by edgeresnext."
     comments = (title, "Not yet run by a Triton server.", clients, *_notes(artifact))

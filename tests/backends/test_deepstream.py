@@ -13,13 +13,16 @@ from standins.engines import written
 
 import edgeresnext
 from edgeresnext import bundle as bundles
+from edgeresnext.backends import registry
+from edgeresnext.backends.request import EngineRequest
 from edgeresnext.compiler import float_input
 from edgeresnext.data.images import crop
 from edgeresnext.errors import AccuracyError, BackendError, BundleError, InputError, RequestError
 from edgeresnext.interop import deepstream
 from edgeresnext.interop.replay import run_as_written
+from edgeresnext.model.catalogue import PREPROCESS
 from edgeresnext.runtime.classifier import softmax
-from edgeresnext.spec import CheckpointOptions, Preprocess
+from edgeresnext.spec import CheckpointOptions, EngineOptions, Preprocess
 
 NVINFER_KEYS = {
     "process-mode", "gie-unique-id", "operate-on-gie-id", "network-type", "classifier-type", "onnx-file", "model-engine-file",
@@ -150,6 +153,41 @@ def test_an_ensemble_is_exported_as_one_network(digit_weights, tmp_path, average
         weights, precisions=["fp32"], output=tmp_path / "bundle", checkpoint_options=CheckpointOptions(average=average)
     )
     assert exported(bundle, tmp_path / "ds").replay.difference == 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_tensorrt_rtx_reads_the_file_and_fuses_the_division_into_its_first_kernel(built, tmp_path, precision):
+    backend = registry.get_engine_backend("tensorrt_rtx")
+    if (reason := backend.missing()) is not None:
+        pytest.skip(reason)
+    source = exported(built, tmp_path / "ds", precision=precision).source
+    layers = {}
+    for name, onnx_file in (("exported", tmp_path / "ds" / "model.onnx"), ("own", built.path / source)):
+        request = EngineRequest(
+            name=name, backend="tensorrt_rtx", file=tmp_path / f"{name}.engine", precision=precision, compute_capabilities=("8.9",),
+            onnx=onnx_file, options=EngineOptions(), layer_macs=built.manifest.layer_macs,
+        )  # fmt: skip
+        layers[name] = backend.build(request).layers
+    assert 0 < len(layers["exported"]) <= len(layers["own"]) + 1  # the softmax, with the last bias
+    assert layers["exported"][0].types.startswith("fp32 ->")
+    assert layers["exported"][-1].types.endswith("-> fp32")
+
+
+def random_network(output, channels):
+    """A bundle of random weights for images of so many channels."""
+    preprocess = PREPROCESS["digits"].for_channels(channels)
+    return edgeresnext.build(
+        "resnext20_8x4d", random_weights=True, preprocess=preprocess, precisions=["fp32"], output=output
+    )
+
+
+def test_grey_networks_take_grey_frames_and_four_channels_nvinfer_does_not_have(tmp_path):
+    found = exported(random_network(tmp_path / "grey", 1), tmp_path / "ds")
+    assert found.replay.difference == 0
+    config = deepstream.read_config(tmp_path / "ds" / deepstream.PRIMARY)
+    assert (config["model-color-format"], config["infer-dims"], config["offsets"]) == ("2", "1;32;32", "127.5")
+    with pytest.raises(RequestError, match="takes RGBA images, and nvinfer gives RGB or grey ones"):
+        exported(random_network(tmp_path / "rgba", 4), tmp_path / "ds")
 
 
 @pytest.mark.parametrize("name", [deepstream.PRIMARY, deepstream.SECONDARY])
