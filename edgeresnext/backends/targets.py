@@ -1,7 +1,8 @@
 """Where a bundle can run: names of targets, and what each is given.
 
-`cpu` runs the ONNX files as they are. `rtx*` get engines built ahead of time, on any machine; several may share one
-engine (`rtx30+rtx40`). `jetson-*` get the ONNX files, from which `--target here` builds the engine on the device.
+`cpu` runs the ONNX files as they are. `rtx*`, `sm80` and `gb10` get engines built ahead of time, on any machine;
+several may share one engine (`rtx30+rtx40`). `jetson-*` get the ONNX files, from which `--target here` builds the
+engine on the device.
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ CPU_ARTIFACTS: dict[str, dict[Precision, str]] = {
 }
 """The backends that serve `cpu`, and the ONNX file that each of their precisions runs."""
 
-RTX = {"rtx20": "7.5", "rtx30": "8.6", "rtx40": "8.9", "rtx50": "12.0"}
-"""GeForce generations, and their compute capability (NVIDIA, "CUDA GPU Compute Capability")."""
+RTX = {"rtx20": "7.5", "sm80": "8.0", "rtx30": "8.6", "rtx40": "8.9", "rtx50": "12.0", "gb10": "12.1"}
+"""What TensorRT-RTX builds for ahead of time: GeForce generations, A100 and A30 (`sm80`), the GB10 of DGX Spark; and
+their compute capability (NVIDIA, "CUDA GPU Compute Capability")."""
 
 JETSON = {"jetson-orin": "8.7", "jetson-thor": "11.0"}
 """Jetson generations, and their compute capability."""

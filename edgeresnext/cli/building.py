@@ -37,7 +37,8 @@ from edgeresnext.errors import InputError, RequestError
     "targets",
     multiple=True,
     metavar="NAME",
-    help="cpu, rtx20 to rtx50 (joined, rtx30+rtx40, for one engine), jetson-orin, jetson-thor, here. Repeatable. [cpu]",
+    help="cpu; rtx20 to rtx50, sm80, gb10 (joined, rtx30+rtx40, for one engine); jetson-orin, jetson-thor; here. "
+    "Repeatable. [cpu]",
 )
 @click.option(
     "--precision",

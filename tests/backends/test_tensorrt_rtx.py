@@ -139,6 +139,9 @@ def copy(ahead, tmp_path):
     [
         "rtx20",
         "rtx30+rtx40+rtx50",
+        "sm80+gb10",
+        pytest.param("sm80", marks=pytest.mark.slow),
+        pytest.param("gb10", marks=pytest.mark.slow),
         pytest.param("rtx30", marks=pytest.mark.slow),
         pytest.param("rtx40", marks=pytest.mark.slow),
         pytest.param("rtx50", marks=pytest.mark.slow),

@@ -1,6 +1,6 @@
 import pytest
 
-from edgeresnext.backends.targets import KNOWN, parse
+from edgeresnext.backends.targets import KNOWN, Target, parse
 from edgeresnext.errors import RequestError
 
 
@@ -17,10 +17,18 @@ def test_rtx_targets_can_share_an_engine_in_any_order_and_count_once():
     assert parse(["rtx50+rtx30"])[0].compute_capabilities == ("8.6", "12.0")
 
 
+def test_a100_and_gb10_are_built_for_by_tensorrt_rtx_and_may_share_with_geforce():
+    assert parse(["sm80"])[0].compute_capabilities == ("8.0",)
+    assert parse(["gb10"])[0].compute_capabilities == ("12.1",)
+    assert parse(["gb10+rtx50+sm80"])[0] == Target(name="sm80+rtx50+gb10", compute_capabilities=("8.0", "12.0", "12.1"))
+    assert not any(parse(["sm80+gb10"])[0].refuses(precision) for precision in ("fp32", "fp16", "int8"))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("rtx4", "Did you mean 'rtx40'"),
+        ("sm86", "Did you mean 'sm80'"),
         ("rtx40+", "unknown target ''"),
         ("cpu+rtx40", "joins what cannot share an engine"),
         ("jetson-orin+jetson-thor", "joins what cannot share an engine"),
