@@ -16,8 +16,11 @@ from PIL import Image
 from sample_report import sample_report
 
 README = PAGES[0].read_text(encoding="utf-8")
-FOREIGN_OPTIONS = {"--like", "--onnx", "--help", "--only", "--check"}
-"""Of the scripts beside the package, of trtexec and of every command."""
+FOREIGN_OPTIONS = {
+    *("--like", "--onnx", "--help", "--only", "--check"),
+    *("--build-arg", "--gpus", "--runtime", "--health-interval", "--no-healthcheck"),
+}
+"""Of the scripts beside the package, of trtexec and of every command; of Docker."""
 
 
 def page_name(page):
