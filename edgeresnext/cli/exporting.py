@@ -77,22 +77,22 @@ def export(
     for one in exports:
         _show(one)
     for line in lines:
-        click.echo(f"# {line.name}: build, then time{'' if not line.note else f'; {line.note}'}")
-        click.echo(f"{line.build}\n{line.time}")
+        console.say(f"# {line.name}: build, then time{'' if not line.note else f'; {line.note}'}")
+        console.say(f"{line.build}\n{line.time}")
 
 
 def _show(export: Export) -> None:
     """Print what was written and what proved it."""
-    click.echo(f"{export.path}: {export.name} for {export.tool}, {export.batch} images a run at most")
-    click.echo(f"  from      {export.source}")
+    console.say(f"{export.path}: {export.name} for {export.tool}, {export.batch} images a run at most")
+    console.say(f"  from      {export.source}")
     replay = export.replay
     if replay is not None:
         snr = replay.fidelity.snr_db
         found = "equal to PyTorch's" if snr is None else f"{snr:.1f} dB from PyTorch's"
-        click.echo(
+        console.say(
             f"  replayed  {replay.images} golden images: logits differ by {replay.difference:.1e} of the largest from "
             f"the bundle's own file, {found}"
         )
     for note in export.notes:
-        click.echo(f"  note      {note}")
-    click.echo(f"  use       {export.start}")
+        console.say(f"  note      {note}")
+    console.say(f"  use       {export.start}")

@@ -12,6 +12,7 @@ the offsets are the means of the bundle's own file, and the division by the devi
 from __future__ import annotations
 
 import configparser
+import re
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from edgeresnext.bundle import CALIBRATION_CACHE, LABELS, Bundle
 from edgeresnext.errors import RequestError, unknown_name
 from edgeresnext.extras import require
-from edgeresnext.interop.exported import Job, as_comments
+from edgeresnext.interop.exported import Job, as_comments, source_file
 from edgeresnext.interop.replay import Replay, judge, run_as_written
 from edgeresnext.pipeline.engines import onnx_for
 from edgeresnext.spec import CHANNELS, Artifact, Precision, Preprocess
@@ -45,6 +46,8 @@ _COLOR_FORMAT = {3: 0, 1: 2}
 _MAX_BATCH = 1024
 """`NVDSINFER_MAX_BATCH_SIZE` of nvdsinfer_context.h."""
 _EXAMPLE_FRAME = 1920, 1080
+_NOT_PLAIN = re.compile("[^A-Za-z0-9._-]")
+"""What could end a value in a configuration: nvinfer loads the libraries that one names."""
 
 
 def prepare(bundle: Bundle, output: Path, precision: Precision | None, batch: int | None) -> Job:
@@ -121,12 +124,12 @@ def _write(bundle: Bundle, artifact: Artifact, batch: int, folder: Path) -> None
     """Write the ONNX file, the labels and the two configurations.
 
     Raises:
-        BundleError: A file is missing or altered.
+        BundleError: A file is missing or altered, or none of ours.
         BackendError: The ONNX file is none of this release.
     """
     from edgeresnext.compiler.float_input import with_float_input
 
-    offsets = with_float_input(bundle.file(artifact.file), folder / MODEL, bundle.manifest.model)
+    offsets = with_float_input(source_file(bundle, artifact), folder / MODEL, bundle.manifest.model)
     # One line an output layer, its labels between semicolons; a line a label would name the first class alone.
     (folder / LABELS).write_text(";".join(bundle.labels()) + "\n", encoding="utf-8")
     if artifact.precision == "int8":
@@ -245,7 +248,7 @@ operate-on-gie-id=1"""
 [property]
 {where}
 network-type=1
-classifier-type={manifest.model.name}
+classifier-type={_NOT_PLAIN.sub("_", manifest.model.name)}
 onnx-file={MODEL}
 # nvinfer builds it when it first starts, and takes it from then on.
 model-engine-file={engine}

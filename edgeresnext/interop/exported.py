@@ -11,7 +11,9 @@ from typing import Literal
 import msgspec
 
 from edgeresnext import bundle as bundles
+from edgeresnext import files
 from edgeresnext.bundle import Bundle
+from edgeresnext.bundle.onnx_file import check_onnx
 from edgeresnext.errors import InputError
 from edgeresnext.interop.replay import Replay
 from edgeresnext.spec import Artifact, FileEntry, Precision, Value
@@ -84,14 +86,26 @@ def check_output(job: Job, bundle: Bundle) -> None:
 
     def known() -> set[str]:
         try:
-            record = msgspec.json.decode((output / RECORD).read_bytes(), type=Export)
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+            record = files.from_json(files.read(output / RECORD), Export)
+        except (OSError, msgspec.MsgspecError) as error:
             raise InputError(f"'{output}' is no export: {error}") from None
         if record.tool != job.tool:
             raise InputError(f"'{output}' is an export for {record.tool}")
         return {RECORD, *record.files}
 
     bundles.check_replaceable(output, f"an export for {job.tool}", known, job.by_products)
+
+
+def source_file(bundle: Bundle, artifact: Artifact) -> Path:
+    """Return the file that is exported: what the manifest says it is, and if ONNX, a plain graph of our operators.
+
+    Raises:
+        BundleError: It is missing, altered, or holds more; another program would do what it says.
+    """
+    path = bundle.file(artifact.file)
+    if artifact.engine is None:
+        check_onnx(path.read_bytes(), bundle.manifest.model, path)
+    return path
 
 
 def as_comments(paragraphs: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from edgeresnext.backends import registry
 from edgeresnext.backends.engine_header import read_header
 from edgeresnext.bundle import LABELS, Bundle
 from edgeresnext.errors import InputError, NotInstalledError, RequestError, unknown_name
-from edgeresnext.interop.exported import Job, as_comments
+from edgeresnext.interop.exported import Job, as_comments, source_file
 from edgeresnext.interop.replay import Replay, judge
 from edgeresnext.spec import CHANNELS, CPU, Artifact, Precision
 
@@ -145,9 +145,10 @@ def _write(bundle: Bundle, artifact: Artifact, name: str, batch: int, folder: Pa
     """Write the model: configuration, labels, one golden image to warm up with, and the file itself as version 1.
 
     Raises:
-        BundleError: A file is missing or altered, or the engine is none of TensorRT's.
+        BundleError: A file is missing or altered, or none of ours.
+        InputError: The engine is none of TensorRT's.
     """
-    file = bundle.file(artifact.file)
+    file = source_file(bundle, artifact)
     if artifact.engine is not None and (header := read_header(file)).backend != artifact.backend:
         raise InputError(f"'{file}' is an engine for {header.backend}, not {artifact.backend}", "Build it again.")
     (folder / "1").mkdir()

@@ -3,6 +3,7 @@
 import re
 import shutil
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime
@@ -270,6 +271,29 @@ def test_a_label_with_a_semicolon_is_refused_before_anything_is_written(bundle_c
     with pytest.raises(RequestError, match="'nine; or 9' has a semicolon"):
         exported(bundle, tmp_path / "ds")
     assert list(tmp_path.iterdir()) == [bundle_copy]
+
+
+def test_a_name_in_a_manifest_adds_nothing_to_a_configuration(bundle_copy, tmp_path):
+    manifest = bundles.read(bundle_copy).manifest
+    model = msgspec.structs.replace(manifest.model, name="x\ncustom-lib-path=/tmp/evil.so\n[y]")
+    bundle = written(bundle_copy, msgspec.structs.replace(manifest, model=model))
+    bundle = bundles.read(bundle.path.rename(tmp_path / "b\ncustom-lib-path=evil"))
+    exported(bundle, tmp_path / "ds")
+    for name in (deepstream.PRIMARY, deepstream.SECONDARY):
+        assert set(deepstream.read_config(tmp_path / "ds" / name)) <= NVINFER_KEYS
+
+
+def test_a_file_that_would_make_a_runtime_do_more_is_refused(bundle_copy, tmp_path):
+    file = onnx.load(bundle_copy / "onnx" / "fp32.onnx")
+    weights = file.graph.initializer[2]
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value="/etc/passwd")
+    (bundle_copy / "onnx" / "fp32.onnx").write_bytes(file.SerializeToString())
+    bundle = written(bundle_copy, bundles.read(bundle_copy).manifest)
+    for program in ("deepstream", "triton"):
+        with pytest.raises(BundleError, match="is none of ours"):
+            edgeresnext.export(bundle.path, **{program: tmp_path / program}, precision="fp32")
+        assert not list((tmp_path / program).glob("[!.]*"))
 
 
 @pytest.mark.parametrize(
