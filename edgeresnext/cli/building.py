@@ -12,6 +12,7 @@ import click
 import edgeresnext
 from edgeresnext.cli import console
 from edgeresnext.cli.as_typed import given, preprocessing
+from edgeresnext.cli.console import say
 from edgeresnext.cli.options import (
     CHECKPOINT_OPTIONS,
     ENGINE_OPTIONS,
@@ -136,7 +137,7 @@ def train(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     if as_json:
         console.print_json({"output": str(options["output"]), "top1": top1})
         return
-    click.echo(f"wrote {options['output']}" + ("" if top1 is None else f": top-1 {top1:.2%}"))
+    say(f"wrote {options['output']}" + ("" if top1 is None else f": top-1 {top1:.2%}"))
 
 
 @click.command()

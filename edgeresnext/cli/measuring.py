@@ -12,6 +12,7 @@ import msgspec
 import edgeresnext
 from edgeresnext.cli import console, interruption
 from edgeresnext.cli.as_typed import Scaled, command_line, given
+from edgeresnext.cli.console import say
 from edgeresnext.cli.options import (
     BENCH_OPTIONS,
     bundle_argument,
@@ -121,7 +122,7 @@ def sensitivity(bundle: Path, plot_file: Path | None, as_json: bool, **options: 
         found = edgeresnext.sensitivity(bundle, progress=progress, **options)
     if plot_file is not None:
         drawing.plot(found, plot_file)
-        click.echo(f"wrote {plot_file}", err=True)
+        say(f"wrote {plot_file}", err=True)
     if as_json:
         console.print_json(found)
     else:
@@ -140,11 +141,11 @@ def _show_report(report: Report, files: Sequence[Path], *, as_json: bool) -> Non
         for file in sorted(files, key=lambda file: file.suffix != ".json"):
             try:
                 save_report(report, file)
-                click.echo(f"saved {file}", err=True)
+                say(f"saved {file}", err=True)
             except EdgeResNeXtError as error:
                 failed = failed or error
         if as_json:
-            click.echo(to_json(report), nl=False)
+            say(to_json(report), nl=False)
         else:
             console.wide_console().print(render(report))
     if failed is not None:
@@ -153,7 +154,7 @@ def _show_report(report: Report, files: Sequence[Path], *, as_json: bool) -> Non
 
 def _show_sensitivity(found: Sensitivity) -> None:
     """Print what each layer's quantisation costs, the most sensitive first."""
-    click.echo(f"{found.bundle}, {found.file}: each layer in INT8 alone, {found.images} images ({found.data})\n")
+    say(f"{found.bundle}, {found.file}: each layer in INT8 alone, {found.images} images ({found.data})\n")
     ranked = sorted(found.layers, key=lambda row: row.share, reverse=True)
     rows = [
         (
@@ -169,7 +170,7 @@ def _show_sensitivity(found: Sensitivity) -> None:
     bars = [row if index else (*row[:-1], "") for index, row in enumerate(rows)]
     console.print_table(("layer", "SNR dB", "noise", "agree", "top-1", ""), bars, left=(0, 5))
     if found.floating:
-        click.echo(f"in floating point already: {', '.join(found.floating)}")
+        say(f"in floating point already: {', '.join(found.floating)}")
     if found.together.agreement < 1:
         console.hint(
             "To keep the most sensitive layer in floating point:",

@@ -9,6 +9,7 @@ import click
 
 import edgeresnext
 from edgeresnext.cli import console
+from edgeresnext.cli.console import say
 from edgeresnext.cli.options import (
     backend_option,
     bundle_argument,
@@ -19,7 +20,7 @@ from edgeresnext.cli.options import (
 )
 from edgeresnext.cli.show_bundle import show_bundle, show_checks
 from edgeresnext.cli.show_file import show_engine, show_onnx, show_weights
-from edgeresnext.errors import EdgeResNeXtError
+from edgeresnext.errors import DataError, EdgeResNeXtError
 from edgeresnext.extras import how_to_install
 
 
@@ -38,17 +39,26 @@ def predict(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool, **o
 
     paths = [path for given in images for path in (scan(given).images if given.is_dir() else [given])]
     with edgeresnext.load(bundle, **options) as classifier:
-        click.echo(f"{classifier.artifact.name} ({classifier.artifact.file}): {classifier.reason}", err=True)
+        say(f"{classifier.artifact.name} ({classifier.artifact.file}): {classifier.reason}", err=True)
         results: dict[str, Any] = {}
+        refused: dict[str, str] = {}
         for path in paths:
-            predictions = classifier.predict(path, top)
-            results[str(path)] = predictions
+            try:
+                results[str(path)] = classifier.predict(path, top)
+            except DataError as error:  # one bad image does not hide what the others are
+                refused[str(path)] = error.what
+                say(f"skipped: {error.what}", err=True)
+                continue
             if not as_json:
-                click.echo(path if len(paths) > 1 else "", nl=len(paths) > 1)
+                say(path if len(paths) > 1 else "", nl=len(paths) > 1)
                 for prediction in results[str(path)]:
-                    click.echo(f"{prediction.probability:8.2%}  {prediction.label}")
+                    say(f"{prediction.probability:8.2%}  {prediction.label}")
     if as_json:
-        console.print_json({"artifact": classifier.artifact.name, "reason": classifier.reason, "images": results})
+        console.print_json({
+            "artifact": classifier.artifact.name, "reason": classifier.reason, "images": results, "skipped": refused,
+        })  # fmt: skip
+    if refused:
+        raise DataError(f"{len(refused)} of {len(paths)} images could not be classified", "Remove or replace them.")
 
 
 @click.command()

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import click
-
-from edgeresnext.cli.console import print_table
+from edgeresnext.cli.console import print_table, say
 from edgeresnext.spec import CHANNELS, Check, Gate, OnnxFile
 
 if TYPE_CHECKING:
@@ -21,7 +19,7 @@ def show_checks(checks: Sequence[Check]) -> None:
         if check.fidelity is not None and check.fidelity.max_error is not None:
             snr = check.fidelity.snr_db
             figures = f"{'exact' if snr is None else f'{snr:5.1f} dB'}, largest error {check.fidelity.max_error:.1e}"
-        click.echo(f"{check.status:8} {check.artifact:18} {' '.join(filter(None, (figures, check.reason)))}")
+        say(f"{check.status:8} {check.artifact:18} {' '.join(filter(None, (figures, check.reason)))}")
 
 
 def show_bundle(bundle: Bundle, *, layers: bool = False) -> None:
@@ -29,20 +27,20 @@ def show_bundle(bundle: Bundle, *, layers: bool = False) -> None:
     manifest = bundle.manifest
     model = manifest.model
     size = sum(entry.bytes for entry in manifest.files.values())
-    click.echo(f"{bundle.path}: {model.name}, {model.classes} classes, {size / 1e6:.1f} MB")
+    say(f"{bundle.path}: {model.name}, {model.classes} classes, {size / 1e6:.1f} MB")
     weights = "trained" if manifest.trained else "random (untrained: no accuracy is reported)"
     height, width = model.preprocess.size
     images = f"uint8 (N, {height}, {width}, {model.in_channels}) {CHANNELS[model.in_channels]}"
-    click.echo(f"  weights      {weights}, {manifest.parameters:,} parameters, {manifest.macs / 1e9:.2f} GMACs")
-    click.echo(f"  images       {images} -> logits float32 (N, {model.classes})")
-    click.echo(f"  preprocess   {model.preprocess.in_words}")
-    click.echo(f"  calibration  {manifest.calibration or 'none'}")
+    say(f"  weights      {weights}, {manifest.parameters:,} parameters, {manifest.macs / 1e9:.2f} GMACs")
+    say(f"  images       {images} -> logits float32 (N, {model.classes})")
+    say(f"  preprocess   {model.preprocess.in_words}")
+    say(f"  calibration  {manifest.calibration or 'none'}")
     if manifest.calibration:
-        click.echo(f"  repairs      {', '.join(manifest.recipe.repairs) or 'none'}")
-    click.echo(f"  golden       {manifest.golden}\n")
+        say(f"  repairs      {', '.join(manifest.recipe.repairs) or 'none'}")
+    say(f"  golden       {manifest.golden}\n")
     gate = manifest.gate
     if gate is not None:
-        click.echo(f"  gate         {_gate(gate)}\n")
+        say(f"  gate         {_gate(gate)}\n")
     files = []
     for file in manifest.onnx:
         counts = {p: list(file.plan.layers.values()).count(p) for p in ("int8", "fp16", "fp32")}
@@ -89,15 +87,15 @@ def _print_reasons(file: OnnxFile) -> None:
     for name, reason in file.plan.reasons.items():
         by_reason.setdefault(reason, []).append(f"{name} {file.plan.layers[name]}")
     for reason, names in by_reason.items():
-        click.echo(f"{file.plan.name}: {', '.join(names)}: {reason}")
+        say(f"{file.plan.name}: {', '.join(names)}: {reason}")
     if file.saturated is not None and file.saturated.snr_db is not None:
-        click.echo(
+        say(
             f"{file.plan.name}: {file.saturated.snr_db:.1f} dB on CPUs without VNNI, whose products saturate: rows "
             "whose sums would do so have a wider step, and no image saturates a layer that reads pixels"
         )
     if file.verdict is not None and file.verdict.returned:
-        click.echo(f"{file.plan.name}: with these in INT8 too, {file.verdict.without_returning}")
-        click.echo(f"{file.plan.name}: {file.verdict.tries} plans were measured")
+        say(f"{file.plan.name}: with these in INT8 too, {file.verdict.without_returning}")
+        say(f"{file.plan.name}: {file.verdict.tries} plans were measured")
 
 
 def _gate(gate: Gate) -> str:

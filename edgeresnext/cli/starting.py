@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgeresnext.cli import console
+from edgeresnext.cli.console import say
 from edgeresnext.cli.options import device_option, json_option
 from edgeresnext.cli.show_bundle import show_checks
 
@@ -45,10 +46,10 @@ def demo(output: Path, as_json: bool) -> None:  # noqa: FBT001
     with console.progress() as progress:
         checks, report = run(output, progress)
     if as_json:
-        click.echo(to_json(report), nl=False)
+        say(to_json(report), nl=False)
         return
     show_checks(checks)
-    click.echo()
+    say()
     console.wide_console().print(render(report))
     image = min(prepare(output / "digits")["validation"].glob("7/*.png"))
     console.hint(

@@ -1,0 +1,137 @@
+"""What comes from outside to the terminal, and how the program ends."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from edgeresnext import bundle as bundles
+from edgeresnext.bundle.manifest import LABELS
+from edgeresnext.cli import console
+from edgeresnext.data.digits import prepare
+
+ESCAPE = "\x1b]52;c;aGVsbG8=\x07\u202eevil"
+SHOWN = r"\u001b]52;c;aGVsbG8=\u0007\u202eevil"
+
+
+@pytest.fixture
+def evil(bundle_copy):
+    """A bundle whose labels would act on a terminal."""
+    (bundle_copy / LABELS).write_text("\n".join(f"{ESCAPE} {digit}" for digit in range(10)) + "\n", encoding="utf-8")
+    import msgspec
+
+    manifest = bundles.read(bundle_copy).manifest
+    bundles.write_manifest(bundle_copy, msgspec.structs.replace(manifest, files=bundles.list_files(bundle_copy)))
+    return bundle_copy
+
+
+@pytest.fixture
+def named(few_digits, tmp_path):
+    """A photo whose name is no UTF-8 and would act on a terminal."""
+    source = next((few_digits / "7").iterdir())
+    target = os.fsencode(tmp_path) + b"/\xff\x1b[31m.png"
+    shutil.copy(os.fsencode(source), target)
+    return os.fsdecode(target)
+
+
+def test_labels_and_names_are_shown_and_not_acted_on(run, evil, named):
+    code, out, err = run("predict", evil, named, named)
+    assert code == 0
+    assert SHOWN in out
+    assert r"\udcff\u001b[31m.png" in out
+    assert not set("\x1b\x07\u202e") & set(out + err)
+
+
+def test_json_has_the_same_text_whatever_it_is(run, evil, named):
+    code, out, _ = run("predict", evil, named, "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["images"][named][0]["label"].startswith(ESCAPE)
+    assert not set("\x1b\x07\u202e") & set(out)
+
+
+def test_messages_of_errors_are_shown_too(run):
+    code, _, err = run("verify", f"no{ESCAPE}where")
+    assert code == 5
+    assert f"no{SHOWN}where" in err
+
+
+@pytest.mark.parametrize("text", ["a\tb\nc", "é 日本 🙂", "\\u001b"])
+def test_text_of_people_is_left_alone(text):
+    assert console.visible(text) == text
+
+
+def test_a_bad_image_does_not_hide_the_others(run, built, few_digits, tmp_path):
+    (tmp_path / "b.png").write_bytes(b"no image")
+    shutil.copy(next((few_digits / "7").iterdir()), tmp_path / "a.png")
+    shutil.copy(next((few_digits / "3").iterdir()), tmp_path / "c.png")
+    code, out, err = run("predict", built.path, tmp_path, "--json")
+    found = json.loads(out)
+    assert code == 5
+    assert [found["images"][str(tmp_path / f"{name}.png")][0]["label"] for name in "ac"] == ["7", "3"]
+    assert list(found["skipped"]) == [str(tmp_path / "b.png")]
+    assert "1 of 3 images could not be classified" in err
+
+
+def test_how_much_is_said_is_chosen(run, built, few_digits):
+    photo = next((few_digits / "7").iterdir())
+    said = "running " + built.artifacts()[0].name.split("-", maxsplit=1)[0]
+    assert said not in run("predict", built.path, photo)[2]
+    assert said in run("-v", "predict", built.path, photo)[2]
+    lines = run("--log-json", "-v", "predict", built.path, photo)[2].splitlines()
+    messages = [json.loads(line) for line in lines if line.startswith("{")]
+    assert any(said in message["message"] and message["level"] == "info" for message in messages)
+    logging.getLogger("edgeresnext").setLevel(logging.NOTSET)
+
+
+def test_an_error_that_nobody_foresaw_is_one_line(run, monkeypatch):
+    def broken(*_arguments, **_options):
+        raise ZeroDivisionError("for a test")
+
+    monkeypatch.setattr("edgeresnext.verify", broken, raising=False)
+    code, _, err = run("verify", "x")
+    assert code == 1
+    assert (
+        err == "error: ZeroDivisionError: for a test\n  This is a bug; report it with what `edgeresnext -vv` prints.\n"
+    )
+
+
+def test_what_the_system_refuses_is_said_in_its_words(run):
+    code, _, err = run("verify", "x" * 5000)
+    assert code == 5
+    assert "File name too long" in err
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")]
+)
+@pytest.mark.parametrize("stage", ["start", "calibrate"])
+def test_a_build_that_is_asked_to_end_leaves_what_was_there(tmp_path, number, code, word, stage):
+    images = prepare(tmp_path / "digits")["calibration"]
+    output = tmp_path / "out" / "bundle"
+    output.parent.mkdir()
+    command = [
+        sys.executable, "-m", "edgeresnext", "build", "resnext29_8x64d", "--random-weights", "--calibration", images,
+        "--output", output,
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no thread runs yet
+    ) as process:  # fmt: skip
+        if stage == "start":
+            time.sleep(0.15)
+            said = ""
+        else:
+            said = next(line for line in process.stderr if line.startswith("calibrate"))
+        process.send_signal(number)
+        said += process.stderr.read()
+        assert process.wait(60) == code
+    assert "Traceback" not in said
+    assert stage == "start" or word in said
+    assert [path.name for path in output.parent.iterdir()] in ([], [".bundle.lock"])
