@@ -61,6 +61,19 @@ def release_key(release: str) -> tuple[int, ...]:
     return tuple(int(part) for part in release.split(".") if part.isdecimal())
 
 
+_NEXT_MAJOR = {8: 10, 10: 11}
+"""The one later major release that runs version-compatible engines of an earlier one: "No other combination across
+major versions is supported" (support matrix of TensorRT 11.4.1)."""
+
+
+def runs_later(built: str, installed: str) -> bool:
+    """Whether a release runs version-compatible engines that another has built, which came before it."""
+    before, after = release_key(built)[:3], release_key(installed)[:3]
+    if before[0] == after[0]:
+        return after >= before
+    return _NEXT_MAJOR.get(before[0]) == after[0]
+
+
 def same_release(one: str, other: str) -> bool:
     """Whether two releases are the same up to the build number, in which headers and packages differ."""
     return one.split(".")[:3] == other.split(".")[:3]

@@ -9,10 +9,11 @@ from pathlib import Path
 import msgspec
 from filelock import FileLock
 
-from edgeresnext.backends.engine import AMPERE, EngineBackend
+from edgeresnext.backends.engine import AMPERE, TURING, EngineBackend
 from edgeresnext.backends.request import EngineRequest
 from edgeresnext.errors import RequestError
 from edgeresnext.machine import gpu
+from edgeresnext.machine.gpu import Gpu
 from edgeresnext.progress import Progress, silent
 from edgeresnext.spec import Engine, EngineOptions, Precision
 
@@ -27,16 +28,13 @@ class TensorRT(EngineBackend):
         "on a Jetson it comes with JetPack (python3 -m venv --system-site-packages sees it), else pip install tensorrt"
     )
     without_gpu = "TensorRT builds on the GPU that will run the engine."
+    for_outdated_driver = "update the driver, or pip install tensorrt-cu12 in a fresh environment"
+    tunes = True
 
     def check(self, options: EngineOptions, precision: Precision) -> None:
         """Refuse a workspace beyond the GPU's memory, a timing cache that cannot be kept, and what a DLA cannot do."""
         device = self.device()
-        if options.hardware_compatible and (device.integrated or float(device.compute_capability) < AMPERE):
-            raise RequestError(
-                f"{device.name} (compute capability {device.compute_capability}) builds no hardware-compatible engines",
-                "Those are for desktop GPUs from Ampere on.",
-                values=("hardware_compatible",),
-            )
+        _check_compatibility(options, device)
         workspace = options.workspace_bytes
         if workspace is not None and workspace > device.memory_bytes:
             raise RequestError(
@@ -73,6 +71,25 @@ class TensorRT(EngineBackend):
             request = msgspec.structs.replace(request, options=options)
         with FileLock(Path(tempfile.gettempdir()) / f"edgeresnext-gpu-{os.getuid()}.lock"):
             return super().build(request, progress)
+
+
+def _check_compatibility(options: EngineOptions, device: Gpu) -> None:
+    """Refuse engines for other GPUs where this one builds none: on a Jetson, or before the generation that began it."""
+    both = ("hardware_compatible", "capability_compatible")
+    if options.hardware_compatible and options.capability_compatible:
+        raise RequestError(
+            "hardware_compatible and capability_compatible contradict each other",
+            "The first is for all GPUs from Ampere on, the second for those of this compute capability: give one.",
+            values=both,
+        )
+    for name, since, generation in zip(both, (AMPERE, TURING), ("Ampere", "Turing"), strict=True):
+        if getattr(options, name) and (device.integrated or float(device.compute_capability) < since):
+            raise RequestError(
+                f"{device.name} (compute capability {device.compute_capability}) builds no {name.replace('_', '-')} "
+                "engines",
+                f"Those are for desktop GPUs from {generation} on, and not for Jetsons.",
+                values=(name,),
+            )
 
 
 BACKEND = TensorRT()

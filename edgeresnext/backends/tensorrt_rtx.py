@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from edgeresnext import extras
 from edgeresnext.backends.engine import EngineBackend
 from edgeresnext.errors import RequestError
-from edgeresnext.extras import how_to_install
 from edgeresnext.spec import EngineOptions, Precision
 
 
@@ -17,8 +17,10 @@ class TensorRTRTX(EngineBackend):
     name = "tensorrt_rtx"
     title = "TensorRT-RTX"
     distributions = ("tensorrt-rtx", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings")
-    how_to_install = f"{how_to_install('rtx')} (x86-64)"
+    how_to_install = f"{extras.how_to_install('rtx')} (x86-64)"
     without_gpu = "Name the GPUs that it is for instead, such as rtx40."
+    for_outdated_driver = f"update the driver, or {extras.how_to_install('rtx-cu12')} in a fresh environment"
+    tunes = False  # the driver compiles for the GPU that it finds
 
     def check(self, options: EngineOptions, precision: Precision) -> None:
         """Refuse the options that are TensorRT's alone."""
@@ -27,6 +29,7 @@ class TensorRTRTX(EngineBackend):
             "dla_core": options.dla_core is not None,
             "version_compatible": options.version_compatible,
             "hardware_compatible": options.hardware_compatible,
+            "capability_compatible": options.capability_compatible,
             "timing_cache": bool(options.timing_cache),
             "int8_grouped": options.int8_grouped == "off",
         }

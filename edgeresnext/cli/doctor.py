@@ -116,7 +116,12 @@ def _engine_runtimes() -> list[Finding]:
     for name in registry.ENGINE_NAMES:
         backend = registry.get_engine_backend(name)
         if backend.missing() is None:
-            found.append(Finding(name=backend.title, status="ok", detail=backend.release() or "version unknown"))
+            release, outdated = backend.release() or "version unknown", backend.outdated_driver()
+            if outdated is None:
+                found.append(Finding(name=backend.title, status="ok", detail=release))
+            else:
+                remedy = backend.for_outdated_driver
+                found.append(Finding(name=backend.title, status="missing", detail=outdated, remedy=remedy))
         elif name == "tensorrt" and gpu.detect() is None:
             found.append(Finding(name=backend.title, status="none", detail="of no use without a GPU"))
         else:
@@ -179,8 +184,10 @@ def _jobs() -> tuple[Job, ...]:
     if gpu.detect() is None:
         here = "no NVIDIA GPU with a driver"
     else:
-        runtimes = [registry.get_engine_backend(name).missing() for name in registry.ENGINE_NAMES]
-        here = "" if None in runtimes else "neither TensorRT nor TensorRT-RTX is installed"
+        runtimes = [registry.get_engine_backend(name) for name in registry.ENGINE_NAMES]
+        present = [runtime.outdated_driver() for runtime in runtimes if runtime.missing() is None]
+        here = "neither TensorRT nor TensorRT-RTX is installed" if not present else ""
+        here = here or ("" if None in present else " ".join(filter(None, present)))
         here = here or cuda.unavailable() or ""
     reasons = {
         "build MODEL --weights FILE": build,

@@ -62,6 +62,11 @@ ENGINE_OPTIONS = (
     click.option("--version-compatible", is_flag=True, help="An engine for later TensorRT releases too; slower."),
     click.option("--hardware-compatible", is_flag=True, help="An engine for all GPUs from Ampere on; slower."),
     click.option(
+        "--capability-compatible",
+        is_flag=True,
+        help="An engine for all GPUs of this compute capability (TensorRT 10.9 and later); slower.",
+    ),
+    click.option(
         "--dla", "dla_core", type=int, metavar="CORE", help="Build for this DLA of a Jetson; the rest on its GPU."
     ),
     click.option(

@@ -21,8 +21,8 @@ from edgeresnext.machine.libcuda import Libcuda
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 MAKE_INSTANCE = "sudo nvidia-smi mig -lgip lists what there can be, sudo nvidia-smi mig -cgi PROFILE -C makes one."
 _NAME_BYTES = 256
-_MAJOR, _MINOR, _INTEGRATED = 75, 76, 18
-"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR and CU_DEVICE_ATTRIBUTE_INTEGRATED (CUDA driver API)."""
+_MAJOR, _MINOR, _INTEGRATED, _MULTIPROCESSORS = 75, 76, 18, 16
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR, _INTEGRATED and _MULTIPROCESSOR_COUNT (CUDA driver API)."""
 _MIG = "MIG-"
 
 
@@ -36,6 +36,7 @@ class Gpu:
         memory_bytes: All of it; on a Jetson that is the machine's memory.
         driver: The newest CUDA release that the driver supports, such as "12.8".
         integrated: Whether it shares the machine's memory, as on a Jetson.
+        multiprocessors: How many it has; 0 where that is not known. Every Orin calls itself "Orin", with 8 to 16.
         index: Its place among those that CUDA offers this process; PyTorch counts in the same way.
         uuid: As `nvidia-smi -L` prints it, "GPU-..." or "MIG-..."; empty where the driver does not tell.
     """
@@ -45,6 +46,7 @@ class Gpu:
     memory_bytes: int
     driver: str
     integrated: bool
+    multiprocessors: int = 0
     index: int = 0
     uuid: str = ""
 
@@ -138,8 +140,9 @@ def _device(cuda: Libcuda, index: int) -> Gpu:
     name = ctypes.create_string_buffer(_NAME_BYTES)
     cuda.call("cuDeviceGetName", name, _NAME_BYTES, device)
     version = cuda.call("cuDriverGetVersion")
-    major, minor, integrated = (
-        cuda.call("cuDeviceGetAttribute", attribute, device) for attribute in (_MAJOR, _MINOR, _INTEGRATED)
+    major, minor, integrated, multiprocessors = (
+        cuda.call("cuDeviceGetAttribute", attribute, device)
+        for attribute in (_MAJOR, _MINOR, _INTEGRATED, _MULTIPROCESSORS)
     )
     text = name.value.decode()
     return Gpu(
@@ -148,6 +151,7 @@ def _device(cuda: Libcuda, index: int) -> Gpu:
         memory_bytes=cuda.call("cuDeviceTotalMem", device),
         driver=f"{version // 1000}.{version % 1000 // 10}",
         integrated=bool(integrated),
+        multiprocessors=multiprocessors,
         index=index,
         uuid=_uuid(cuda, device, _MIG if " MIG " in text else "GPU-"),
     )

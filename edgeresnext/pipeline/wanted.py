@@ -150,17 +150,26 @@ def _ahead_of_time(target: Target, precisions: Collection[Precision] | None) -> 
             f"target '{target.name}' needs TensorRT-RTX: {missing}", how_to_install("rtx"), values=("targets",)
         )
     chosen = _DEFAULT[name] if precisions is None else precisions
-    for precision in chosen:
+    _check_refusals(target, chosen)
+    return [
+        Wanted(backend=name, target=target.name, precision=precision, compute_capabilities=target.compute_capabilities)
+        for precision in chosen
+    ]
+
+
+def _check_refusals(target: Target, precisions: Collection[Precision]) -> None:
+    """Refuse precisions that TensorRT-RTX does not build for a target's GPUs.
+
+    Raises:
+        RequestError: There is one.
+    """
+    for precision in precisions:
         if reason := target.refuses(precision):
             raise RequestError(
                 f"target '{target.name}' cannot have {precision}: {reason}",
                 "Ask for fp16, or name the other targets in a build of their own.",
                 values=("targets", "precisions"),
             )
-    return [
-        Wanted(backend=name, target=target.name, precision=precision, compute_capabilities=target.compute_capabilities)
-        for precision in chosen
-    ]
 
 
 def _here(precisions: Collection[Precision] | None, options: EngineOptions) -> list[Wanted]:
@@ -183,9 +192,12 @@ def _here(precisions: Collection[Precision] | None, options: EngineOptions) -> l
             values=("backend",),
         )
     name = backend or (installed[0] if installed else "tensorrt")
-    missing = registry.get_engine_backend(name).missing()
+    runtime = registry.get_engine_backend(name)
+    missing = runtime.missing()
     if missing is not None:
         raise NotInstalledError(f"target 'here' needs TensorRT for {device.name}: {missing}", "edgeresnext doctor")
+    if (reason := runtime.outdated_driver()) is not None:
+        raise NotInstalledError(reason, runtime.for_outdated_driver)
     try:
         cuda.connect()
     except NotInstalledError as error:
@@ -198,4 +210,6 @@ def _here(precisions: Collection[Precision] | None, options: EngineOptions) -> l
     if options.dla_core is not None:
         label += f"-dla{options.dla_core}"
     chosen = _DEFAULT[name] if precisions is None else precisions
+    if name == "tensorrt_rtx":
+        _check_refusals(Target(name=label, compute_capabilities=(device.compute_capability,)), chosen)
     return [Wanted(backend=name, target=label, precision=precision) for precision in chosen]

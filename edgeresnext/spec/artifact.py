@@ -15,7 +15,8 @@ class EngineOptions(Value, frozen=True, kw_only=True, forbid_unknown_fields=Fals
 
     `batch` is the smallest, the most frequent and the largest number of images a run. `dla_core` builds for that deep
     learning accelerator of a Jetson. `int8_grouped` says whether grouped convolutions are INT8 in INT8 engines: "auto"
-    builds both ways and keeps the faster. `backend` is tensorrt or tensorrt_rtx, for the target `here` where both are
+    builds both ways and keeps the faster. `hardware_compatible` is for all GPUs from Ampere on, `capability_compatible`
+    for all of the compute capability. `backend` is tensorrt or tensorrt_rtx, for the target `here` where both are
     installed. `device` is the GPU that `here` is, by its index among those that CUDA offers or by its UUID, without it
     the first; a manifest does not keep it.
     """
@@ -26,6 +27,7 @@ class EngineOptions(Value, frozen=True, kw_only=True, forbid_unknown_fields=Fals
     timing_cache: str = ""
     version_compatible: bool = False
     hardware_compatible: bool = False
+    capability_compatible: bool = False
     dla_core: int | None = None
     int8_grouped: Literal["auto", "on", "off"] = "auto"
     backend: str | None = None
@@ -54,9 +56,9 @@ class Engine(Value, frozen=True, kw_only=True):
     """What a compiled engine is, and where it can run: only there, and only with the release that built it.
 
     `release` is the TensorRT release (four numbers), `compute_capabilities` such as ("8.9",), `platform` such as
-    "linux-x86_64"; `device` and `driver` are those of the machine that built it, empty where it was built ahead of
-    time. `onnx` is the file that was compiled; `calibration_sha256` the cache with the thresholds, where those stood
-    beside it.
+    "linux-x86_64"; `device`, its `multiprocessors` (0: unknown) and `driver` are those of the machine that built it,
+    empty where it was built ahead of time. `onnx` is the file that was compiled; `calibration_sha256` the cache with
+    the thresholds, where those stood beside it.
     """
 
     release: str
@@ -68,6 +70,7 @@ class Engine(Value, frozen=True, kw_only=True):
     platform: str
     calibration_sha256: str = ""
     device: str = ""
+    multiprocessors: int = 0
     driver: str = ""
     notes: tuple[str, ...] = ()
     layers: tuple[EngineLayer, ...] = ()

@@ -9,7 +9,7 @@ import shutil
 import msgspec
 import pytest
 from standins import VERSIONS, gpu
-from standins.engines import BATCH, CALIBRATING, CLASSIC, calls, compiled, engines, written
+from standins.engines import BATCH, CLASSIC, calls, compiled, engines, written
 
 import edgeresnext
 from edgeresnext import bundle as bundles
@@ -106,23 +106,6 @@ def test_a_foreign_timing_cache_is_refused(install, lean, tmp_path):
     with pytest.raises(RequestError, match="refuses the timing cache") as caught:
         edgeresnext.build_engines(lean, precisions=["fp16"], engine_options=options)
     assert caught.value.values == ("timing_cache",)
-
-
-@pytest.mark.parametrize("release", CALIBRATING)
-def test_a_dla_gets_the_plain_graph_and_the_thresholds(install, lean, release):
-    install(release=release, dla_cores=2)
-    bundle = compiled(lean, "int8", EngineOptions(batch=(2, 2, 2), dla_core=1))
-    engine = engines(bundle)["int8"].engine
-    assert engine.onnx == "onnx/fp32.onnx"
-    assert engine.calibration_sha256 == bundle.manifest.files[bundles.CALIBRATION_CACHE].sha256
-    assert any(note.startswith("DLA 1: on the GPU instead:") for note in engine.notes)
-
-
-@pytest.mark.parametrize("release", [release for release in CLASSIC if release not in CALIBRATING])
-def test_a_dla_gets_the_typed_graph_where_calibrators_are_gone(install, lean, release):
-    install(release=release, dla_cores=2)
-    engine = engines(compiled(lean, "int8", EngineOptions(batch=(2, 2, 2), dla_core=0)))["int8"].engine
-    assert (engine.onnx, engine.calibration_sha256) == ("onnx/int8-fp16.onnx", "")
 
 
 def test_options_of_earlier_releases_are_passed_over_in_a_manifest(install, lean):

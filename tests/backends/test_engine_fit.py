@@ -1,13 +1,16 @@
 """Which engines run on this machine, told before native code sees them, and what `load` does about the others."""
 
+import importlib.metadata
+
 import msgspec
 import pytest
 from standins import gpu
-from standins.engines import BATCH, calls, compiled, engines, opened
+from standins.engines import BATCH, CLASSIC, calls, compiled, engines, opened
 
 import edgeresnext
 from edgeresnext.backends import registry
-from edgeresnext.errors import BackendError, BundleError
+from edgeresnext.backends.engine_header import runs_later
+from edgeresnext.errors import BackendError, BundleError, NotInstalledError
 
 
 @pytest.fixture
@@ -32,13 +35,106 @@ def test_the_manifest_alone_tells_whether_an_engine_runs_here(bundle):
     older = registry.unavailable(changed(bundle, release="8.6.2.3"))
     assert older == "built by TensorRT 8.6.2.3, and 10.3.0.30 is installed: edgeresnext build BUNDLE --target here"
     compatible = msgspec.structs.replace(BATCH, version_compatible=True, hardware_compatible=True)
-    assert registry.unavailable(changed(bundle, release="8.6.2.3", options=compatible)) is None
-    assert "is installed" in registry.unavailable(changed(bundle, release="11.0.0.1", options=compatible))
     assert registry.unavailable(changed(bundle, platform="win32-amd64")).startswith(
         "built for win32-amd64, and this is "
     )
     assert registry.unavailable(changed(bundle, compute_capabilities=("8.7",), options=compatible)) is None
     assert registry.unavailable(changed(bundle, compute_capabilities=("7.5",), options=compatible)) is not None
+
+
+@pytest.mark.parametrize("before", CLASSIC)
+def test_version_compatible_engines_run_on_the_releases_that_nvidia_names(install, lean, before):
+    """8 on 10, 10 on 11, and within a major release on later ones; what the stand-in refuses, too."""
+    install(release=before)
+    bundle = compiled(lean, options=msgspec.structs.replace(BATCH, version_compatible=True))
+    for after in CLASSIC:
+        install(release=after)
+        (major, minor), (later, later_minor) = (map(int, release.split(".")) for release in (before, after))
+        runs = minor <= later_minor if major == later else (major, later) in {(8, 10), (10, 11)}
+        assert (registry.unavailable(engines(bundle)["fp32"]) is None) is runs, after
+        if runs:
+            opened(bundle).close()
+        else:
+            with pytest.raises(BackendError, match="not compatible with this version of TensorRT"):
+                opened(bundle)
+
+
+def test_the_same_release_runs_its_version_compatible_engines_whatever_the_build_number():
+    assert runs_later("10.3.0.30", "10.3.0")
+    assert not runs_later("9.2.0.5", "10.3.0")
+
+
+@pytest.mark.parametrize(
+    ("here", "told"),
+    [
+        ({}, False),
+        ({"name": "NVIDIA L4"}, True),
+        ({"multiprocessors": 58}, True),  # every Orin is called Orin
+        ({"multiprocessors": 0}, False),
+    ],
+)
+def test_an_engine_of_another_gpu_of_the_same_capability_is_told_of_once(install, lean, caplog, here, told):
+    install(release="10.13")
+    bundle = compiled(lean)
+    install(release="10.13", **here)
+    for _ in range(2):
+        opened(bundle).close()
+    warnings = [record.getMessage() for record in caplog.records if "another GPU" in record.getMessage()]
+    assert len(warnings) == told
+    if told:
+        assert "NVIDIA Stand-in with 128 multiprocessors" in warnings[0]
+        assert warnings[0].endswith("edgeresnext build BUNDLE --target here")
+
+
+@pytest.mark.parametrize("option", ["capability_compatible", "hardware_compatible"])
+def test_an_engine_that_was_built_for_several_gpus_needs_no_warning(install, lean, caplog, option):
+    install(release="10.13")
+    bundle = compiled(lean, options=msgspec.structs.replace(BATCH, **{option: True}))
+    install(release="10.13", name="NVIDIA L4")
+    opened(bundle).close()
+    assert "another GPU" not in caplog.text
+
+
+def test_engines_of_tensorrt_rtx_are_not_tied_to_a_model_of_gpu(install, lean, caplog):
+    install("tensorrt_rtx", "1.7")
+    bundle = compiled(lean, backend="tensorrt_rtx")
+    install("tensorrt_rtx", "1.7", name="NVIDIA L4")
+    opened(bundle).close()
+    assert "another GPU" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("module", "remedy"),
+    [("tensorrt_rtx", "edgeresnext[rtx-cu12]"), ("tensorrt", "pip install tensorrt-cu12")],
+)
+def test_a_driver_older_than_the_packages_cuda_runs_no_engine_and_builds_none_here(
+    install, lean, monkeypatch, module, remedy
+):
+    install(module, "1.7" if module == "tensorrt_rtx" else "10.13")
+    bundle = compiled(lean, backend=module)
+    monkeypatch.setattr("edgeresnext.backends.engine.EngineBackend.cuda_major", lambda _: 13)
+    reason = registry.unavailable(engines(bundle)["fp32"])
+    assert "is installed for CUDA 13, and this driver runs CUDA up to 12.8: update the driver, or " in reason
+    assert remedy in reason
+    with pytest.raises(NotInstalledError, match=r"CUDA up to 12\.8") as caught:
+        edgeresnext.build_engines(lean, precisions=["fp16"])
+    assert remedy in caught.value.hint
+    monkeypatch.setattr("edgeresnext.backends.engine.EngineBackend.cuda_major", lambda _: 12)
+    assert registry.unavailable(engines(bundle)["fp32"]) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "major"),
+    [({"tensorrt-rtx-cu12-bindings"}, 12), ({"tensorrt-rtx-cu13-bindings"}, 13), ({"tensorrt-rtx"}, None)],
+)
+def test_the_packages_name_tells_its_cuda_release(monkeypatch, names, major):
+    def version(name):
+        if name not in names:
+            raise importlib.metadata.PackageNotFoundError
+        return "1.7.1.116"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert registry.get_engine_backend("tensorrt_rtx").cuda_major() == major
 
 
 def test_a_truncated_engine_is_refused_before_native_code_sees_it(install, lean):

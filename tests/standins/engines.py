@@ -18,7 +18,6 @@ from edgeresnext.spec import EngineOptions
 from . import VERSIONS, installed
 
 CLASSIC = [release for module, release in VERSIONS if module == "tensorrt"]
-CALIBRATING = [release for release in CLASSIC if not release.startswith("11")]
 ask_the_driver = machine_gpu.devices
 BATCH = EngineOptions(batch=(1, 2, 4), int8_grouped="on")
 
@@ -39,6 +38,7 @@ def install(monkeypatch, module="tensorrt", release="10.3", cuda="libcuda", *, c
     monkeypatch.setattr(machine_gpu, "devices", lambda: devices)
     # The package that is really installed here is not the one that stands in for it.
     monkeypatch.setattr("edgeresnext.backends.engine.EngineBackend.release", lambda _: "")
+    monkeypatch.setattr("edgeresnext.backends.engine.EngineBackend.cuda_major", lambda _: None)
     # Latencies mean nothing here.
     monkeypatch.setattr("edgeresnext.pipeline.accept._TIMED_BUDGET_S", 0)
     monkeypatch.setattr("edgeresnext.pipeline.engines._TIMED_BUDGET_S", 0)

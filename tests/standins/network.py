@@ -80,10 +80,18 @@ def node_names(model):
     return [node.name or f"{node.op_type}_{index}" for index, node in enumerate(model.graph.node)]
 
 
-def quantisation_problem(model):
-    """Why TensorRT would not take the zero points; None where it does."""
+def quantisation_problem(model, *, int8_weights):
+    """Why TensorRT would not take the quantised weights or zero points; None where it does.
+
+    Args:
+        model: the network.
+        int8_weights: whether the release takes INT8 constants (from 10 on), which those before call "invalid weights".
+    """
     constants = {one.name: one for one in model.graph.initializer}
     for node in model.graph.node:
+        weight = constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if weight is not None and not int8_weights:
+            return f"{weight.name}: invalid weights type of Int8"
         if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and len(node.input) > 2:
             zero_point = constants.get(node.input[2])
             if zero_point is None or zero_point.data_type == onnx.TensorProto.INT32:

@@ -6,8 +6,10 @@ import zlib
 
 HEADER_BYTES = 64
 TAGS = {"tensorrt": 0x74727466, "tensorrt_rtx": 0x74727476}
-# TensorRT-RTX builds for these where no compute capability is chosen.
+# AMPERE_PLUS
 PORTABLE_FROM = [8, 0]
+# The major release that runs version-compatible engines of another (support matrix of TensorRT 11.4.1).
+NEXT_MAJOR = {8: 10, 10: 11}
 
 
 class BadPlanError(Exception):
@@ -58,8 +60,8 @@ def read(data, module_name, version, gpu, *, host_code_allowed=False):
         raise BadPlanError("MALFORMED_ENGINE", f"the plan is truncated: {len(data)} of {size} bytes")
     wanted, here = data[24:28], version_bytes(version)
     if wanted != here:
-        lean = host_code_allowed and wanted[0] == here[0] and "VERSION_COMPATIBLE" in unpack(data)[0]["flags"]
-        if not lean:
+        later = wanted <= here if wanted[0] == here[0] else NEXT_MAJOR.get(wanted[0]) == here[0]
+        if not (host_code_allowed and later and "VERSION_COMPATIBLE" in unpack(data)[0]["flags"]):
             built = ".".join(map(str, wanted))
             message = f"The engine plan file is not compatible with this version of TensorRT, expecting library version {version} got {built}"
             raise BadPlanError("VERSION_MISMATCH", message)

@@ -6,13 +6,15 @@ from math import prod
 
 from . import plan
 from .signatures import is_buffer
-from .simulated_config import DLA_LAYERS, flag_names, is_rtx
+from .simulated_config import DLA_LAYERS, dla_cores, flag_names, is_rtx
 from .simulated_gpu import gpu
 from .simulated_network import free_as_minus_one
 from .surface import log, simulated
 from .values import host_memory
 
 MINIMUM_WORKSPACE = 1 << 20
+# What TensorRT-RTX builds for where nothing is named (its support matrix).
+RTX_DEFAULT = [[8, 6], [8, 9], [12, 0], [12, 1]]
 ITEM_BYTES = {"FLOAT": 4, "HALF": 2, "BF16": 2, "INT8": 1, "UINT8": 1, "INT32": 4, "INT64": 8, "BOOL": 1, "FP8": 1}
 LOG_NAMES = {
     "FLOAT": "Float",
@@ -65,6 +67,8 @@ def check(network, config):
         raise BuildError("Network must have at least one output")
     check_profiles(network, config)
     check_dla(network, config)
+    if any(one.name == "CURRENT" for one in config._sim.capabilities) and gpu.count == 0:
+        raise BuildError("Cuda Runtime (cudaError 35: CUDA driver version is insufficient for CUDA runtime version)")
     if config._sim.pools.get("WORKSPACE", MINIMUM_WORKSPACE) < MINIMUM_WORKSPACE:
         raise BuildError(
             "no tactics to implement the operation within workspace limit. Consider increase the allowed workspace size"
@@ -77,6 +81,9 @@ def check(network, config):
     forced = sorted(flags & {"FP16", "INT8", "BF16", "FP8"})
     if state.typed and forced:
         raise BuildError(f"builder flags {forced} are set on a strongly typed network")
+    free = any(-1 in tuple(tensor.shape) for tensor in state.inputs)
+    if values.get("int8_calibrator") is not None and free and config._sim.calibration_profile is None:
+        raise BuildError("Calibration profile must be set for a network with dynamic shapes")
     if state.typed and values.get("int8_calibrator") is not None:
         raise BuildError("a calibrator is set on a strongly typed network")
     if "INT8" in flags and "QuantizeLinear" not in operators and values.get("int8_calibrator") is None:
@@ -170,7 +177,7 @@ def targets(config):
     if is_rtx(module):
         chosen = [one for one in config._sim.capabilities if one.name != "NONE"]
         numbers = [here if one.name == "CURRENT" else [int(one) // 10, int(one) % 10] for one in chosen]
-        return numbers, not numbers
+        return numbers or RTX_DEFAULT, False
     level = config._sim.values["hardware_compatibility_level"].name
     return [here], level == "AMPERE_PLUS"
 
@@ -287,7 +294,7 @@ def check_dla(network, config):
     if config._sim.values["default_device_type"].name != "DLA":
         return
     flags = flag_names(config)
-    if not 0 <= config._sim.values["DLA_core"] < gpu.dla_cores:
+    if not 0 <= config._sim.values["DLA_core"] < dla_cores(config._sim.module):
         raise BuildError(f"DLA core {config._sim.values['DLA_core']} does not exist")
     if not network._sim.typed and not flags & {"FP16", "INT8"}:
         raise BuildError("Default DLA is enabled but FP16 and INT8 are not")

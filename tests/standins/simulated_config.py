@@ -44,6 +44,7 @@ def create_builder_config(self):
         capabilities=[],
         cache=None,
         previews={},
+        calibration_profile=None,
     )
     config._sim.values.update(
         flags=1 << int(module.BuilderFlag.TF32),
@@ -108,7 +109,15 @@ def set_memory_pool_limit(self, pool, limit):
 
 @simulated("IBuilderConfig", "set_preview_feature")
 def set_preview_feature(self, feature, enable):
+    if feature.name == "PROFILE_SHARING_0806" and not self._sim.module.__version__.startswith("8."):
+        log(self._sim.module, self._sim.logger, "WARNING", "PROFILE_SHARING_0806 is deprecated and always on")
     self._sim.previews[feature.name] = enable
+
+
+@simulated("IBuilderConfig", "set_calibration_profile")
+def set_calibration_profile(self, profile):
+    self._sim.calibration_profile = profile
+    return True
 
 
 @simulated("IBuilderConfig", "num_compute_capabilities", assign=True)
@@ -119,6 +128,9 @@ def assign_num_compute_capabilities(self, count):
 @simulated("IBuilderConfig", "set_compute_capability")
 def set_compute_capability(self, capability, index):
     known = 0 <= index < len(self._sim.capabilities)
+    if known and capability.name == "CURRENT" and len(self._sim.capabilities) > 1:
+        log(self._sim.module, self._sim.logger, "ERROR", "kCURRENT must be the only compute capability")
+        return False
     if known:
         self._sim.capabilities[index] = capability
     else:
@@ -129,10 +141,16 @@ def set_compute_capability(self, capability, index):
 # Deep learning accelerators
 
 
+def dla_cores(module):
+    """The accelerators that a release drives: none from 10.8 to 11.4.0 (NVIDIA, "Working with DLA")."""
+    release = tuple(map(int, module.__version__.split(".")[:3]))
+    return 0 if (10, 8) <= release < (11, 4, 1) else gpu.dla_cores
+
+
 @simulated("Builder", "num_DLA_cores")
 @simulated("Runtime", "num_DLA_cores")
 def num_dla_cores(self):
-    return gpu.dla_cores
+    return dla_cores(self._sim.module)
 
 
 @simulated("IBuilderConfig", "can_run_on_DLA")
@@ -140,7 +158,7 @@ def can_run_on_dla(self, layer):
     """Whether the accelerator could run the layer as the configuration is now: it has no FP32."""
     names = {flag.name for flag in self._sim.module.BuilderFlag.__members__.values() if self.get_flag(flag)}
     half = names & {"FP16", "INT8"} or not hasattr(self._sim.module.BuilderFlag, "FP16")
-    return bool(half) and gpu.dla_cores > 0 and layer.type.name in DLA_LAYERS
+    return bool(half) and dla_cores(self._sim.module) > 0 and layer.type.name in DLA_LAYERS
 
 
 # Timing caches

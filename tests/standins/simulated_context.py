@@ -13,7 +13,7 @@ from edgeresnext.compiler.evaluate import Evaluator
 from .simulated_config import is_rtx
 from .simulated_gpu import NOT_YET_COPIED, Operation, gpu
 from .simulated_runtime import free_sizes, tensor
-from .simulated_runtime_config import check_config, compile_kernels
+from .simulated_runtime_config import check_config, compile_kernels, specialise, strategy
 from .surface import create, log, simulated
 
 NUMPY = {"FLOAT": "f4", "HALF": "f2", "INT8": "i1", "UINT8": "u1", "INT32": "i4", "INT64": "i8", "BOOL": "?"}
@@ -109,7 +109,9 @@ def new_context(self, config, *, own_memory):
             config, lambda: alive() is not None and gpu.faults.append("a context outlives its IRuntimeConfig")
         )
     if is_rtx(module):
-        compile_kernels(context, config)
+        if type(self._sim.logger) is not module.Logger:
+            gpu.faults.append("a thread that compiles calls a logger of Python, whose lock a destructor may hold")
+        compile_kernels(context, "any shape")
     return context
 
 
@@ -238,6 +240,7 @@ def execute_async_v3(self, stream_handle):
         return False
     if not captured:
         self._sim.warm = {key}
+    specialise(self, key)
     if stream_handle == 0:
         log(module, logger, "WARNING", "Using default stream in enqueueV3() may lead to performance issues")
     addresses = dict(self._sim.addresses)
@@ -296,6 +299,8 @@ def execute(context, shapes, addresses):
 
 def report_times(context):
     """Give the time of each layer of the last run to the profiler."""
-    profiler = context._sim.values.get("profiler")
+    # What is replayed as a graph tells no layers.
+    replayed = strategy(context, "cuda_graph_strategy") == "WHOLE_GRAPH_CAPTURE"
+    profiler = None if replayed else context._sim.values.get("profiler")
     for name, milliseconds in context._sim.times if profiler is not None else ():
         profiler.report_layer_time(name, milliseconds)

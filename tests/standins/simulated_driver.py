@@ -32,7 +32,7 @@ RESULTS = {
     "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED": 901,
     "CUDA_ERROR_UNKNOWN": 999,
 }
-ATTRIBUTES = {75: "major", 76: "minor", 18: "integrated"}
+ATTRIBUTES = {75: "major", 76: "minor", 18: "integrated", 16: "multiprocessors"}
 DEVICE_ORDINAL = 9
 
 
@@ -117,7 +117,9 @@ def cuDeviceTotalMem(dev):
 
 def cuDeviceGetAttribute(attrib, dev):
     major, minor = device_of(dev)["compute_capability"]
-    return {"major": major, "minor": minor, "integrated": int(gpu.integrated)}[ATTRIBUTES[attrib]]
+    return {"major": major, "minor": minor, "integrated": int(gpu.integrated), "multiprocessors": gpu.multiprocessors}[
+        ATTRIBUTES[attrib]
+    ]
 
 
 def cuDevicePrimaryCtxRetain(dev):

@@ -42,6 +42,7 @@ SETTINGS = {
     "memory_bytes": 8 << 30,
     "driver_version": 12080,
     "integrated": 0,
+    "multiprocessors": 128,
     "dla_cores": 0,
     "count": 1,
     "others": (),  # settings of the devices behind the first

@@ -135,4 +135,4 @@ def parse_problem(module, network, onnx_network, model):
     for node in model.graph.node:
         if node.domain not in {"", "ai.onnx"}:
             return f"No importer registered for op: {node.domain}::{node.op_type}"
-    return onnx_network.quantisation_problem(model)
+    return onnx_network.quantisation_problem(model, int8_weights="INT4" in module.DataType.__members__)

@@ -25,6 +25,11 @@ def runtime_init(self, logger):
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
 
+@simulated("Runtime", "error_recorder", assign=True)
+def assign_error_recorder(self, recorder):
+    self._sim.logger._recorder = recorder  # engines and contexts of the runtime have both from it
+
+
 @simulated("Runtime", "deserialize_cuda_engine")
 def deserialize_cuda_engine(self, serialized):
     module, logger = self._sim.module, self._sim.logger

@@ -19,14 +19,28 @@ def check_config(context):
         gpu.fault("use after free: the IRuntimeCache of the context's configuration is gone")
 
 
-def compile_kernels(context, config):
-    """Note in `gpu.compiled` an engine whose kernels are not in the runtime cache, and put them there."""
-    key = hashlib.sha256(context._sim.engine._sim.data).hexdigest()[:16]
+def strategy(context, name):
+    """The name of what the configuration of a context of TensorRT-RTX chooses; empty without one."""
+    config = context._sim.config() if context._sim.config is not None else None
+    chosen = config._sim.values.get(name) if config is not None else None
+    return chosen.name if chosen is not None else ""
+
+
+def compile_kernels(context, shapes):
+    """Note in `gpu.compiled` kernels that are not in the runtime cache, and put them there."""
+    engine, config = context._sim.engine, context._sim.config() if context._sim.config is not None else None
+    key = f"{hashlib.sha256(engine._sim.data).hexdigest()[:16]}-{hashlib.sha256(str(shapes).encode()).hexdigest()[:8]}"
     cache = config._sim.cache() if config is not None and config._sim.cache is not None else None
     if cache is None or key not in cache._sim.entries:
         gpu.compiled.append(key)
     if cache is not None:
         cache._sim.entries.add(key)
+
+
+def specialise(context, shapes):
+    """Compile for shapes that come at once where EAGER was chosen; LAZY does it in the background, some day."""
+    if strategy(context, "dynamic_shapes_kernel_specialization_strategy") == "EAGER":
+        compile_kernels(context, shapes)
 
 
 @simulated("ICudaEngine", "create_runtime_config")
@@ -36,6 +50,8 @@ def create_runtime_config(self):
     config._sim.strategy = module.ExecutionContextAllocationStrategy.STATIC
     if hasattr(module, "CudaGraphStrategy"):
         config._sim.values["cuda_graph_strategy"] = module.CudaGraphStrategy.DISABLED
+        lazy = module.DynamicShapesKernelSpecializationStrategy.LAZY
+        config._sim.values["dynamic_shapes_kernel_specialization_strategy"] = lazy
     return config
 
 

@@ -31,6 +31,7 @@ PROPERTY_TYPES = {
     "engine_capability": "EngineCapability",
     "execution_context": "IExecutionContext",
     "engine_host_code_allowed": "bool",
+    "error_recorder": "IErrorRecorder",
     "enqueue_emits_profile": "bool",
     "flags": "int",
     "hardware_compatibility_level": "HardwareCompatibilityLevel",
@@ -76,6 +77,12 @@ def attach(instance, module, **state):
 def log(module, logger, severity, message):
     """Send a message to a logger, and to the module's `logs`."""
     module.logs.append((severity, message))
+    recorder = getattr(logger, "_recorder", None)
+    if (
+        recorder is not None and severity == "ERROR"
+    ):  # it then is told instead of the logger (seen with TensorRT-RTX 1.7)
+        recorder.report_error(module.ErrorCodeTRT.UNSPECIFIED_ERROR, message)
+        return
     member = module.ILogger.Severity.__members__[severity]
     if type(logger) is not module.Logger:
         logger.log(member, message)
@@ -161,7 +168,8 @@ def no_constructor(self, *_args, **_kwargs):
 def generate(module, class_name, members):
     """A class with the members of the API data."""
     base = BASES.get(class_name)
-    namespace = {"__slots__": () if base else ("__weakref__", "_sim"), "__module__": module.__name__, "_api": members}
+    slots = ("_recorder",) if class_name == "Logger" else () if base else ("__weakref__", "_sim")
+    namespace = {"__slots__": slots, "__module__": module.__name__, "_api": members}
     if "__init__" not in members:
         namespace["__init__"] = no_constructor
     for member, spec in members.items():

@@ -81,6 +81,18 @@ def test_a_jetson_without_tensorrt_is_told_about_system_packages(on_a_jetson, la
     assert jobs()["build BUNDLE --target here"].reason == "neither TensorRT nor TensorRT-RTX is installed"
 
 
+def test_a_driver_that_is_too_old_for_a_package_is_told_with_the_way_out(on_a_jetson, monkeypatch):
+    monkeypatch.setattr("edgeresnext.backends.engine.EngineBackend.missing", lambda _: None)
+    monkeypatch.setattr("edgeresnext.backends.engine.EngineBackend.cuda_major", lambda _: 13)
+    found = findings()["TensorRT-RTX"]
+    assert found.status == "missing"
+    assert found.detail == "TensorRT-RTX is installed for CUDA 13, and this driver runs CUDA up to 12.6"
+    assert "pip install 'edgeresnext[rtx-cu12]'" in found.remedy
+    assert "CUDA up to 12.6" in jobs()["build BUNDLE --target here"].reason
+    monkeypatch.setattr("edgeresnext.backends.engine.EngineBackend.cuda_major", lambda _: 12)
+    assert findings()["TensorRT-RTX"].status == "ok"
+
+
 def test_unreadable_files_of_a_jetson_are_no_error(on_a_jetson):
     (on_a_jetson / "release").write_text("something new")
     (on_a_jetson / "status").unlink()

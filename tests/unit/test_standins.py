@@ -164,6 +164,8 @@ def test_only_a_calibration_cache_of_this_release_is_taken(monkeypatch, cache, b
     _, builder, network, config = parsed(trt, small_model())
     config.set_flag(trt.BuilderFlag.INT8)
     config.int8_calibrator = Calibrator()
+    assert builder.build_serialized_network(network, config) is None  # the batch of the calibration is open
+    config.set_calibration_profile(builder.create_optimization_profile())
     assert (builder.build_serialized_network(network, config) is not None) is built
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from edgeresnext import files
-from edgeresnext.backends._trt.anatomy import LIST_START, from_build_log, from_inspector
+from edgeresnext.backends._trt.anatomy import LIST_START, from_build_log
 from edgeresnext.backends._trt.calibrator import make_calibrator
 from edgeresnext.backends._trt.events import Built, Event, Failed, Logged, Progressed
-from edgeresnext.backends._trt.module import allow, load_module, make_logger
+from edgeresnext.backends._trt.float_weights import with_float_weights
+from edgeresnext.backends._trt.inspector import inspected_layers
+from edgeresnext.backends._trt.module import load_module, make_logger
 from edgeresnext.backends._trt.progress import make_monitor
 from edgeresnext.backends.request import EngineRequest
 from edgeresnext.errors import BackendError, EdgeResNeXtError, NotInstalledError, RequestError
@@ -55,6 +57,7 @@ class _Build:
         self.monitor: Any = None
         self.timing_cache: Any = None
         self.calibrator: Any = None
+        self.profile: Any = None
 
     def run(self) -> Built:
         """Build, write the engine, and return what it is."""
@@ -72,6 +75,8 @@ class _Build:
             assert request.calibration_cache is not None
             self.calibrator = make_calibrator(trt, request.calibration_cache, request.options.batch[1])
             config.int8_calibrator = self.calibrator
+            # NvInfer.h: it "must be set if int8 calibration is used" where the batch is open, cache or not.
+            config.set_calibration_profile(self.profile)
         if request.options.dla_core is not None:  # after the precisions: a DLA has no FP32
             self._set_dla(config, network)
         plan = builder.build_serialized_network(network, config)
@@ -88,16 +93,22 @@ class _Build:
     def _choose(self) -> tuple[Path, bool]:
         """Return the file to compile, and whether its types bind.
 
-        Where a release has no typed networks (8.6), flags allow the types. A DLA takes INT8 from a plain graph with
-        thresholds beside it, weakly typed, until calibrators are gone (11), from when on it reads Q/DQ.
+        Where a release has no typed networks (8.6), or takes no INT8 weights (9), flags allow the types. A DLA takes
+        INT8 from a plain graph with thresholds beside it, weakly typed, until calibrators are gone (11), from when on
+        it reads Q/DQ.
         """
         request, trt = self.request, self.trt
         if request.plain_onnx is not None and hasattr(trt, "IInt8EntropyCalibrator2"):
             return request.plain_onnx, False
         weak = request.options.dla_core is not None and hasattr(trt.BuilderFlag, "FP16")
-        if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") and not weak:
+        if hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED") and self._takes_int8_weights and not weak:
             return request.onnx, True
         return request.weak_onnx or request.onnx, False
+
+    @property
+    def _takes_int8_weights(self) -> bool:
+        """Whether a DequantizeLinear may read a constant: from TensorRT 10 on, which brought INT4 weights that way."""
+        return hasattr(self.trt.DataType, "INT4")
 
     def _listen(self, severity: str, text: str) -> None:
         """Sort what the builder says: the layer list, what failed, what is worth telling."""
@@ -138,15 +149,21 @@ class _Build:
             ) from None
         if self.request.options.dla_core is not None and self.request.options.dla_core >= builder.num_DLA_cores:
             raise RequestError(
-                f"DLA core {self.request.options.dla_core} does not exist: this device has {builder.num_DLA_cores}",
-                "AGX Orin and Orin NX have 2, Orin Nano and Thor none; without a core the GPU is used.",
+                f"DLA core {self.request.options.dla_core} does not exist: TensorRT {self.trt.__version__} finds "
+                f"{builder.num_DLA_cores} on this device",
+                "AGX Orin and Orin NX have 2, Orin Nano and Thor none; TensorRT 10.8 to 11.4.0 (JetPack 7.0 to 7.2) "
+                "drives none at all. Without a core the GPU is used.",
                 values=("dla_core",),
             )
         return builder
 
     def _parse(self, network: Any, onnx: Path) -> None:
         parser = self.trt.OnnxParser(network, self.logger)
-        if not parser.parse_from_file(str(onnx)):
+        adjust = getattr(getattr(self.trt, "OnnxParserFlag", None), "ADJUST_FOR_DLA", None)
+        if self.request.options.dla_core is not None and adjust is not None:
+            parser.set_flag(adjust)
+        floating = None if self._takes_int8_weights else with_float_weights(onnx.read_bytes())
+        if not (parser.parse_from_file(str(onnx)) if floating is None else parser.parse(floating)):
             errors = [parser.get_error(i).desc() for i in range(parser.num_errors)][:_MAX_ERRORS]
             raise BackendError(
                 f"{self.request.backend} {self.trt.__version__} cannot read '{onnx}': "
@@ -171,8 +188,7 @@ class _Build:
             config.builder_optimization_level = options.optimization_level
         if options.version_compatible:
             config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        if options.hardware_compatible:
-            config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+        self._set_compatibility(config)
         if options.timing_cache:
             path = Path(options.timing_cache)
             cache = self.timing_cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
@@ -183,9 +199,23 @@ class _Build:
                     values=("timing_cache",),
                 )
         self._set_compute_capabilities(config)
-        sharing = getattr(trt.PreviewFeature, "PROFILE_SHARING_0806", None)
-        if sharing is not None:  # TensorRT 8: else two contexts of a dynamic engine exclude each other
-            config.set_preview_feature(sharing, enable=True)
+        if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+            # TensorRT 8: else two contexts of a dynamic engine exclude each other. Later it is always on (NvInfer.h).
+            config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, enable=True)
+
+    def _set_compatibility(self, config: Any) -> None:
+        """Let the engine run on other GPUs than this one, where that was asked for."""
+        levels, options = self.trt.HardwareCompatibilityLevel, self.request.options
+        if options.hardware_compatible:
+            config.hardware_compatibility_level = levels.AMPERE_PLUS
+        elif options.capability_compatible:
+            if not hasattr(levels, "SAME_COMPUTE_CAPABILITY"):
+                raise RequestError(
+                    f"TensorRT {self.trt.__version__} builds no engines for all GPUs of a compute capability",
+                    "TensorRT 10.9 and later do; with this one, build on each kind of GPU.",
+                    values=("capability_compatible",),
+                )
+            config.hardware_compatibility_level = levels.SAME_COMPUTE_CAPABILITY
 
     def _set_profile(self, config: Any, builder: Any, network: Any) -> None:
         profile = builder.create_optimization_profile()
@@ -199,14 +229,19 @@ class _Build:
                 "Give a smallest, usual and largest batch that it takes.",
                 values=("batch",),
             )
+        self.profile = profile
 
     def _set_compute_capabilities(self, config: Any) -> None:
-        capabilities = self.request.compute_capabilities
-        if not capabilities:
+        """Name the GPUs that an engine of TensorRT-RTX is for, be it this one: unnamed, Turing and others are left out.
+
+        (NVIDIA's support matrix; its page on CPU-only builds has another list.)
+        """
+        if not hasattr(config, "num_compute_capabilities"):
             return
-        config.num_compute_capabilities = len(capabilities)
-        for index, capability in enumerate(capabilities):
-            name = f"SM{capability.replace('.', '')}"
+        capabilities = self.request.compute_capabilities
+        names = [f"SM{capability.replace('.', '')}" for capability in capabilities] or ["CURRENT"]
+        config.num_compute_capabilities = len(names)
+        for index, (name, capability) in enumerate(zip(names, capabilities or ("of this GPU",), strict=True)):
             known = getattr(self.trt.ComputeCapability, name, None)
             if known is None or not config.set_compute_capability(known, index):
                 raise RequestError(
@@ -220,6 +255,8 @@ class _Build:
         config.default_device_type = self.trt.DeviceType.DLA
         config.DLA_core = self.request.options.dla_core
         config.set_flag(self.trt.BuilderFlag.GPU_FALLBACK)
+        if hasattr(self.trt.BuilderFlag, "PREFER_PRECISION_CONSTRAINTS"):  # weakly typed, as trtexec sets it there
+            config.set_flag(self.trt.BuilderFlag.PREFER_PRECISION_CONSTRAINTS)
         layers = (network.get_layer(i) for i in range(network.num_layers))
         fallen = [layer.name for layer in layers if not config.can_run_on_DLA(layer)]
         self.notes.append(f"DLA {self.request.options.dla_core}: on the GPU instead: {', '.join(fallen) or 'nothing'}")
@@ -255,21 +292,7 @@ class _Build:
         smallest, _, largest = self.request.options.batch
         if self.printed_layers:  # with -1 for a batch that is free
             return from_build_log(self.printed_layers, macs, smallest if smallest == largest else 1)
-        if self.request.compute_capabilities:
+        if self.request.backend == "tensorrt_rtx":  # its runtime would compile the engine to tell
             self.notes.append("layers: this release does not print them")
             return ()
-        runtime = self.trt.Runtime(self.logger)
-        allow(runtime, self.request.options)
-        loaded = runtime.deserialize_cuda_engine(self.request.file.read_bytes())
-        if loaded is None:
-            raise BackendError(f"{self.request.backend} cannot load the engine it has just built: {self._last_words()}")
-        inspector = loaded.create_engine_inspector()
-        context = loaded.create_execution_context()
-        if context is not None:  # without shapes the inspector says "N/A due to dynamic shapes"
-            name = loaded.get_tensor_name(0)
-            shapes = loaded.get_tensor_profile_shape(name, 0)
-            if not context.set_input_shape(name, tuple(shapes[0])):
-                raise BackendError(f"{self.request.backend} refuses its own smallest batch: {self._last_words()}")
-            inspector.execution_context = context
-        text = inspector.get_engine_information(self.trt.LayerInformationFormat.JSON)
-        return from_inspector(text, macs, smallest)
+        return inspected_layers(self.trt, self.logger, self.request, self._last_words)

@@ -47,12 +47,17 @@ class Execution:
             cuda.synchronize(stream)
 
     def _configure(self, *, graphs: bool) -> Any:
-        """Return TensorRT-RTX's configuration of a context; it and its cache must live as long as the context."""
+        """Return TensorRT-RTX's configuration of a context; it and its cache must live as long as the context.
+
+        Kernels for a batch size are compiled when it first comes (EAGER). By default they would be in the background,
+        while others run: timings would mix both, and the cache might be saved without them.
+        """
         trt = self._loaded.trt
         config = self._loaded.engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
         strategy = trt.CudaGraphStrategy
         config.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if graphs else strategy.DISABLED
+        config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
         self._loaded.cache.use(config)
         return config
 

@@ -7,12 +7,20 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
-from edgeresnext.backends._trt.module import allow, load_module, make_logger
+from edgeresnext.backends._trt.module import allow, load_module, make_runtime
 from edgeresnext.backends._trt.runtime_cache import RuntimeCache
 from edgeresnext.errors import BackendError
 from edgeresnext.spec import EngineOptions, ModelSpec
 
 _REBUILD = "Build it again: edgeresnext build BUNDLE --target here."
+_REMEDIES = {
+    "UNSUPPORTED_CC": "This release has no kernels for this GPU, and neither would another engine of it: "
+    "take TensorRT (edgeresnext build BUNDLE --target here --backend tensorrt), another release, or the CPU.",
+    "OLD_CUDA_DRIVER": "Update the driver: edgeresnext doctor shows which CUDA release it runs.",
+    "INSUFFICIENT_GPU_MEMORY": "Close other programs on the GPU, or build with a smaller batch.",
+    "CUDA_ERROR": "edgeresnext doctor shows what is missing.",
+}
+"""What to do where TensorRT-RTX cannot run a plan and building it again would not help."""
 _KEPT_ERRORS = 10
 _log = logging.getLogger("edgeresnext")
 
@@ -43,7 +51,7 @@ class LoadedEngine:
         self.engine: Any = None
         self._runtime: Any = None
         self._errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
-        self._logger = make_logger(self.trt, self._listen)
+        self._kept: tuple[Any, ...] = ()
         try:
             self._deserialize(file.read_bytes() if content is None else content, file, options)
             self.smallest, self.largest = self._profile(model)
@@ -62,7 +70,7 @@ class LoadedEngine:
     def _deserialize(self, plan: bytes, file: Path, options: EngineOptions) -> None:
         """Load the plan."""
         try:
-            self._runtime = self.trt.Runtime(self._logger)
+            self._runtime, self._kept = make_runtime(self.trt, self._listen)
         except TypeError:  # pybind11: the factory returned null
             raise self.failure(
                 "TensorRT cannot start its runtime", "edgeresnext doctor shows what is missing."
@@ -96,7 +104,7 @@ class LoadedEngine:
             names = [name for name, flag in known if int(reasons) & int(flag)]
             raise BackendError(
                 f"TensorRT-RTX {self.trt.__version__} cannot run '{file}': {', '.join(names) or 'no reason given'}",
-                _REBUILD,
+                next((_REMEDIES[name] for name in names if name in _REMEDIES), _REBUILD),
             )
 
     def _profile(self, model: ModelSpec) -> tuple[int, int]:

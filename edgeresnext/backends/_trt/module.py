@@ -37,6 +37,51 @@ def make_logger(trt: Any, listen: Callable[[str, str], None]) -> Any:
     return Listener()
 
 
+def make_runtime(trt: Any, listen: Callable[[str, str], None]) -> tuple[Any, tuple[Any, ...]]:
+    """Return a runtime of module `trt`, and what must live as long as its engines; errors go to `listen`.
+
+    TensorRT-RTX compiles in threads of its own. A logger of Python would take the interpreter's lock there, which a
+    destructor that waits for such a thread holds: it gets NVIDIA's logger, and errors come by a recorder, which is
+    called where something failed only.
+
+    Raises:
+        TypeError: The runtime does not start (pybind11: the factory returned null).
+    """
+    if not hasattr(trt, "DynamicShapesKernelSpecializationStrategy"):
+        logger = make_logger(trt, listen)
+        return trt.Runtime(logger), (logger,)
+    logger, recorder = trt.Logger(trt.Logger.ERROR), _make_recorder(trt, listen)
+    runtime = trt.Runtime(logger)
+    runtime.error_recorder = recorder
+    return runtime, (logger, recorder)
+
+
+def _make_recorder(trt: Any, listen: Callable[[str, str], None]) -> Any:
+    """Return an error recorder of module `trt` that gives every error to `listen`, and keeps none."""
+
+    class Recorder(trt.IErrorRecorder):
+        def __init__(self) -> None:
+            trt.IErrorRecorder.__init__(self)
+
+        def report_error(self, code: Any, description: str) -> bool:
+            del code
+            listen("ERROR", description)
+            return False  # not fatal: the call that failed returns
+
+        def num_errors(self) -> int:
+            return 0
+
+        get_num_errors = num_errors  # what the binding really calls (pyCore.cpp)
+
+        def has_overflowed(self) -> bool:
+            return False
+
+        def clear(self) -> None:
+            """Nothing is kept."""
+
+    return Recorder()
+
+
 def allow(runtime: Any, options: EngineOptions) -> None:
     """Let a runtime load an engine that was built with these options; its digest has been checked.
 

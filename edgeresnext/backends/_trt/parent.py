@@ -66,6 +66,7 @@ def build_engine(request: EngineRequest, gpu: Gpu | None, progress: Progress) ->
         calibration_sha256=digest(calibration) if calibration else "",
         built_s=time.perf_counter() - start,
         device=gpu.name if gpu else "",
+        multiprocessors=gpu.multiprocessors if gpu else 0,
         driver=gpu.driver if gpu else "",
         notes=built.notes,
         layers=built.layers,
