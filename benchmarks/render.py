@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from tables import building, int8, speed
+from tables import building, gpu, int8, speed
 
 ROOT = Path(__file__).parent.parent
 TABLES = {
@@ -28,6 +28,9 @@ TABLES = {
     "build": building.build,
     "engines": building.engines,
     "checkpoints": building.checkpoints,
+    "gpu-checks": gpu.checks,
+    "gpu-probes": gpu.probes,
+    "gpu-speed": gpu.speed,
 }
 _PLACE = re.compile(r"(<!-- table: (\S+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 

@@ -73,6 +73,10 @@ class Memory:
         """Whether the address lies in the device's part of the address space."""
         return FIRST_ADDRESS <= address < self._next_address
 
+    def is_mapped(self, address):
+        """Whether the address is one of page-locked memory, which the device sees."""
+        return any(start <= address < start + max(size, 1) for start, (size, _) in self.pinned.items())
+
     def read(self, address, nbytes, what="read"):
         """The bytes at a device address, or of page-locked memory, which is mapped."""
         if not self.is_device(address):

@@ -102,9 +102,9 @@ class Streams:
 
         def check(*, note):
             for address, device in ((destination, kind != DEVICE_TO_HOST), (source, kind != HOST_TO_DEVICE)):
-                if device:
+                if device and not self.is_mapped(address):
                     self.locate(address, nbytes, what)
-                elif self.is_device(address):
+                elif not device and self.is_device(address):
                     self.fault(f"{what}: {address:#x} is device memory")
                 else:
                     self.check_host(address, nbytes, what, note=note)
