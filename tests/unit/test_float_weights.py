@@ -69,6 +69,13 @@ def test_a_file_without_int8_weights_is_unchanged():
     assert onnx.load_model_from_string(with_float_weights(content)) == graph
 
 
+def test_a_weight_without_raw_data_is_damage():
+    model = quantised([1.0])
+    model.graph.initializer[0].ClearField("raw_data")
+    with pytest.raises(InputError, match="damaged ONNX file"):
+        with_float_weights(model.SerializeToString())
+
+
 @pytest.mark.parametrize("damage", [lambda raw: raw[:-9], lambda raw: b"\x3a\xff" + raw, lambda raw: b"\x3f" + raw])
 def test_a_damaged_file_is_an_error_with_a_way_out(damage):
     with pytest.raises(InputError, match="damaged ONNX file") as caught:
