@@ -57,7 +57,6 @@ class _Build:
         self.monitor: Any = None
         self.timing_cache: Any = None
         self.calibrator: Any = None
-        self.profile: Any = None
 
     def run(self) -> Built:
         """Build, write the engine, and return what it is."""
@@ -68,7 +67,8 @@ class _Build:
         network = builder.create_network(1 << int(flags.STRONGLY_TYPED if typed else flags.EXPLICIT_BATCH))
         self._parse(network, onnx)
         config = builder.create_builder_config()
-        self._configure(config, builder, network)
+        profile = self._set_profile(config, builder, network)
+        self._configure(config)
         if not typed:
             self._set_precision_flags(config)
         if onnx == request.plain_onnx:
@@ -76,7 +76,7 @@ class _Build:
             self.calibrator = make_calibrator(trt, request.calibration_cache, request.options.batch[1])
             config.int8_calibrator = self.calibrator
             # NvInfer.h: it "must be set if int8 calibration is used" where the batch is open, cache or not.
-            config.set_calibration_profile(self.profile)
+            config.set_calibration_profile(profile)
         if request.options.dla_core is not None:  # after the precisions: a DLA has no FP32
             self._set_dla(config, network)
         plan = builder.build_serialized_network(network, config)
@@ -86,7 +86,7 @@ class _Build:
             file.write(plan)
         self._save_timing_cache(config)
         # The engine is loaded once more to be described, and a Jetson has memory for one of these alone.
-        del plan, config, network, builder
+        del plan, config, profile, network, builder
         layers = self._layers()
         return Built(onnx=str(onnx), release=str(trt.__version__), layers=layers, notes=tuple(self.notes))
 
@@ -134,6 +134,9 @@ class _Build:
         elif "memory" in words.lower():
             hint = "Give it less workspace, a smaller batch, or close other programs on the GPU."
             values = ("workspace_bytes", "batch")
+        elif self.request.backend == "tensorrt_rtx" and not self.request.compute_capabilities:
+            hint = "This release may not know the GPU of this machine: build with TensorRT, or in another precision."
+            values = ("backend", "precisions")
         else:
             hint = "Try another precision; if the file builds with `trtexec --onnx=...`, report this as a bug."
             values = ("precisions",)
@@ -171,8 +174,8 @@ class _Build:
                 "It may be too old for this file's opset; fp32, fp16 and int8 files are opset 13.",
             )
 
-    def _configure(self, config: Any, builder: Any, network: Any) -> None:
-        """Set everything but precision."""
+    def _configure(self, config: Any) -> None:
+        """Set everything but the batch profile and precision."""
         trt, options = self.trt, self.request.options
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
         if hasattr(config, "progress_monitor"):
@@ -181,7 +184,6 @@ class _Build:
         if self.request.precision == "fp32":
             # TensorFloat-32 keeps ten bits of mantissa: another precision than the one asked for.
             config.clear_flag(trt.BuilderFlag.TF32)
-        self._set_profile(config, builder, network)
         if options.workspace_bytes is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
         if options.optimization_level is not None:
@@ -217,7 +219,7 @@ class _Build:
                 )
             config.hardware_compatibility_level = levels.SAME_COMPUTE_CAPABILITY
 
-    def _set_profile(self, config: Any, builder: Any, network: Any) -> None:
+    def _set_profile(self, config: Any, builder: Any, network: Any) -> Any:
         profile = builder.create_optimization_profile()
         image = network.get_input(0)
         shape = tuple(image.shape)[1:]
@@ -229,7 +231,7 @@ class _Build:
                 "Give a smallest, usual and largest batch that it takes.",
                 values=("batch",),
             )
-        self.profile = profile
+        return profile
 
     def _set_compute_capabilities(self, config: Any) -> None:
         """Name the GPUs that an engine of TensorRT-RTX is for, be it this one: unnamed, Turing and others are left out.
@@ -288,10 +290,10 @@ class _Build:
 
     def _layers(self) -> tuple[EngineLayer, ...]:
         """Return the layer list: printed by TensorRT-RTX, or asked of the engine itself."""
-        macs = self.request.layer_macs
         smallest, _, largest = self.request.options.batch
         if self.printed_layers:  # with -1 for a batch that is free
-            return from_build_log(self.printed_layers, macs, smallest if smallest == largest else 1)
+            images = smallest if smallest == largest else 1
+            return from_build_log(self.printed_layers, self.request.layer_macs, images)
         if self.request.backend == "tensorrt_rtx":  # its runtime would compile the engine to tell
             self.notes.append("layers: this release does not print them")
             return ()
