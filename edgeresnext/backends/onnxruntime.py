@@ -6,12 +6,13 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeresnext.backends import unreported
 from edgeresnext.backends.base import Backend, Opening, Operation, Session
 from edgeresnext.errors import BackendError
 from edgeresnext.extras import lacking
@@ -100,21 +101,23 @@ class ONNXRuntime(Backend):
         return ONNXRuntimeSession(_session(opening), opening.model)  # the file states its precision
 
 
-def _session(opening: Opening) -> onnxruntime.InferenceSession:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
+def _session(opening: Opening) -> Any:  # noqa: ANN401 - its package may be missing
+    runtime = unreported.onnxruntime()
+    options = runtime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     # Otherwise its idle threads go on spinning after a run and starve whatever runs next in the process: PyTorch's
     # median rose from 3 to 10 ms and its p90 to 67 ms on two cores (small network, variants run in turn).
     options.add_session_config_entry("session.force_spinning_stop", "1")
     if opening.profiled:
         options.enable_profiling = True
-        options.profile_file_prefix = str(Path(tempfile.gettempdir()) / "edgeresnext-onnxruntime")
+        try:
+            options.profile_file_prefix = str(Path(tempfile.gettempdir()) / "edgeresnext-onnxruntime")
+        except FileNotFoundError as error:
+            raise BackendError(f"ONNX Runtime writes its profile to a file: {error.strerror}") from None
     if opening.threads:
         options.intra_op_num_threads = opening.threads
     try:
-        return onnxruntime.InferenceSession(opening.content, options, providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(opening.content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions share no base class of their own
         raise BackendError(f"ONNX Runtime refuses '{opening.file}': {error}") from error
 

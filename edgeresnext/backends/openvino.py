@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeresnext.backends import unreported
 from edgeresnext.backends.base import Backend, Opening, Operation, Session
 from edgeresnext.errors import BackendError
 from edgeresnext.extras import lacking
@@ -44,8 +45,7 @@ class OpenVINOSession(Session):
 
     def compute_s(self, images: NDArray[np.uint8]) -> float | None:
         """Return the seconds of one inference on an input that is bound already."""
-        import openvino
-
+        openvino = unreported.openvino()
         with self._lock:
             if self._request is None:
                 raise self.closed()
@@ -60,8 +60,7 @@ class OpenVINOSession(Session):
 
     def profile(self, images: NDArray[np.uint8], runs: int) -> tuple[Operation, ...]:
         """Return what the counters tell, in whole microseconds; less than one, and what was fused, is left out."""
-        import openvino
-
+        openvino = unreported.openvino()
         executed = openvino.ProfilingInfo.Status.EXECUTED
         self.run(images)
         seconds: dict[tuple[str, str], list[float]] = {}
@@ -133,6 +132,8 @@ def _unfit(precision: Precision) -> str | None:
 _TOPOLOGY = Path("/sys/devices/system/cpu/cpu0/topology")
 _PROBE_S = 60
 _PROBE = """
+import sys
+sys.modules["openvino_telemetry"] = None
 import openvino
 from openvino import opset13
 image = opset13.parameter([1, 4], openvino.Type.f32)
@@ -162,9 +163,8 @@ def _crash() -> str | None:
 
 @functools.cache
 def _core() -> openvino.Core:
-    import openvino
-
-    return openvino.Core()
+    core: openvino.Core = unreported.openvino().Core()
+    return core
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,10 +39,10 @@ def check_replaceable(output: Path, kind: str, known: Callable[[], set[str]], by
     Raises:
         InputError: It is a file, or a directory that holds something else.
     """
-    if output.exists() and output.resolve() == Path.cwd():
-        raise InputError(
-            f"output is the current directory, which {kind} would replace", "Leave it first (cd ..), or give another."
-        )
+    _check_name(output)
+    if output.exists() and Path.cwd().is_relative_to(output.resolve()):
+        what = "the current directory" if output.resolve() == Path.cwd() else "a folder around the current directory"
+        raise InputError(f"output is {what}, which {kind} would replace", "Leave it first (cd), or give another.")
     if output.is_symlink() or (output.exists() and not output.is_dir()):
         raise InputError(f"output '{output}' is a file or a link", f"Give a new directory, or that of {kind}.")
     if output.is_dir() and any(output.iterdir()):
@@ -64,8 +65,42 @@ def check_replaceable(output: Path, kind: str, known: Callable[[], set[str]], by
     parent = output.absolute().parent
     while not parent.exists():
         parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"cannot write in '{parent}'", "Choose an output directory that you may write to.")
+    hint = "Choose an output directory that you may write to."
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write in '{parent}'", hint)
+    if output.exists() and _is_somebody_else_s(output, parent):
+        raise InputError(f"output '{output}' is somebody else's, in a folder where only its owner may replace it", hint)
+
+
+_LONGEST_NAME = 255 - len("..partial-12345678")
+"""Bytes that most file systems take for a name, less what is added to it while it is written."""
+_LONGEST_PATH = 4096 - 300
+"""Bytes that Linux takes for a path, less the longest name below it."""
+
+
+def _check_name(output: Path) -> None:
+    """Refuse a name that no file can have, or that cannot be said.
+
+    Raises:
+        InputError: It is such a name.
+    """
+    name, path = os.fsencode(output.name), os.fsencode(output.absolute())
+    hint = "Choose a shorter one."
+    if len(name) > _LONGEST_NAME:
+        raise InputError(f"the name of output '{output.name[:40]}...' has {len(name)} bytes, of {_LONGEST_NAME}", hint)
+    if len(path) > _LONGEST_PATH:
+        raise InputError(f"the path of output '{output.name}' has {len(path)} bytes, of {_LONGEST_PATH}", hint)
+    try:
+        str(output).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the path of output '{output}' is no UTF-8", "Choose another name.") from None
+
+
+def _is_somebody_else_s(output: Path, parent: Path) -> bool:
+    """Whether the folder is one like /tmp, where people may replace only what is theirs, and this is not ours."""
+    if not hasattr(os, "geteuid") or os.geteuid() == 0 or not parent.stat().st_mode & stat.S_ISVTX:
+        return False
+    return os.geteuid() not in (output.stat().st_uid, parent.stat().st_uid)
 
 
 @contextmanager

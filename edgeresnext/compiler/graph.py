@@ -6,6 +6,7 @@ A tensor has the name of the layer that produces it; the network's normalised in
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,8 @@ from edgeresnext.compiler import INPUT
 from edgeresnext.errors import CheckpointError, shortened
 
 _CONVOLUTIONS = ("Conv", "Gemm")
+_TRACING = threading.Lock()
+"""While it traces, torch.fx puts functions of its own in the place of PyTorch's: for all threads of the process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,8 @@ def trace(model: nn.Module, size_px: tuple[int, int]) -> Graph:
     Raises:
         CheckpointError: Folded weights are NaN or infinite.
     """
-    module = fx.symbolic_trace(model.eval())
+    with _TRACING:
+        module = fx.symbolic_trace(model.eval())
     _fold_batch_norm(module)
     device = next(module.parameters()).device
     channels = next(child.in_channels for child in module.modules() if isinstance(child, nn.Conv2d))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeresnext.backends import unreported
 from edgeresnext.bundle import Bundle
 from edgeresnext.errors import AccuracyError, BackendError
 from edgeresnext.extras import require
@@ -72,7 +73,7 @@ def run_as_written(file: bytes | Path, model: ModelSpec, images: NDArray[Any]) -
         BackendError: It refuses the file.
     """
     require("cpu", "onnxruntime", needed_by="the proof of an export")
-    import onnxruntime
+    onnxruntime = unreported.onnxruntime()
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
