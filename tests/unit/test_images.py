@@ -1,12 +1,13 @@
 import contextlib
 import io
+import os
 
 import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
-from edgeresnext.data.images import Skipped, batches, crop, decode, load_image
+from edgeresnext.data.images import FORMATS, Skipped, batches, crop, decode, load_image
 from edgeresnext.errors import DataError
 from edgeresnext.spec import Preprocess
 
@@ -221,3 +222,63 @@ def test_too_many_unreadable_images_end_it(tmp_path):
         list(batches(paths, SMALL, 4, Skipped()))
     with pytest.raises(DataError, match=r"3\.png"):
         list(batches(paths, SMALL, 4))
+
+
+def test_a_pipe_does_not_make_anybody_wait(tmp_path):
+    os.mkfifo(tmp_path / "photo.jpg")
+    with pytest.raises(DataError, match=r"cannot be read: it is a pipe"):
+        load_image(tmp_path / "photo.jpg", SMALL)
+
+
+@pytest.mark.parametrize("where", ["photo.jpg", "photo.eps"])
+def test_what_would_start_a_program_is_no_image(tmp_path, where, monkeypatch):
+    (tmp_path / where).write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n(trap) (w) file\n%%EOF\n"
+    )
+    monkeypatch.setattr("subprocess.Popen", lambda *_a, **_k: pytest.fail("a program was started"))
+    with pytest.raises(DataError, match="is not an image that can be read"):
+        load_image(tmp_path / where, SMALL)
+
+
+def test_many_pixels_from_few_bytes_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
+    Image.new("1", (9000, 9000)).save(tmp_path / "black.png")
+    monkeypatch.setattr(Image.Image, "load", lambda *_a: pytest.fail("it was decoded"))
+    with pytest.raises(DataError, match=r"too large to decode safely: 9000 x 9000 pixels from [\d,]+ bytes"):
+        load_image(tmp_path / "black.png", SMALL)
+
+
+def test_a_large_photo_is_read(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (600, 1000), dtype=np.uint8)
+    Image.fromarray(noise).resize((10_000, 6_000)).convert("RGB").save(tmp_path / "large.jpg", quality=90)
+    assert load_image(tmp_path / "large.jpg", SMALL).shape == (12, 12, 3)
+
+
+ZOO_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16")
+
+
+@pytest.mark.parametrize("kind", sorted(FORMATS))
+@pytest.mark.parametrize("damage", ["none", "half", "header", "first byte", "noise"])
+def test_every_kind_of_image_is_decoded_or_refused_in_words(kind, damage):
+    generator = np.random.default_rng(len(kind))
+    for mode in ZOO_MODES:
+        pixels = Image.fromarray(generator.integers(0, 256, (40, 48, 3), dtype=np.uint8))
+        image = Image.fromarray(np.full((40, 48), 0x8000, np.uint16)) if mode == "I;16" else pixels.convert(mode)
+        file = io.BytesIO()
+        try:
+            image.save(file, kind)
+        except (OSError, ValueError, KeyError):  # no such mode in this format
+            continue
+        content = bytearray(file.getvalue())
+        if damage == "half":
+            content = content[: len(content) // 2]
+        elif damage == "header":
+            content[8:40] = generator.bytes(32)
+        elif damage == "first byte":
+            content[0] ^= 0xFF
+        elif damage == "noise":
+            for at in generator.integers(0, len(content), 20):
+                content[at] ^= int(generator.integers(1, 256))
+        with contextlib.suppress(DataError):  # and nothing else
+            found = load_image(io.BytesIO(content), SMALL)
+            assert (found.shape, found.dtype) == ((12, 12, 3), np.uint8)
+            assert damage != "half" or kind not in ("JPEG", "MPO", "WEBP")

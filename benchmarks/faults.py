@@ -1,0 +1,191 @@
+"""What a bundle survives, tried often: kills, exchanges under readers, threads, long runs. Counts losses, of which none may be.
+
+python benchmarks/faults.py [--only SECTION]. About a quarter of an hour on two quiet cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+from common import save_section, scratch
+
+import edgeresnext
+from edgeresnext import bundle as bundles
+from edgeresnext.cli.demo import weights
+from edgeresnext.data import digits
+from edgeresnext.machine.environment import package_versions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+KILLS, EXCHANGES, THREADS, RUNS_A_THREAD, PREDICTIONS, CYCLES = 100, 200, 64, 16, 10_000, 100
+BACKENDS = (
+    ("onnxruntime", "fp32"),
+    ("onnxruntime", "int8"),
+    ("openvino", "fp32"),
+    ("openvino", "int8"),
+    ("torch", "fp32"),
+)
+WARM_UP = 1_000
+
+
+def prepared(root: Path) -> tuple[Path, dict[str, Path]]:
+    """Return a bundle of the digits, and the folders that it was made from."""
+    images = digits.prepare(root / "digits")
+    with weights() as path:
+        edgeresnext.build(path, calibration=images["calibration"], output=root / "bundle")
+    return root / "bundle", images
+
+
+def kills(root: Path) -> dict[str, Any]:
+    """Kill rebuilds of a bundle, SIGKILL at random moments; the bundle must verify, and the next build clean up."""
+    bundle, images = prepared(root)
+    with weights() as path:
+        shutil.copy(path, root / "w.safetensors")
+    command = [
+        sys.executable, "-m", "edgeresnext", "build", str(root / "w.safetensors"), "--precision", "fp32", "--calibration",
+        str(images["calibration"]), "--output", str(bundle),
+    ]  # fmt: skip
+    start = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    whole_s = time.perf_counter() - start
+    generator = np.random.default_rng(0)
+    lost, finished = 0, 0
+    for _ in range(KILLS):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(generator.uniform(0, 1.1) * whole_s)
+            finished += 1
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+        try:
+            read = bundles.read(bundle)
+            for name in read.manifest.files:
+                read.content(name)
+        except edgeresnext.EdgeResNeXtError as error:
+            lost += 1
+            print(error)
+    subprocess.run(command, check=True, capture_output=True)
+    left = [path.name for path in root.iterdir() if "partial" in path.name or "previous" in path.name]
+    return {"trials": KILLS, "finished_before": finished, "lost": lost, "left_behind": left}
+
+
+def exchanges(root: Path) -> dict[str, Any]:
+    """Replace a bundle under readers, each of which must see one bundle whole."""
+    bundle, _ = prepared(root)
+    manifest = bundles.read(bundle).manifest
+    done, reads, refused = threading.Event(), [], []
+
+    def whole(found: bundles.Bundle) -> int:
+        return sum(len(found.content(name)) for name in found.manifest.files)
+
+    def read_on() -> None:
+        while not done.is_set():
+            try:
+                reads.append(bundles.reading(bundle, whole))
+            except edgeresnext.EdgeResNeXtError as error:
+                refused.append(str(error))
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(2):
+            pool.submit(read_on)
+        for number in range(EXCHANGES):
+            with bundles.replacing(bundle, print) as staging:
+                shutil.copytree(bundle, staging, dirs_exist_ok=True)
+                (staging / "labels.txt").write_text(
+                    "".join(f"{number} {index}\n" for index in range(10)), encoding="utf-8"
+                )
+                import msgspec
+
+                changed = msgspec.structs.replace(manifest, files=bundles.list_files(staging))
+                bundles.write_manifest(staging, changed)
+        done.set()
+    return {"trials": EXCHANGES, "reads": len(reads), "lost": len(refused), "reasons": sorted(set(refused))[:3]}
+
+
+def threads(root: Path) -> dict[str, Any]:
+    """Run every artefact from 64 threads at once; each answer must be that of one thread, to the bit."""
+    bundle, _ = prepared(root)
+    images = bundles.read(bundle).golden().images
+    differing = runs = 0
+    for backend, precision in BACKENDS:
+        with edgeresnext.load(bundle, backend=backend, precision=precision) as classifier:
+            expected = [classifier.logits(image[None]) for image in images]
+
+            def work(start: int, answer: Callable[..., Any] = classifier.logits, expected: list[Any] = expected) -> int:
+                picked = [(start + step) % len(images) for step in range(RUNS_A_THREAD)]
+                return sum(not np.array_equal(answer(images[i][None]), expected[i]) for i in picked)
+
+            with ThreadPoolExecutor(THREADS) as pool:
+                differing += sum(pool.map(work, range(THREADS)))
+            runs += THREADS * RUNS_A_THREAD
+    return {"threads": THREADS, "trials": runs, "lost": differing}
+
+
+def long_runs(root: Path) -> list[dict[str, Any]]:
+    """Predict ten thousand times, and load and close a hundred; return how the process grew, in bytes and handles."""
+    bundle, _ = prepared(root)
+    images = bundles.read(bundle).golden().images
+    here, found = psutil.Process(), []
+    for backend, precision in BACKENDS:
+        with edgeresnext.load(bundle, backend=backend, precision=precision) as classifier:
+            for index in range(WARM_UP):
+                classifier.logits(images[index % len(images)][None])
+            gc.collect()
+            before = here.memory_info().rss
+            for index in range(PREDICTIONS):
+                classifier.logits(images[index % len(images)][None])
+            gc.collect()
+            growth = here.memory_info().rss - before
+
+        def cycle(backend: str = backend, precision: str = precision) -> None:
+            edgeresnext.load(bundle, backend=backend, precision=precision).close()
+
+        for _ in range(10):
+            cycle()
+        gc.collect()
+        before, handles, running = here.memory_info().rss, here.num_fds(), here.num_threads()
+        for _ in range(CYCLES):
+            cycle()
+        gc.collect()
+        found.append({
+            "artifact": f"{backend}-{precision}", "predictions": PREDICTIONS, "growth_bytes": growth, "cycles": CYCLES,
+            "cycles_growth_bytes": here.memory_info().rss - before, "handles": here.num_fds() - handles,
+            "threads": here.num_threads() - running,
+        })  # fmt: skip
+        print(found[-1], flush=True)
+    return found
+
+
+SECTIONS: dict[str, Callable[[Path], Any]] = {
+    "kills": kills, "exchanges": exchanges, "threads": threads, "long_runs": long_runs,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Try what is asked for, and save what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=SECTIONS, action="append")
+    for section in parser.parse_args().only or SECTIONS:
+        with scratch() as root:
+            found = SECTIONS[section](root)
+        print(section, found, flush=True)
+        save_section("faults", section, found, **package_versions("torch", "onnxruntime", "openvino"))
+
+
+if __name__ == "__main__":
+    main()
