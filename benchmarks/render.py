@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from tables import building, gpu, int8, speed
+from tables import building, faults, gpu, int8, speed
 
 ROOT = Path(__file__).parent.parent
 TABLES = {
@@ -28,6 +28,8 @@ TABLES = {
     "build": building.build,
     "engines": building.engines,
     "checkpoints": building.checkpoints,
+    "ensembles": faults.ensembles,
+    "faults": faults.faults,
     "gpu-checks": gpu.checks,
     "gpu-probes": gpu.probes,
     "gpu-speed": gpu.speed,

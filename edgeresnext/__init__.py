@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgeresnext.runtime.classifier import Classifier as Classifier
     from edgeresnext.runtime.classifier import Prediction as Prediction
     from edgeresnext.runtime.load import load as load
+    from edgeresnext.runtime.sign import sign as sign
     from edgeresnext.runtime.verify import verify as verify
     from edgeresnext.spec import CheckpointOptions as CheckpointOptions
     from edgeresnext.spec import EngineOptions as EngineOptions
@@ -61,6 +62,7 @@ _HOME = {
     "read_report": "edgeresnext.report.files",
     "save_report": "edgeresnext.report.files",
     "sensitivity": "edgeresnext.measure.sensitivity",
+    "sign": "edgeresnext.runtime.sign",
     "train": "edgeresnext.model.training",
     "verify": "edgeresnext.runtime.verify",
 }

@@ -22,3 +22,4 @@ from edgeresnext.bundle.output import check_output as check_output
 from edgeresnext.bundle.output import check_replaceable as check_replaceable
 from edgeresnext.bundle.output import list_files as list_files
 from edgeresnext.bundle.output import replacing as replacing
+from edgeresnext.bundle.signature import sign as sign

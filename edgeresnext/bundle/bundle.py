@@ -8,7 +8,7 @@ import math
 import os
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from edgeresnext import files
 from edgeresnext.bundle.golden import Golden
 from edgeresnext.bundle.manifest import LABELS, RANGES, READABLE, REBUILD, REFERENCE, parse_ranges, read_manifest
+from edgeresnext.bundle.signature import check_signature
 from edgeresnext.errors import BundleError, RequestError, unknown_name
 from edgeresnext.spec import Artifact, Fidelity, Manifest, Precision, Ranges
 
@@ -186,14 +187,20 @@ class Bundle:
         return found
 
 
-def read(path: str | Path) -> Bundle:
+def read(path: str | Path, trusted: Sequence[str | Path] = ()) -> Bundle:
     """Return the bundle in a directory; of its files only the manifest is read.
 
+    Args:
+        path: The directory.
+        trusted: Public keys of whom it may come from, Ed25519 in PEM; with none it may come from anybody.
+
     Raises:
-        BundleError: The path is no bundle, or its manifest is damaged or of another schema.
+        BundleError: The path is no bundle, its manifest is damaged or of another schema, or nobody trusted signed it.
+        InputError: A key cannot be read.
     """
-    manifest, digest = read_manifest(Path(path))
-    return Bundle(path=Path(path), manifest=manifest, digest=digest)
+    manifest, content = read_manifest(Path(path))
+    check_signature(Path(path), content, trusted)
+    return Bundle(path=Path(path), manifest=manifest, digest=hashlib.sha256(content).hexdigest())
 
 
 _EXCHANGES = 8
@@ -203,28 +210,28 @@ _MISSING_S = 1.0
 T = TypeVar("T")
 
 
-def reading(path: str | Path, use: Callable[[Bundle], T]) -> T:
+def reading(path: str | Path, use: Callable[[Bundle], T], trusted: Sequence[str | Path] = ()) -> T:
     """Return what `use` makes of the bundle in a directory; where another takes its place meanwhile, of that one.
 
     Raises:
         BundleError: As `read` and `use`.
     """
     for _ in range(_EXCHANGES):
-        bundle = _read_in_exchange(Path(path))
+        bundle = _read_in_exchange(Path(path), trusted)
         try:
             return use(bundle)
         except BundleError:
-            if _read_in_exchange(Path(path)).digest == bundle.digest:
+            if _read_in_exchange(Path(path), trusted).digest == bundle.digest:
                 raise
-    return use(read(path))
+    return use(read(path, trusted))
 
 
-def _read_in_exchange(path: Path) -> Bundle:
+def _read_in_exchange(path: Path, trusted: Sequence[str | Path]) -> Bundle:
     """Return the bundle in a directory, or the one that is about to be there, where file systems cannot exchange."""
     end = time.monotonic() + _MISSING_S
     while True:
         try:
-            return read(path)
+            return read(path, trusted)
         except BundleError:
             if path.exists() or not files.previous(path).exists() or time.monotonic() > end:
                 raise

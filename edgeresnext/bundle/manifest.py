@@ -15,7 +15,8 @@ from edgeresnext.spec import RANGES_SCHEMA, READABLE_SCHEMAS, Manifest, Ranges
 MANIFEST = "manifest.json"
 MANIFEST_DIGEST = "manifest.sha256"
 """Beside the manifest, as `sha256sum --check` reads it: all other files have their digests there."""
-OWN_NAMES = (MANIFEST, MANIFEST_DIGEST)
+SIGNATURE = "manifest.sig"
+OWN_NAMES = (MANIFEST, MANIFEST_DIGEST, SIGNATURE)
 """Files of a bundle that the manifest does not list."""
 LABELS = "labels.txt"
 WEIGHTS = "weights.safetensors"
@@ -30,8 +31,8 @@ REBUILD = "Copy the bundle again, or rebuild it with `edgeresnext build`."
 OTHER_RELEASE = "Rebuild the bundle with this release, or install the one that wrote it."
 
 
-def read_manifest(path: Path) -> tuple[Manifest, str]:
-    """Return the manifest of a bundle, and its SHA-256.
+def read_manifest(path: Path) -> tuple[Manifest, bytes]:
+    """Return the manifest of a bundle, and the content of its file.
 
     Raises:
         BundleError: The path is no bundle, or its manifest is damaged or of another schema.
@@ -80,7 +81,7 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
     if unlisted or not manifest.artifacts:
         what = f"does not list {shortened(unlisted)}" if unlisted else "has no artefact"
         raise BundleError(f"'{manifest_path}' {what}", REBUILD)
-    return manifest, found
+    return manifest, raw
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

@@ -29,6 +29,13 @@ backend_option = click.option(
 precision_option = click.option("--precision", metavar="NAME", help="Use this precision: fp32, bf16, fp16, int8.")
 threads_option = click.option("--threads", type=int, metavar="N", help="CPU threads. Default: the runtime's choice.")
 device_option = click.option("--device", metavar="N|UUID", help="The GPU, by index or as nvidia-smi -L has it. [0]")
+trusted_option = click.option(
+    "--trusted",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="PUBLIC.PEM",
+    help="Refuse a bundle that this key has not signed. Repeatable.",
+)
 save_option = click.option(
     "--save",
     "files",

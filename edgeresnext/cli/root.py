@@ -65,7 +65,7 @@ def cli(verbose: int, quiet: bool, log_json: bool) -> None:  # noqa: FBT001
 _COMMANDS = (
     *(building.build, building.train, building.models),
     *(measuring.bench, measuring.report, measuring.sensitivity),
-    *(running.predict, running.verify, running.inspect, exporting.export),
+    *(running.predict, running.verify, running.sign, running.inspect, exporting.export),
     *(starting.doctor, starting.demo),
 )
 

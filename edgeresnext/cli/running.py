@@ -17,6 +17,7 @@ from edgeresnext.cli.options import (
     json_option,
     precision_option,
     threads_option,
+    trusted_option,
 )
 from edgeresnext.cli.show_bundle import show_bundle, show_checks
 from edgeresnext.cli.show_file import show_engine, show_onnx, show_weights
@@ -31,6 +32,7 @@ from edgeresnext.extras import how_to_install
 @precision_option
 @threads_option
 @device_option
+@trusted_option
 @click.option("--top", type=int, default=5, show_default=True, help="Classes to print for each image.")
 @json_option
 def predict(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
@@ -64,10 +66,11 @@ def predict(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool, **o
 @click.command()
 @bundle_argument
 @device_option
+@trusted_option
 @json_option
-def verify(bundle: Path, device: str | None, as_json: bool) -> None:  # noqa: FBT001
+def verify(bundle: Path, device: str | None, trusted: tuple[Path, ...], as_json: bool) -> None:  # noqa: FBT001
     """Check every file of BUNDLE, then replay the golden images on every artefact that runs here."""
-    checks = edgeresnext.verify(bundle, device=device)
+    checks = edgeresnext.verify(bundle, device=device, trusted=trusted)
     if as_json:
         console.print_json(checks)
     else:
@@ -77,6 +80,15 @@ def verify(bundle: Path, device: str | None, as_json: bool) -> None:  # noqa: FB
         raise EdgeResNeXtError(f"{', '.join(failed)} failed", "Rebuild the bundle, or use another backend.")
     if all(check.status == "skipped" for check in checks):
         raise EdgeResNeXtError("nothing of this bundle runs here", how_to_install("cpu"))
+
+
+@click.command()
+@bundle_argument
+@click.option("--key", required=True, type=click.Path(path_type=Path), metavar="KEY.PEM", help="Private key, Ed25519.")
+def sign(bundle: Path, key: Path) -> None:
+    """Sign BUNDLE, once its files are as its manifest says; --trusted of others then tells whose it is."""
+    edgeresnext.sign(bundle, key=key)
+    say(f"signed {bundle}")
 
 
 @click.command()

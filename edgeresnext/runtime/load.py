@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ def load(
     prove: bool = True,
     batches: Iterable[int] = (1,),
     device: int | str | None = None,
+    trusted: Sequence[str | Path] = (),
 ) -> Classifier:
     """Load the fastest artefact of a bundle that this machine runs, and runs rightly.
 
@@ -52,9 +53,11 @@ def load(
         prove: Whether artefacts have to prove themselves; without, the order is that of the build's machine.
         batches: Images a call that it will mostly be given.
         device: The GPU to run on, by its index among those that CUDA offers or by its UUID; None for the first.
+        trusted: Public keys, Ed25519 in PEM, of whom the bundle may come from; with none it may come from anybody.
 
     Raises:
-        BundleError: The path is no bundle, or a file of it is missing or altered; golden images are needed to prove.
+        BundleError: The path is no bundle, nobody trusted signed it, or a file of it is missing or altered; golden
+            images are needed to prove.
         RequestError: The bundle has no such artefact, there is no such GPU, or `threads` or a batch is not positive.
         NotInstalledError: This machine can run none of the artefacts; each reason is given.
         BackendError: No artefact that was asked for starts here and gives the right answers.
@@ -66,7 +69,7 @@ def load(
         with gpu.using(device):
             return _choose(bundle, candidates, threads, sizes, prove=prove)
 
-    return bundles.reading(path, load_it)
+    return bundles.reading(path, load_it, trusted)
 
 
 def _sizes(batches: Iterable[int]) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgeresnext import bundle as bundles
@@ -14,22 +15,25 @@ from edgeresnext.runtime.proof import shortfall
 from edgeresnext.spec import Artifact, Check
 
 
-def verify(path: str | Path, *, device: int | str | None = None) -> tuple[Check, ...]:
+def verify(
+    path: str | Path, *, device: int | str | None = None, trusted: Sequence[str | Path] = ()
+) -> tuple[Check, ...]:
     """Check every file's digest, then every artefact that this machine runs against the golden logits.
 
     Args:
         path: The bundle.
         device: The GPU to run on, by its index among those that CUDA offers or by its UUID; None for the first.
+        trusted: Public keys, Ed25519 in PEM, of whom the bundle may come from; with none it may come from anybody.
 
     Returns:
         One check an artefact; those that this machine cannot run are skipped with the reason.
 
     Raises:
-        BundleError: The path is no bundle, or a file of it is missing or altered.
+        BundleError: The path is no bundle, nobody trusted signed it, or a file of it is missing or altered.
         RequestError: There is no such GPU.
     """
     with gpu.using(device):
-        return bundles.reading(path, _verify)
+        return bundles.reading(path, _verify, trusted)
 
 
 def _verify(bundle: Bundle) -> tuple[Check, ...]:

@@ -13,7 +13,7 @@ def test_the_public_names_are_these():
     assert set(edgeresnext.__all__) == {
         "BenchOptions", "Bundle", "CheckpointOptions", "Classifier", "EdgeResNeXtError", "EngineOptions", "Gate", "Prediction", "Preprocess",
         "Recipe", "Report", "__version__", "bench", "build", "build_engines", "compare", "export", "load", "read_recipe",
-        "read_report", "save_report", "sensitivity", "train", "verify",
+        "read_report", "save_report", "sensitivity", "sign", "train", "verify",
     }  # fmt: skip
 
 
