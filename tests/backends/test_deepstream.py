@@ -100,17 +100,17 @@ def test_means_and_deviations_of_three_channels_survive(uneven, tmp_path, precis
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", [deepstream.PRIMARY, deepstream.SECONDARY])
 @pytest.mark.parametrize(
     ("key", "value"),
     [("offsets", "103.53;116.28;123.675"), ("offsets", "0;0;0"), ("net-scale-factor", "0.0039215697906911373")],
 )
-def test_a_configuration_that_prepares_pixels_otherwise_fails_the_replay(uneven, tmp_path, key, value):
+def test_a_configuration_that_prepares_pixels_otherwise_fails_the_replay(uneven, tmp_path, name, key, value):
     job = deepstream.prepare(uneven, tmp_path / "ds", "fp32", 1)
     (tmp_path / "files").mkdir()
     job.write(tmp_path / "files")
-    for name in (deepstream.PRIMARY, deepstream.SECONDARY):
-        text = (tmp_path / "files" / name).read_text()
-        (tmp_path / "files" / name).write_text(re.sub(rf"^{key}=.*$", f"{key}={value}", text, flags=re.MULTILINE))
+    text = (tmp_path / "files" / name).read_text()
+    (tmp_path / "files" / name).write_text(re.sub(rf"^{key}=.*$", f"{key}={value}", text, flags=re.MULTILINE))
     with pytest.raises(AccuracyError, match="of the largest; nothing is left"):
         job.replay(tmp_path / "files")
 
