@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeresnext.bundle import CALIBRATION_CACHE, LABELS, Bundle
+from edgeresnext.bundle.float_weights import with_float_weights
 from edgeresnext.errors import RequestError, unknown_name
 from edgeresnext.extras import require
 from edgeresnext.interop.exported import Job, as_comments, source_file
@@ -130,6 +131,8 @@ def _write(bundle: Bundle, artifact: Artifact, batch: int, folder: Path) -> None
     from edgeresnext.compiler.float_input import with_float_input
 
     offsets = with_float_input(source_file(bundle, artifact), folder / MODEL, bundle.manifest.model)
+    if artifact.precision == "int8":  # as every TensorRT takes it; DeepStream's is 8.6 up to 7.0
+        (folder / MODEL).write_bytes(with_float_weights((folder / MODEL).read_bytes()))
     # One line an output layer, its labels between semicolons; a line a label would name the first class alone.
     (folder / LABELS).write_text(";".join(bundle.labels()) + "\n", encoding="utf-8")
     if artifact.precision == "int8":
@@ -217,8 +220,7 @@ def _notes(artifact: Artifact, preprocess: Preprocess) -> tuple[str, ...]:
         found.append("nvinfer lets TensorRT compute FP32 in TF32 from Ampere on; NVIDIA_TF32_OVERRIDE=0 forbids it")
     if artifact.precision == "int8":
         found.append(
-            "INT8 wants DeepStream 7.1 or later: TensorRT 8.6 refuses the INT8 weights of the file. "
-            f"The thresholds are those in {MODEL}; nvinfer wants {CALIBRATION_CACHE} named, else it builds FP16"
+            f"nvinfer wants {CALIBRATION_CACHE} named for INT8, else it builds FP16; the thresholds that count are in {MODEL}"
         )
     return tuple(found)
 

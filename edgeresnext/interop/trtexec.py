@@ -9,6 +9,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
+import msgspec
+
 from edgeresnext import bundle as bundles
 from edgeresnext.backends.engine_header import release_key
 from edgeresnext.bundle import CALIBRATION_CACHE, Bundle
@@ -18,6 +20,8 @@ from edgeresnext.spec import Artifact, Engine, EngineOptions, Precision, Value
 
 _DEFAULT: tuple[Precision, ...] = ("fp16", "int8")
 """Of a bundle without engines: what TensorRT gets unasked."""
+_TYPED, _TYPED_ALONE = 10, 11
+"""Releases from which types in a file may bind, where a flag says so, and from which they always do, without one."""
 _UNKNOWN_RELEASE = "10"
 """Whose flags are printed where no engine tells: 11 takes them too, and says that it does so anyway."""
 
@@ -108,12 +112,21 @@ def _commands(bundle: Bundle, artifact: Artifact, batch: int | None) -> Commands
         loaded, note = saved, "the bundle has no engine yet: this is what it would get where it is built for `here`"
     if any(one.startswith("grouped convolutions: INT8 ") for one in engine.notes):
         note = "of the two ways to treat grouped convolutions this is the one that was kept"
+    if _wants_float_weights(artifact, engine):
+        engine = msgspec.structs.replace(engine, onnx="onnx/fp32.onnx", calibration_sha256=CALIBRATION_CACHE)
+        note = "a plain graph with the same thresholds: this release takes no INT8 weights from a file"
     return Commands(
         name=artifact.name,
         build=shlex.join([program, *_build_flags(bundle, artifact, engine), f"--saveEngine={saved}"]),
         time=shlex.join([program, f"--loadEngine={loaded}", *_time_flags(bundle, artifact, engine, timed)]),
         note=note,
     )
+
+
+def _wants_float_weights(artifact: Artifact, engine: Engine) -> bool:
+    """Whether our builder has to rewrite a file for a release, which is then no file that trtexec could be given."""
+    quantised = artifact.precision == "int8" and not engine.calibration_sha256
+    return artifact.backend == "tensorrt" and quantised and release_key(engine.release)[0] < _TYPED
 
 
 def _shape(bundle: Bundle, count: int) -> str:
@@ -153,9 +166,9 @@ def _types(bundle: Bundle, artifact: Artifact, engine: Engine) -> list[str]:
     beside = bool(engine.calibration_sha256)
     major = release_key(engine.release)[0]
     on_dla = engine.options.dla_core is not None
-    if major >= 11:  # noqa: PLR2004 - the first release in which every network is typed, and no flag says so
+    if major >= _TYPED_ALONE:
         return flags
-    if major >= 10 and not beside and not on_dla:  # noqa: PLR2004 - the first one with a flag for typed networks
+    if major >= _TYPED and not beside and not on_dla:
         return [*flags, "--stronglyTyped"]
     half = any(file.file.startswith("onnx/int8-fp16") for file in bundle.manifest.onnx) or on_dla
     flags += ["--fp16"] if artifact.precision == "fp16" or (artifact.precision == "int8" and half) else []
@@ -166,7 +179,7 @@ def _types(bundle: Bundle, artifact: Artifact, engine: Engine) -> list[str]:
 def _time_flags(bundle: Bundle, artifact: Artifact, engine: Engine, batch: int) -> list[str]:
     """Return what times an engine as the benchmark does: as a CUDA graph, with the copies of images and logits."""
     flags = [f"--shapes={_shape(bundle, batch)}"]
-    if artifact.backend == "tensorrt" and release_key(engine.release)[0] >= 11:  # noqa: PLR2004 - its defaults changed
+    if artifact.backend == "tensorrt" and release_key(engine.release)[0] >= _TYPED_ALONE:  # whose defaults are others
         flags += ["--includeDataTransfers"]
     else:
         flags += ["--useCudaGraph", "--useSpinWait"]

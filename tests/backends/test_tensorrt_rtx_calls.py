@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from edgeresnext.backends import registry
-from edgeresnext.backends._trt.float_weights import with_float_weights
 from edgeresnext.backends._trt.parent import run_in_child
 from edgeresnext.backends.request import EngineRequest
+from edgeresnext.bundle.float_weights import with_float_weights
 from edgeresnext.errors import BackendError
 from edgeresnext.machine import gpu
 from edgeresnext.progress import silent

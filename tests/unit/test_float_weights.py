@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from edgeresnext.backends._trt.float_weights import with_float_weights
+from edgeresnext.bundle.float_weights import with_float_weights
 from edgeresnext.errors import InputError
 
 LEVELS = np.arange(-128, 128, dtype=np.int8)

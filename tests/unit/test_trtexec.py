@@ -82,7 +82,7 @@ def test_options_of_the_engine_are_typed(bundle_copy):
     [
         ("8.6.1", "fp32", {"--noTF32"}),
         ("8.6.1", "fp16", {"--fp16"}),
-        ("8.6.1", "int8", {"--int8", "--fp16"}),
+        ("8.6.1", "int8", {"--int8", "--fp16", "--calib"}),
         ("10.3.0", "fp32", {"--noTF32", "--stronglyTyped"}),
         ("10.3.0", "int8", {"--stronglyTyped"}),
         ("11.1.0", "int8", set()),
@@ -92,6 +92,15 @@ def test_precision_is_said_as_the_release_wants_it(bundle_copy, release, precisi
     (found,) = commands(with_engine(bundle_copy, release, precision).path)
     _, build = flags(found.build)
     assert set(build) & {"--noTF32", "--stronglyTyped", "--fp16", "--int8", "--calib"} == typed
+
+
+def test_a_release_without_int8_weights_gets_the_plain_graph_and_is_told_so(bundle_copy):
+    (found,) = commands(with_engine(bundle_copy, "8.6.1", "int8").path)
+    _, build = flags(found.build)
+    assert build["--onnx"].endswith("onnx/fp32.onnx")
+    assert "takes no INT8 weights" in found.note
+    (found,) = commands(with_engine(bundle_copy, "8.6.1", "fp16").path, precision="fp16")
+    assert not found.note
 
 
 def test_thresholds_beside_a_plain_graph_are_named(bundle_copy):

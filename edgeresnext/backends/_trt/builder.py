@@ -15,11 +15,11 @@ from edgeresnext import files
 from edgeresnext.backends._trt.anatomy import LIST_START, from_build_log
 from edgeresnext.backends._trt.calibrator import make_calibrator
 from edgeresnext.backends._trt.events import Built, Event, Failed, Logged, Progressed
-from edgeresnext.backends._trt.float_weights import with_float_weights
 from edgeresnext.backends._trt.inspector import inspected_layers
 from edgeresnext.backends._trt.module import load_module, make_logger
 from edgeresnext.backends._trt.progress import make_monitor
 from edgeresnext.backends.request import EngineRequest
+from edgeresnext.bundle.float_weights import with_float_weights
 from edgeresnext.errors import BackendError, EdgeResNeXtError, NotInstalledError, RequestError
 from edgeresnext.spec import EngineLayer
 
