@@ -23,13 +23,13 @@ _FRONT = ["Cast", "Transpose", "Sub", "Mul"]
 """How every file begins (`emit`)."""
 
 
-def with_float_input(source: Path, target: Path, model: ModelSpec) -> tuple[float, ...]:
+def with_float_input(source: bytes, target: Path, model: ModelSpec) -> tuple[float, ...]:
     """Write the file that takes pixels less their mean, float32 `(N, channels, H, W)`, and returns probabilities.
 
     Its input keeps the name of the original's; the logits are a tensor inside, under their name.
 
     Args:
-        source: An ONNX file of a bundle.
+        source: What stands in an ONNX file of a bundle.
         target: The file to write.
         model: The network that it holds.
 
@@ -39,12 +39,12 @@ def with_float_input(source: Path, target: Path, model: ModelSpec) -> tuple[floa
     Raises:
         BackendError: The file does not begin as ours do.
     """
-    file = onnx.load(source)
+    file = onnx.load_model_from_string(source)
     graph = file.graph
     front = graph.node[: len(_FRONT)]
     if [node.op_type for node in front] != _FRONT or graph.output[0].name != model.output.name:
         raise BackendError(
-            f"ONNX file '{source}' does not begin and end as files of this release do",
+            "the ONNX file of this precision does not begin and end as files of this release do",
             "Build the bundle again with this release.",
         )
     mean_name = front[2].input[1]
@@ -61,9 +61,9 @@ def with_float_input(source: Path, target: Path, model: ModelSpec) -> tuple[floa
     return offsets
 
 
-def with_logits(source: Path, model: ModelSpec) -> bytes:
+def with_logits(source: bytes, model: ModelSpec) -> bytes:
     """Return the same file with its logits as a second output, where they are a tensor inside."""
-    file = onnx.load(source)
+    file = onnx.load_model_from_string(source)
     if model.output.name not in {value.name for value in file.graph.output}:
         value = helper.make_tensor_value_info(model.output.name, TensorProto.FLOAT, ["batch", model.classes])
         file.graph.output.append(value)

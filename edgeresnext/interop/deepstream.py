@@ -14,7 +14,6 @@ from __future__ import annotations
 import configparser
 import re
 import shlex
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from edgeresnext.bundle import CALIBRATION_CACHE, LABELS, Bundle
 from edgeresnext.bundle.float_weights import with_float_weights
 from edgeresnext.errors import RequestError, unknown_name
 from edgeresnext.extras import require
-from edgeresnext.interop.exported import Job, as_comments, source_file
+from edgeresnext.interop.exported import Job, as_comments, source_content
 from edgeresnext.interop.replay import Replay, judge, run_as_written
 from edgeresnext.pipeline.engines import onnx_for
 from edgeresnext.spec import CHANNELS, Artifact, Precision, Preprocess
@@ -130,13 +129,13 @@ def _write(bundle: Bundle, artifact: Artifact, batch: int, folder: Path) -> None
     """
     from edgeresnext.compiler.float_input import with_float_input
 
-    offsets = with_float_input(source_file(bundle, artifact), folder / MODEL, bundle.manifest.model)
+    offsets = with_float_input(source_content(bundle, artifact), folder / MODEL, bundle.manifest.model)
     if artifact.precision == "int8":  # as every TensorRT takes it; DeepStream's is 8.6 up to 7.0
         (folder / MODEL).write_bytes(with_float_weights((folder / MODEL).read_bytes()))
     # One line an output layer, its labels between semicolons; a line a label would name the first class alone.
     (folder / LABELS).write_text(";".join(bundle.labels()) + "\n", encoding="utf-8")
     if artifact.precision == "int8":
-        shutil.copyfile(bundle.file(CALIBRATION_CACHE), folder / CALIBRATION_CACHE)
+        (folder / CALIBRATION_CACHE).write_bytes(bundle.content(CALIBRATION_CACHE))
     for name in (PRIMARY, SECONDARY):
         text = _config(bundle, artifact, batch, offsets, secondary=name == SECONDARY)
         (folder / name).write_text(text, encoding="utf-8")
@@ -153,8 +152,8 @@ def _replay(bundle: Bundle, artifact: Artifact, folder: Path) -> Replay:
 
     model, images = bundle.manifest.model, bundle.golden().images
     frames, objects = (preprocessed(images, read_config(folder / name)) for name in (PRIMARY, SECONDARY))
-    exported = with_logits(folder / MODEL, model)
-    own = run_as_written(bundle.file(artifact.file), model, images)
+    exported = with_logits((folder / MODEL).read_bytes(), model)
+    own = run_as_written(source_content(bundle, artifact), model, images)
     found = judge(bundle, artifact, run_as_written(exported, model, frames), own)
     if not np.array_equal(frames, objects):  # else the proof of one is that of the other
         judge(bundle, artifact, run_as_written(exported, model, objects), own)
@@ -220,7 +219,7 @@ def _notes(artifact: Artifact, preprocess: Preprocess) -> tuple[str, ...]:
         found.append("nvinfer lets TensorRT compute FP32 in TF32 from Ampere on; NVIDIA_TF32_OVERRIDE=0 forbids it")
     if artifact.precision == "int8":
         found.append(
-            f"nvinfer wants {CALIBRATION_CACHE} named for INT8, else it builds FP16; the thresholds that count are in {MODEL}"
+            f"nvinfer wants {CALIBRATION_CACHE} named for INT8, else it builds FP16; thresholds are {MODEL}'s own"
         )
     return tuple(found)
 

@@ -96,16 +96,16 @@ def check_output(job: Job, bundle: Bundle) -> None:
     bundles.check_replaceable(output, f"an export for {job.tool}", known, job.by_products)
 
 
-def source_file(bundle: Bundle, artifact: Artifact) -> Path:
-    """Return the file that is exported: what the manifest says it is, and if ONNX, a plain graph of our operators.
+def source_content(bundle: Bundle, artifact: Artifact) -> bytes:
+    """Return what is exported: what the manifest says it is, and if ONNX, a plain graph of our operators.
 
     Raises:
         BundleError: It is missing, altered, or holds more; another program would do what it says.
     """
-    path = bundle.file(artifact.file)
+    content = bundle.content(artifact.file)
     if artifact.engine is None:
-        check_onnx(path.read_bytes(), bundle.manifest.model, path)
-    return path
+        check_onnx(content, bundle.manifest.model, bundle.path / artifact.file)
+    return content
 
 
 def as_comments(paragraphs: Iterable[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,13 +57,13 @@ def judge(bundle: Bundle, artifact: Artifact, logits: NDArray[np.float32], own: 
     return found
 
 
-def run_as_written(file: bytes | Path, model: ModelSpec, images: NDArray[Any]) -> NDArray[np.float32]:
+def run_as_written(file: bytes, model: ModelSpec, images: NDArray[Any]) -> NDArray[np.float32]:
     """Return the logits `(N, classes)`, float32, that an ONNX file gives for a batch of what it takes.
 
     ONNX Runtime runs it without optimisations, as it is written: what it fuses differs by processor.
 
     Args:
-        file: The file, or what stands in it.
+        file: What stands in it.
         model: The network, for the names of input and output.
         images: As the file takes them.
 
@@ -78,9 +77,8 @@ def run_as_written(file: bytes | Path, model: ModelSpec, images: NDArray[Any]) -
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS_ONLY
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    source = str(file) if isinstance(file, Path) else file
     try:
-        session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         (logits,) = session.run([model.output.name], {model.input.name: images})
     except Exception as error:  # its exceptions share no base class of their own
         raise BackendError(f"ONNX Runtime refuses the exported file: {error}", "Report this as a bug.") from error

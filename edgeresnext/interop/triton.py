@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
+from contextlib import closing
 from pathlib import Path
 
 from edgeresnext.backends import registry
 from edgeresnext.backends.engine_header import read_header
 from edgeresnext.bundle import LABELS, Bundle
 from edgeresnext.errors import InputError, NotInstalledError, RequestError, unknown_name
-from edgeresnext.interop.exported import Job, as_comments, source_file
+from edgeresnext.interop.exported import Job, as_comments, source_content
 from edgeresnext.interop.replay import Replay, judge
+from edgeresnext.runtime.classifier import open_artifact
 from edgeresnext.spec import CHANNELS, CPU, Artifact, Precision
 
 BATCH = 8
@@ -148,11 +149,11 @@ def _write(bundle: Bundle, artifact: Artifact, name: str, batch: int, folder: Pa
         BundleError: A file is missing or altered, or none of ours.
         InputError: The engine is none of TensorRT's.
     """
-    file = source_file(bundle, artifact)
-    if artifact.engine is not None and (header := read_header(file)).backend != artifact.backend:
-        raise InputError(f"'{file}' is an engine for {header.backend}, not {artifact.backend}", "Build it again.")
-    (folder / "1").mkdir()
-    shutil.copyfile(file, folder / "1" / _FILES[artifact.backend])
+    file = folder / "1" / _FILES[artifact.backend]
+    file.parent.mkdir()
+    file.write_bytes(source_content(bundle, artifact))
+    if artifact.engine is not None and (found := read_header(file).backend) != artifact.backend:
+        raise InputError(f"'{artifact.file}' is an engine for {found}, not {artifact.backend}", "Build it again.")
     (folder / LABELS).write_text("".join(f"{label}\n" for label in bundle.labels()), encoding="utf-8")
     (folder / "warmup").mkdir()
     (folder / "warmup" / "golden").write_bytes(bundle.golden().images[0].tobytes())
@@ -169,16 +170,12 @@ def _replay(bundle: Bundle, artifact: Artifact, folder: Path) -> Replay:
     reason = registry.unavailable(artifact)
     if reason is not None:
         raise NotInstalledError(reason)
-    exported = folder / "1" / _FILES[artifact.backend]
-    images = bundle.golden().images
-    found = []
-    for file in (exported, bundle.file(artifact.file)):
-        session = registry.get(artifact.backend).open(file, bundle.manifest.model, artifact)
-        try:
-            found.append(session.run(images))
-        finally:
-            session.close()
-    return judge(bundle, artifact, *found)
+    backend, model, images = registry.get(artifact.backend), bundle.manifest.model, bundle.golden().images
+    with closing(backend.open(folder / "1" / _FILES[artifact.backend], model, artifact)) as session:
+        exported = session.run(images)
+    with closing(open_artifact(bundle, artifact)) as session:
+        own = session.run(images)
+    return judge(bundle, artifact, exported, own)
 
 
 def _notes(artifact: Artifact) -> tuple[str, ...]:

@@ -337,8 +337,8 @@ def test_a_damaged_bundle_is_refused_and_an_earlier_export_stays(bundle_copy, tm
 
 def test_a_file_that_is_none_of_ours_is_refused(built, tmp_path):
     once, model = tmp_path / "once.onnx", built.manifest.model
-    float_input.with_float_input(built.path / "onnx" / "fp32.onnx", once, model)
+    float_input.with_float_input((built.path / "onnx" / "fp32.onnx").read_bytes(), once, model)
     with pytest.raises(BackendError, match="does not begin and end as files of this release do"):
-        float_input.with_float_input(once, tmp_path / "twice.onnx", model)
+        float_input.with_float_input(once.read_bytes(), tmp_path / "twice.onnx", model)
     with pytest.raises(BackendError, match="ONNX Runtime refuses"):
-        run_as_written(once, model, built.golden().images)
+        run_as_written(once.read_bytes(), model, built.golden().images)
