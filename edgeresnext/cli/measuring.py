@@ -145,7 +145,7 @@ def _show_report(report: Report, files: Sequence[Path], *, as_json: bool) -> Non
             except EdgeResNeXtError as error:
                 failed = failed or error
         if as_json:
-            say(to_json(report), nl=False)
+            say(to_json(report).decode(), nl=False)
         else:
             console.wide_console().print(render(report))
     if failed is not None:

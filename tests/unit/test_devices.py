@@ -35,7 +35,7 @@ def test_every_gpu_is_told_with_what_the_driver_knows_of_it(machine):
     first, second = gpu.devices()
     assert first == gpu.Gpu(
         name="NVIDIA Stand-in", compute_capability="8.9", memory_bytes=1 << 34, driver="12.8", integrated=True,
-        index=0, uuid=f"GPU-{simulated.uuid(0)}",
+        multiprocessors=128, index=0, uuid=f"GPU-{simulated.uuid(0)}",
     )  # fmt: skip
     assert (second.name, second.compute_capability, second.index) == ("Second", "12.0", 1)
     assert gpu.detect() == first

@@ -56,10 +56,9 @@ def written(path, manifest):
     import msgspec
 
     from edgeresnext import bundle as bundles
-    from edgeresnext import files
 
     manifest = msgspec.structs.replace(manifest, files=bundles.list_files(path))
-    (path / bundles.MANIFEST).write_bytes(files.to_json(manifest))
+    bundles.write_manifest(path, manifest)
     return path
 
 
