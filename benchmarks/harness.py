@@ -2,7 +2,8 @@
 
 Overhead: sessions that sleep, or keep the processor busy, for a known time, which they measure from inside; what
 `measure.latency` reports is more by what the harness adds. Comparison: pairs of real runs of the digits network in INT8,
-one of which may take a known share longer, judged by `edgeresnext.compare` as saved reports would be.
+one of which may take a known share longer, judged by `edgeresnext.compare` as saved reports would be. Arrays: what
+`Classifier.logits` adds to the runtime's own call on the same memory, for arrays of NumPy and PyTorch.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ TIMES_S = (0.0001, 0.001, 0.010, 0.050)
 SLOWER = (0.0, 0.02, 0.05, 0.10, 0.20)
 PAIRS = 4
 PAIR_ROUNDS = 200
+ARRAY_ROUNDS = 2000
 
 
 class Known(Session):
@@ -135,9 +137,65 @@ def comparisons() -> list[dict[str, Any]]:
     return rows
 
 
+class Timed:
+    """A runtime's own call, which keeps how long the last one took."""
+
+    def __init__(self, run: Callable[[Any], Any]) -> None:
+        self._run = run
+        self.took_s = 0.0
+
+    def __call__(self, images: Any) -> Any:
+        """Call the runtime."""
+        start = time.perf_counter()
+        logits = self._run(images)
+        self.took_s = time.perf_counter() - start
+        return logits
+
+
+def arrays() -> list[dict[str, Any]]:
+    """Return what `logits` adds to a runtime's own call, measured from inside, by the library of the array."""
+    import torch
+
+    rows = []
+    with scratch() as root:
+        folders = digits.prepare(root / "digits")
+        with weights() as path:
+            bundle = edgeresnext.build(
+                "resnext20_8x4d", weights=path, calibration=folders["calibration"], precisions=["fp32"],
+                output=root / "bundle",
+            )  # fmt: skip
+        tensor = torch.zeros((1, 32, 32, 3), dtype=torch.uint8)
+        kinds: dict[str, tuple[Any, ...]] = {
+            "NumPy": (tensor.numpy(),), "PyTorch": (tensor,), "PyTorch, out": (tensor, torch.zeros((1, 10))),
+        }  # fmt: skip
+        for backend in ("openvino", "onnxruntime"):
+            with edgeresnext.load(bundle.path, backend=backend, prove=False) as classifier:
+                session: Any = classifier._session  # noqa: SLF001
+                session._run = timer = Timed(session._run)  # noqa: SLF001
+                added: dict[str, list[float]] = {name: [] for name in kinds}
+                took = []
+                for _ in range(ARRAY_ROUNDS):
+                    for name, given in kinds.items():
+                        start = time.perf_counter()
+                        classifier.logits(*given)
+                        added[name].append(time.perf_counter() - start - timer.took_s)
+                        took.append(timer.took_s)
+            for name, samples in added.items():
+                row = {
+                    "backend": backend, "array": name, "runtime_s": median(took), "added_s": median(samples),
+                    "added_p99_s": float(np.quantile(samples, 0.99)), "rounds": ARRAY_ROUNDS,
+                }  # fmt: skip
+                rows.append(row)
+                print(row, flush=True)
+    return rows
+
+
 def main() -> None:
     """Measure and save."""
-    figures = {"overhead": overhead(), "comparisons": comparisons(), "pairs": PAIRS, "pair_rounds": PAIR_ROUNDS}
+    figures = {
+        "overhead": overhead(), "comparisons": comparisons(), "pairs": PAIRS, "pair_rounds": PAIR_ROUNDS,
+        "arrays": arrays(),
+    }  # fmt: skip
     save("harness", msgspec.to_builtins(figures))
 
 

@@ -16,6 +16,7 @@ TABLES = {
     "peers-imagenet": lambda: speed.peers("ResNeXt-50"),
     "peers-digits": lambda: speed.peers("resnext20"),
     "overhead": speed.overhead,
+    "arrays": speed.arrays,
     "comparisons": speed.comparisons,
     "fidelity": int8.fidelity,
     "repairs": int8.repairs,

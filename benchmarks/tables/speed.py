@@ -135,6 +135,20 @@ def overhead() -> str:
     return f"{found}\n\n{figures['overhead'][0]['rounds']} runs each. {machine(figures)}."
 
 
+def arrays() -> str:
+    """What `logits` adds to a runtime's own call."""
+    figures = load("harness")
+    rows = (
+        (
+            row["backend"], row["array"], f"{row['runtime_s'] * 1e3:.3f} ms", f"{row['added_s'] * 1e6:.1f} µs",
+            f"{row['added_p99_s'] * 1e6:.1f} µs",
+        )
+        for row in figures["arrays"]
+    )  # fmt: skip
+    found = table(("runtime", "array", "its own call, median", "added, median", "added, p99"), rows)
+    return f"{found}\n\nThe digits network in FP32, one image, {figures['arrays'][0]['rounds']} runs each in turn. {machine(figures)}."
+
+
 def comparisons() -> str:
     """How pairs of runs compare."""
     figures = load("harness")

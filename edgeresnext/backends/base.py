@@ -6,14 +6,15 @@ import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeresnext import files
-from edgeresnext.errors import BackendError, DataError
-from edgeresnext.spec import CHANNELS, Artifact, ModelSpec, Precision
+from edgeresnext.backends import arrays
+from edgeresnext.errors import BackendError, RequestError
+from edgeresnext.spec import Artifact, ModelSpec, Precision
 
 _FORKED = "Load the bundle in each child, before the parent does, or start children with multiprocessing's spawn."
 
@@ -32,31 +33,56 @@ class Session(ABC):
     largest: int | None = None
     """Images a run that it takes: smaller batches are filled up, larger ones are run in pieces."""
 
+    takes_gpu_arrays: ClassVar[bool] = False
+    """Whether it runs images where they lie on its GPU."""
+
     def __init__(self, model: ModelSpec) -> None:
         self.model = model
+        self._image_shape = model.input.shape[1:]
         self._process = os.getpid()
 
-    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    @overload
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+    @overload
+    def run(self, images: Any, out: Any = None, stream: Any = None) -> Any: ...  # noqa: ANN401 - of any library
+    def run(self, images: Any, out: Any = None, stream: Any = None) -> Any:
         """Return the logits `(N, classes)`, float32, of uint8 images `(N, height, width, channels)`.
 
+        Args:
+            images: A NumPy array; or an array of any library that lends its memory, which is then not copied: by
+                `__dlpack__`, on the host or, for engines, on their GPU, or there by `__cuda_array_interface__`. It must
+                be compact.
+            out: Takes the logits: float32, compact, where the images are (host or GPU).
+            stream: For images on the GPU: the CUDA stream to work on, a number or an object of any library. The call
+                then returns at once, and its result is for that stream; without it, the logits are there on return.
+
+        Returns:
+            `out` where it is given; else a NumPy array, or for images on the GPU one with `__dlpack__` and
+            `__cuda_array_interface__`.
+
         Raises:
-            DataError: The images have another shape or type.
+            DataError: The images, or `out`, have another shape, type or layout, or lie elsewhere.
+            RequestError: The stream is none of this GPU.
             BackendError: The runtime failed.
         """
         if os.getpid() != self._process:
             raise BackendError(
                 "this session was opened before the process was forked: its threads are not here", _FORKED
             )
-        wanted = self.model.input.shape[1:]
-        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape[1:] != wanted:
-            got = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
-            raise DataError(
-                f"expected a uint8 array (N, {', '.join(map(str, wanted))}), got {got}",
-                f"Images are {CHANNELS[wanted[-1] or 0]}, channels last, 0..255; use `predict` for images of any size.",
-            )
-        if len(images) == 0:
-            return np.empty((0, self.model.classes), np.float32)
-        return self._run(np.ascontiguousarray(images))
+        if self.takes_gpu_arrays and not isinstance(images, np.ndarray) and arrays.on_gpu(images):
+            return self._run_on_gpu(images, out, stream)
+        if stream is not None:
+            raise RequestError("a stream is given, and the images are on the host", "Leave it out.", values=("stream",))
+        checked = arrays.on_host(images, self._image_shape)
+        logits = self._run(checked) if len(checked) else np.empty((0, self.model.classes), np.float32)
+        if out is None:
+            return logits
+        arrays.fill(out, logits)
+        return out
+
+    def _run_on_gpu(self, images: Any, out: Any, stream: Any) -> Any:  # noqa: ANN401 - of any library
+        """Run images that lie on a GPU, where a session can (`takes_gpu_arrays`)."""
+        raise NotImplementedError
 
     def prepare(self, images: NDArray[np.uint8]) -> None:
         """Let the runtime choose how to run batches like `images`, and warm up."""

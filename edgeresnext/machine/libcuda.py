@@ -59,6 +59,7 @@ _FUNCTIONS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "cuStreamEndCapture": ("", (c_void_p, _out(c_void_p))),
     "cuStreamDestroy": ("_v2", (c_void_p,)),
     "cuEventCreate": ("", (_out(c_void_p), c_uint)),
+    "cuEventSynchronize": ("", (c_void_p,)),
     "cuEventRecord": ("", (c_void_p, c_void_p)),
     "cuEventQuery": ("", (c_void_p,)),
     "cuEventElapsedTime": ("", (_out(c_float), c_void_p, c_void_p)),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, overload
+from typing import IO, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,16 +53,33 @@ class Classifier:
         self.preprocess = preprocess
         self._session: Session | None = session
 
-    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    @overload
+    def logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]: ...
+    @overload
+    def logits(self, images: Any, out: Any = None, stream: Any = None) -> Any: ...  # noqa: ANN401 - of any library
+    def logits(self, images: Any, out: Any = None, stream: Any = None) -> Any:
         """Return the logits `(N, classes)`, float32, of uint8 images `(N, height, width, channels)`.
 
+        Args:
+            images: A NumPy array; or an array of any library that lends its memory, which is then not copied: by
+                `__dlpack__`, on the host or, for engines, on their GPU, or there by `__cuda_array_interface__`. It must
+                be compact.
+            out: Takes the logits: float32, compact, where the images are (host or GPU).
+            stream: For images on the GPU: the CUDA stream to work on, a number or an object of any library. The call
+                then returns at once, and its result is for that stream; without it, the logits are there on return.
+
+        Returns:
+            `out` where it is given; else a NumPy array, or for images on the GPU one with `__dlpack__` and
+            `__cuda_array_interface__`.
+
         Raises:
-            DataError: The images have another shape or type.
+            DataError: The images, or `out`, have another shape, type or layout, or lie elsewhere.
+            RequestError: The stream is none of this GPU, or this classifier is closed.
             BackendError: The runtime failed.
         """
         if self._session is None:
             raise RequestError("this classifier is closed", "Call edgeresnext.load again.")
-        return self._session.run(images)
+        return self._session.run(images, out, stream)
 
     @overload
     def predict(self, images: str | Path | Image.Image | IO[bytes], top: int = 5) -> list[Prediction]: ...

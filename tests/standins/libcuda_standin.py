@@ -59,6 +59,7 @@ SIGNATURES = {
     "cuEventCreate": (OUT[c_void_p], c_uint),
     "cuEventRecord": (c_void_p, c_void_p),
     "cuEventQuery": (c_void_p,),
+    "cuEventSynchronize": (c_void_p,),
     "cuEventElapsedTime": (OUT[c_float], c_void_p, c_void_p),
     "cuEventDestroy_v2": (c_void_p,),
     "cuGraphInstantiateWithFlags": (OUT[c_void_p], c_void_p, c_ulonglong),

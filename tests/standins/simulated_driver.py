@@ -252,6 +252,11 @@ def cuEventQuery(hEvent):
         raise Refused("CUDA_ERROR_NOT_READY")
 
 
+def cuEventSynchronize(hEvent):
+    allowed(captured=True)
+    gpu.reach(gpu.event(hEvent).last)
+
+
 def cuEventElapsedTime(hStart, hEnd):
     events = [gpu.event(hStart), gpu.event(hEnd)]
     if not all(event.timed and event.last for event in events):

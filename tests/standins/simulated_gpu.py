@@ -86,6 +86,7 @@ class Gpu(Memory, Streams):
                 self.name, self.compute_capability = device["name"], tuple(device["compute_capability"])
                 self.others = ()
         self._graveyard.extend(owner for _, owner in getattr(self, "pinned", {}).values())
+        self.first_address = self._next_address
         self.allocations = {}
         self.owners = {}
         self.freed = {}
@@ -93,6 +94,7 @@ class Gpu(Memory, Streams):
         self.freed_pinned = {}
         self.reserved = {}
         self.streams = {handle: Stream() for handle in LEGACY_STREAMS}
+        self.streams[1] = self.streams[0]  # CU_STREAM_LEGACY is the default stream by another number
         self.events = {}
         self.graphs = {}
         self.executables = {}
@@ -102,6 +104,7 @@ class Gpu(Memory, Streams):
         self.faults = []
         self.copies = []
         self.compiled = []
+        self.launched = 0
         self.clock = 0.0
 
     def fault(self, message):

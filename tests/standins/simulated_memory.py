@@ -38,7 +38,9 @@ class Memory:
         return None
 
     def free(self, address):
-        """Free an allocation."""
+        """Free an allocation; what is from before a reset has gone with it."""
+        if address < self.first_address:
+            return
         if address in self.freed:
             self.fault(f"double free of {address:#x}")
         if address not in self.allocations:

@@ -182,11 +182,12 @@ class Streams:
         """Let the stream wait for the event's last record."""
         last = self.event(handle).last
 
-        def run():
-            while last is not None and last.time is None:
-                self._step(self.stream(last.stream))
+        self.enqueue(stream, Operation(lambda: self.reach(last)))
 
-        self.enqueue(stream, Operation(run))
+    def reach(self, recorded):
+        """Run the stream of a record up to it."""
+        while recorded is not None and recorded.time is None:
+            self._step(self.stream(recorded.stream))
 
     def destroy_event(self, handle):
         """Destroy an event."""
@@ -237,6 +238,7 @@ class Streams:
         """Queue a graph's operations."""
         if executable not in self.executables:
             self.fault(f"{executable:#x} is not an executable graph")
+        self.launched += 1
         for operation in self.executables[executable]:
             self.enqueue(stream, operation)
 

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from edgeresnext.backends._trt.execution import Execution
 from edgeresnext.backends._trt.loaded_engine import LoadedEngine
 from edgeresnext.backends.cuda.api import Cuda
+from edgeresnext.backends.cuda.exchange import Flights
 from edgeresnext.errors import BackendError
+from edgeresnext.machine import libcuda
 from edgeresnext.spec import ModelSpec
 
 
@@ -33,6 +35,9 @@ class Way(NamedTuple):
 
 USUAL = Way()
 
+_ALIGNMENT = 256
+"""Bytes to which an address that TensorRT is given must be aligned (setTensorAddress, NvInferRuntime.h)."""
+
 
 class Lane:
     """A stream with buffers and execution contexts; used by one thread at a time.
@@ -42,6 +47,11 @@ class Lane:
         cuda: Active while the lane is made, and for every call.
         model: The network that the engine holds.
 
+    Attributes:
+        number: Of its stream.
+        image_bytes: Of one image.
+        logits_bytes: Of one image's logits.
+
     Raises:
         BackendError: Memory is short, or TensorRT refuses a context.
     """
@@ -50,24 +60,25 @@ class Lane:
         self._loaded = loaded
         self._cuda = cuda
         self._model = model
-        self._image_bytes = model.in_channels * math.prod(model.preprocess.size)
-        self._logits_bytes = model.classes * np.dtype(np.float32).itemsize
+        self.image_bytes = model.in_channels * math.prod(model.preprocess.size)
+        self.logits_bytes = model.classes * np.dtype(np.float32).itemsize
         self._own: dict[tuple[int, Way], Execution] = {}
         self._graphs: dict[tuple[int, Way], Any] = {}
+        self._flights = Flights()
         largest = loaded.largest
         with ExitStack() as undo:
             self._stream = cuda.stream()
             undo.callback(cuda.release_stream, self._stream)
-            self._handle = cuda.handle(self._stream)
+            self.number = cuda.handle(self._stream)
             self._scratch = cuda.allocate(max(1, loaded.scratch_bytes))
             undo.callback(cuda.free, self._scratch)
-            self._device_images = cuda.allocate(largest * self._image_bytes)
+            self._device_images = cuda.allocate(largest * self.image_bytes)
             undo.callback(cuda.free, self._device_images)
-            self._device_logits = cuda.allocate(largest * self._logits_bytes)
+            self._device_logits = cuda.allocate(largest * self.logits_bytes)
             undo.callback(cuda.free, self._device_logits)
-            self._images = cuda.pinned(largest * self._image_bytes)
+            self._images = cuda.pinned(largest * self.image_bytes)
             undo.callback(cuda.unpin, self._images)
-            self._logits = cuda.pinned(largest * self._logits_bytes)
+            self._logits = cuda.pinned(largest * self.logits_bytes)
             undo.callback(cuda.unpin, self._logits)
             self._any = self._execution()
             self._free = undo.pop_all()
@@ -85,30 +96,67 @@ class Lane:
         count = len(images)
         batch = max(count, self._loaded.smallest)
         copied = way is None or not way.mapped
-        self._images[: count * self._image_bytes] = images.reshape(-1)
+        self._flights.order(self.number)
+        self._images[: count * self.image_bytes] = images.reshape(-1)
         try:
             if copied:
-                self._cuda.to_device(self._device_images, self._images[: batch * self._image_bytes], self._stream)
-            self._execute(batch, way)
+                self._cuda.to_device(self._device_images, self._images[: batch * self.image_bytes], self._stream)
+            self._execute(batch, way, self.number)
             if copied:
-                self._cuda.to_host(self._logits[: batch * self._logits_bytes], self._device_logits, self._stream)
+                self._cuda.to_host(self._logits[: batch * self.logits_bytes], self._device_logits, self._stream)
         finally:  # what was queued before an error still reads the buffers
             self._cuda.synchronize(self._stream)
         logits: NDArray[np.float32] = self._logits.view(np.float32)[: count * self._model.classes]
         found: NDArray[np.float32] = logits.reshape(count, self._model.classes).copy()
         return found
 
-    def _execute(self, batch: int, way: Way | None) -> None:
-        """Queue the engine alone."""
+    def run_on_gpu(self, images: int, logits: int, count: int, way: Way | None, stream: int) -> None:
+        """Queue one batch that lies on the GPU, and wait for nothing.
+
+        Where the batch would run as a graph, which holds the addresses of this lane's memory, or where TensorRT cannot
+        take it as it lies, it is copied on the device: microseconds, and no host is involved.
+
+        Args:
+            images: Address of the first image.
+            logits: Address where the first logit goes.
+            count: Images.
+            way: As for `run`.
+            stream: The number of the stream to work on; `after` has been called for it.
+        """
+        batch = max(count, self._loaded.smallest)
+        kept = way if way is not None and not way.mapped and (way.graph or self._loaded.captures_graphs) else None
+        if kept is None and count == batch and not images % _ALIGNMENT and not logits % _ALIGNMENT:
+            self._any.bind(batch, images, logits)
+            self._any.enqueue(stream)
+            return
+        copy = libcuda.load().call
+        copy("cuMemcpyDtoDAsync", int(self._device_images), images, count * self.image_bytes, stream)
+        self._execute(batch, kept, stream)
+        copy("cuMemcpyDtoDAsync", logits, int(self._device_logits), count * self.logits_bytes, stream)
+
+    def after(self, stream: int) -> None:
+        """Let a stream wait for what this lane has still to do on others."""
+        self._flights.order(stream)
+
+    def depart(self, stream: int, kept: object) -> None:
+        """Leave what is queued on a stream to its owner; `kept` lives until it is done."""
+        self._flights.add(stream, kept)
+
+    def wait(self) -> None:
+        """Wait for what is queued on this lane's own stream."""
+        self._cuda.synchronize(self._stream)
+
+    def _execute(self, batch: int, way: Way | None, stream: int) -> None:
+        """Queue the engine alone on a stream, given by its number."""
         if way is None:
             self._bind(self._any, batch, USUAL)
-            self._any.enqueue(self._handle)
+            self._any.enqueue(stream)
             return
         self.prepare(batch, way)
         if way.graph:
-            self._cuda.launch(self._graphs[batch, way], self._stream)
+            self._cuda.launch(self._graphs[batch, way], stream)
         else:
-            self._own[batch, way].enqueue(self._handle)
+            self._own[batch, way].enqueue(stream)
 
     def _bind(self, execution: Execution, batch: int, way: Way) -> None:
         if way.mapped:
@@ -124,6 +172,7 @@ class Lane:
         """
         if (batch, way) in self._own:
             return
+        self._flights.order(self.number)
         execution = self._execution()
         try:
             self._bind(execution, batch, way)
@@ -135,14 +184,14 @@ class Lane:
         self._own[batch, way] = execution
 
     def _capture(self, execution: Execution) -> Any:
-        execution.enqueue(self._handle)  # TensorRT wants one run at a size before it is captured
+        execution.enqueue(self.number)  # TensorRT wants one run at a size before it is captured
         self._cuda.synchronize(self._stream)
         try:
-            return self._cuda.capture(self._stream, lambda: execution.enqueue(self._handle))
+            return self._cuda.capture(self._stream, lambda: execution.enqueue(self.number))
         except BackendError:
             # The CUDA runtime inside TensorRT may keep the error, and give it to the next call (trtexec clears it).
             with suppress(BackendError):
-                execution.enqueue(self._handle)
+                execution.enqueue(self.number)
             self._cuda.synchronize(self._stream)
             raise
 
@@ -162,7 +211,7 @@ class Lane:
         start, end = self._cuda.event(), self._cuda.event()
         try:
             self._cuda.record(start, self._stream)
-            self._execute(batch, way)
+            self._execute(batch, way, self.number)
             self._cuda.record(end, self._stream)
             self._cuda.synchronize(self._stream)
             return self._cuda.seconds_between(start, end)
@@ -186,6 +235,7 @@ class Lane:
     def close(self) -> None:
         """Free everything; contexts and graphs go before the memory that they point to."""
         with suppress(BackendError):  # a GPU that has failed frees nothing more
+            self._flights.finish()
             self._cuda.synchronize(self._stream)
             for key in list(self._own):
                 self._drop(key)

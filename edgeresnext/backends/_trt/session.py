@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from edgeresnext.backends import cuda as cuda_library
 from edgeresnext.backends._trt.lane import USUAL, Lane, Way
 from edgeresnext.backends._trt.loaded_engine import LoadedEngine
+from edgeresnext.backends.arrays import check, check_out
 from edgeresnext.backends.base import Operation, Session
+from edgeresnext.backends.cuda.exchange import IMAGES, OUT, Borrowed, DeviceArray, number
 from edgeresnext.errors import BackendError
 from edgeresnext.machine import gpu
 from edgeresnext.spec import EngineOptions, ModelSpec
@@ -47,6 +49,7 @@ class EngineSession(Session):
     """
 
     largest: int
+    takes_gpu_arrays = True
 
     def __init__(
         self,
@@ -137,6 +140,36 @@ class EngineSession(Session):
         with self._lane() as lane, self.cuda.active():
             parts = [lane.run(piece, self._ways.get(batch)) for piece, batch in self._pieces(images)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _run_on_gpu(self, images: Any, out: Any, stream: Any) -> Any:
+        with self._lane() as lane, self.cuda.active():
+            theirs = lane.number if stream is None else number(stream)
+            given = Borrowed(images, theirs, self.cuda, IMAGES)
+            check(given.dtype, given.shape, self._image_shape)
+            count = given.shape[0]
+            shape = (count, self.model.classes)
+            if out is None:
+                logits: Any = DeviceArray(shape, self.cuda, None if stream is None else theirs)
+            else:
+                logits = Borrowed(out, theirs, self.cuda, OUT)
+                check_out(logits.dtype, logits.shape, shape)
+            lane.after(theirs)
+            try:
+                for start in range(0, count, self.largest):
+                    size = min(self.largest, count - start)
+                    lane.run_on_gpu(
+                        given.address + start * lane.image_bytes,
+                        logits.address + start * lane.logits_bytes,
+                        size,
+                        self._ways.get(max(size, self.smallest)),
+                        theirs,
+                    )
+            finally:  # what was queued before an error still uses both
+                if stream is None:
+                    lane.wait()
+                else:
+                    lane.depart(theirs, (given, logits))
+        return logits if out is None else out
 
     def prepare(self, images: NDArray[np.uint8]) -> None:
         """Choose the fastest way to run batches of this size, with an execution context of its own, and warm up.
