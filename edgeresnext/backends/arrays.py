@@ -150,10 +150,8 @@ def check_compact(shape: tuple[int, ...], strides: tuple[int, ...], what: str) -
     Raises:
         DataError: It is one.
     """
-    wanted = dlpack.compact(shape)
-    if 0 not in shape and any(
-        size > 1 and one != other for size, one, other in zip(shape, strides, wanted, strict=True)
-    ):
+    steps = zip(shape, strides, dlpack.compact(shape), strict=True)
+    if 0 not in shape and any(size > 1 and given != wanted for size, given, wanted in steps):
         raise DataError(f"{what}: a view with gaps or another order", _CONTIGUOUS)
 
 

@@ -1,6 +1,7 @@
 """How batches are run: CUDA graphs, copies or shared memory, prepared by `load`; on stand-ins, and on a chosen GPU."""
 
 import threading
+from contextlib import contextmanager
 
 import msgspec
 import numpy as np
@@ -345,6 +346,22 @@ def test_the_benchmark_measures_on_the_gpu_that_is_asked_for(install, lean):
     (row,) = [row for row in report.rows if row.backend == "tensorrt"]
     assert (row.status, row.device) == ("ok", "Second")
     assert gpu.faults == []
+
+
+def test_a_profiler_sees_copies_launches_and_waits_by_name(install, lean, monkeypatch):
+    install()
+    session = opened(compiled(lean))
+    seen = []
+
+    @contextmanager
+    def named(name):
+        seen.append(name)
+        yield
+
+    monkeypatch.setattr("edgeresnext.backends._trt.lane.nvtx_range", named)
+    session.run(photographs(1))
+    assert seen == ["copy in", "enqueue", "copy out", "wait"]
+    session.close()
 
 
 def test_contexts_of_a_lane_share_one_memory(install, lean, prefer):

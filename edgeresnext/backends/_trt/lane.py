@@ -16,6 +16,7 @@ from edgeresnext.backends._trt.execution import Execution
 from edgeresnext.backends._trt.loaded_engine import LoadedEngine
 from edgeresnext.backends.cuda.api import Cuda
 from edgeresnext.backends.cuda.exchange import Flights
+from edgeresnext.backends.nvtx_ranges import nvtx_range
 from edgeresnext.errors import BackendError
 from edgeresnext.machine import libcuda
 from edgeresnext.spec import ModelSpec
@@ -100,12 +101,14 @@ class Lane:
         self._images[: count * self.image_bytes] = images.reshape(-1)
         try:
             if copied:
-                self._cuda.to_device(self._device_images, self._images[: batch * self.image_bytes], self._stream)
+                with nvtx_range("copy in"):
+                    self._cuda.to_device(self._device_images, self._images[: batch * self.image_bytes], self._stream)
             self._execute(batch, way, self.number)
             if copied:
-                self._cuda.to_host(self._logits[: batch * self.logits_bytes], self._device_logits, self._stream)
+                with nvtx_range("copy out"):
+                    self._cuda.to_host(self._logits[: batch * self.logits_bytes], self._device_logits, self._stream)
         finally:  # what was queued before an error still reads the buffers
-            self._cuda.synchronize(self._stream)
+            self.wait()
         logits: NDArray[np.float32] = self._logits.view(np.float32)[: count * self._model.classes]
         found: NDArray[np.float32] = logits.reshape(count, self._model.classes).copy()
         return found
@@ -127,7 +130,8 @@ class Lane:
         kept = way if way is not None and not way.mapped and (way.graph or self._loaded.captures_graphs) else None
         if kept is None and count == batch and not images % _ALIGNMENT and not logits % _ALIGNMENT:
             self._any.bind(batch, images, logits)
-            self._any.enqueue(stream)
+            with nvtx_range("enqueue"):
+                self._any.enqueue(stream)
             return
         copy = libcuda.load().call
         copy("cuMemcpyDtoDAsync", int(self._device_images), images, count * self.image_bytes, stream)
@@ -144,19 +148,22 @@ class Lane:
 
     def wait(self) -> None:
         """Wait for what is queued on this lane's own stream."""
-        self._cuda.synchronize(self._stream)
+        with nvtx_range("wait"):
+            self._cuda.synchronize(self._stream)
 
     def _execute(self, batch: int, way: Way | None, stream: int) -> None:
         """Queue the engine alone on a stream, given by its number."""
         if way is None:
             self._bind(self._any, batch, USUAL)
-            self._any.enqueue(stream)
-            return
-        self.prepare(batch, way)
-        if way.graph:
-            self._cuda.launch(self._graphs[batch, way], stream)
         else:
-            self._own[batch, way].enqueue(stream)
+            self.prepare(batch, way)
+        with nvtx_range("enqueue"):
+            if way is None:
+                self._any.enqueue(stream)
+            elif way.graph:
+                self._cuda.launch(self._graphs[batch, way], stream)
+            else:
+                self._own[batch, way].enqueue(stream)
 
     def _bind(self, execution: Execution, batch: int, way: Way) -> None:
         if way.mapped:
