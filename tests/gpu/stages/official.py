@@ -17,8 +17,9 @@ def ten_minutes(work, backend):
     from edgeresnext.measure.bench import InterruptedBenchError
 
     path = work.engines(LARGE, backend)
-    signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, work.seconds)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.setitimer(signal.ITIMER_REAL, work.seconds, 1)  # again and again: native code may swallow the first
     try:
         report = edgeresnext.bench(
             path,
@@ -33,4 +34,5 @@ def ten_minutes(work, backend):
         raise AssertionError(f"nothing was measured within {work.seconds:g} s") from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGINT, before)
     return kept(work, f"official-{backend}", report) | {"partial": report.partial}
