@@ -8,6 +8,7 @@ from standins import gpu
 from standins.device_arrays import Described, Lending, capsule, taken
 from standins.engines import BATCH, assert_near, compiled, expected, opened, photographs
 
+from edgeresnext.backends import dlpack
 from edgeresnext.backends._trt import session as sessions
 from edgeresnext.backends._trt.lane import Way
 from edgeresnext.backends.cuda.exchange import number
@@ -103,6 +104,15 @@ def test_a_result_that_is_there_already_needs_no_stream(engine):
     assert found.__cuda_array_interface__["stream"] is None
     assert found.__cuda_array_interface__["shape"] == (1, 10)
     assert "GPU 0" in repr(found)
+
+
+def test_a_result_is_lent_where_it_is_and_nowhere_else(engine):
+    session, _ = engine()
+    found = session.run(Lending(photographs(1)))
+    assert dlpack.peek(found.__dlpack__(stream=-1, max_version=(1, 0), dl_device=(2, 0), copy=False)) == dlpack.CUDA
+    for asked in ({"dl_device": (1, 0)}, {"copy": True}):
+        with pytest.raises(BufferError, match="lent where they are"):
+            found.__dlpack__(**asked)
 
 
 def test_the_checker_sees_a_reader_that_does_not_wait(engine):

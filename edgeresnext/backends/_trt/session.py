@@ -244,7 +244,7 @@ def _time(lane: Lane, images: NDArray[np.uint8], ways: Iterable[Way]) -> tuple[d
     """Run images in each way in turn; seconds of each that works, and why one does not."""
     times: dict[Way, list[float]] = {way: [] for way in ways}
     failed = ""
-    for turn in range(_TIMED_RUNS + 1):
+    for turn in range(1 + (_TIMED_RUNS if len(times) > 1 else 1)):
         for way in list(times):
             start = time.perf_counter()
             try:

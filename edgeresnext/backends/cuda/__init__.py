@@ -48,14 +48,6 @@ def connect() -> Cuda:
     raise NotInstalledError(f"no CUDA from Python: {'; '.join(reasons)}", how_to_install())
 
 
-def installed() -> type[Cuda] | None:
-    """Return the implementation that starts here, or None. Asked by connecting."""
-    try:
-        return type(connect())
-    except EdgeResNeXtError:
-        return None
-
-
 def unavailable() -> str | None:
     """Return None where CUDA starts here, or one line: why not, and the way out. Asked by connecting."""
     try:

@@ -179,8 +179,19 @@ class DeviceArray:
     def __dlpack_device__(self) -> tuple[int, int]:
         return dlpack.CUDA, self._cuda.device
 
-    def __dlpack__(self, *, stream: int | None = None, **_more: object) -> object:
+    def __dlpack__(
+        self,
+        *,
+        stream: int | None = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> object:
         """Return a capsule; `stream`, the default stream where it is None, waits for the logits, but for -1."""
+        del max_version  # those of 0.8 are taken by all
+        if copy or (dl_device is not None and tuple(dl_device) != self.__dlpack_device__()):
+            msg = "these logits are lent where they are, on the GPU"
+            raise BufferError(msg)
         if self._stream is not None and stream != -1:
             with self._cuda.active():
                 follow(LEGACY if stream is None else stream, self._stream)
