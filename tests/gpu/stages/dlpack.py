@@ -1,6 +1,4 @@
-"""Arrays on the GPU in and out: PyTorch's tensors, the caller's stream, and what has to be refused."""
-
-import inspect
+"""Arrays on the GPU in and out: PyTorch's tensors, CuPy's arrays, the caller's stream, and what has to be refused."""
 
 from gpu.building import BACKENDS, LARGEST, SMALL, images_for
 from gpu.check import Skipped, check
@@ -14,8 +12,6 @@ def prepared(work, backend):
     import edgeresnext
     from edgeresnext import bundle as bundles
 
-    if not {"out", "stream"} <= set(inspect.signature(edgeresnext.Classifier.logits).parameters):
-        raise Skipped("Classifier.logits takes no arrays on the GPU yet")
     try:
         import torch
     except ImportError:
@@ -23,7 +19,7 @@ def prepared(work, backend):
     if not torch.cuda.is_available():
         raise Skipped("this PyTorch has no CUDA")
     path = work.engines(SMALL, backend)
-    classifier = edgeresnext.load(path, backend=backend, precision="fp16", prove=False)
+    classifier = edgeresnext.load(path, backend=backend, precision="fp16", prove=False, batches=(1, LARGEST))
     return torch, classifier, images_for(bundles.read(path), LARGEST)
 
 
@@ -76,13 +72,36 @@ def on_the_callers_stream(work, backend):
 
 
 @check(120, *BACKENDS)
+def of_cupy(work, backend):
+    """CuPy's arrays give the same, and the logits come back to it."""
+    try:
+        import cupy
+    except ImportError:
+        raise Skipped("CuPy is not installed") from None
+    _, classifier, images = prepared(work, backend)
+    with classifier:
+        expected = classifier.logits(images)
+        found = cupy.from_dlpack(classifier.logits(cupy.asarray(images)))
+        assert (cupy.asnumpy(found) == expected).all()
+        out = cupy.empty(expected.shape, cupy.float32)
+        stream = cupy.cuda.Stream(non_blocking=True)
+        with stream:
+            classifier.logits(cupy.asarray(images), out=out, stream=stream.ptr)
+        stream.synchronize()
+        assert (cupy.asnumpy(out) == expected).all()
+
+
+@check(120, *BACKENDS)
 def what_cannot_be_taken_is_refused(work, backend):
     """Another dtype, another layout, a view that is not contiguous: each is an error with what to do."""
     import edgeresnext
 
     torch, classifier, images = prepared(work, backend)
     right = torch.from_numpy(images).cuda()
+    used = torch.utils.dlpack.to_dlpack(right)
+    classifier.logits(used)
     wrong = {
+        "a capsule used twice": used,
         "float": right.float(),
         "channels first": right.permute(0, 3, 1, 2).contiguous(),
         "every second": torch.cat([right, right], dim=2)[:, :, ::2],
