@@ -184,7 +184,7 @@ def test_a_library_is_chosen_by_name_and_a_wrong_one_is_told(machine, monkeypatc
     assert type(cuda.connect()) is Driver
     assert cuda.unavailable() is None
     monkeypatch.setenv(cuda.VARIABLE, "cuda-python")
-    monkeypatch.setitem(sys.modules, "cuda", None)
+    monkeypatch.setattr("edgeresnext.extras.installed", lambda package: package != "cuda.bindings")
     assert "cuda-python is not installed: pip install cuda-python" in cuda.unavailable()
     monkeypatch.setenv(cuda.VARIABLE, "pycudda")
     with pytest.raises(RequestError, match="unknown library in EDGERESNEXT_CUDA 'pycudda'") as caught:
