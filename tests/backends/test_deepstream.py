@@ -1,5 +1,6 @@
 """Exports for DeepStream's nvinfer: read here by its own rules, which its sources state."""
 
+import contextlib
 import re
 import shutil
 
@@ -20,10 +21,10 @@ from edgeresnext.compiler import float_input
 from edgeresnext.data.images import crop
 from edgeresnext.errors import AccuracyError, BackendError, BundleError, InputError, RequestError
 from edgeresnext.interop import deepstream
-from edgeresnext.interop.replay import run_as_written
+from edgeresnext.interop.replay import judge, run_as_written
 from edgeresnext.model.catalogue import PREPROCESS
 from edgeresnext.runtime.classifier import softmax
-from edgeresnext.spec import CheckpointOptions, EngineOptions, Preprocess
+from edgeresnext.spec import Artifact, CheckpointOptions, EngineOptions, Preprocess
 
 NVINFER_KEYS = {
     "process-mode", "gie-unique-id", "operate-on-gie-id", "network-type", "classifier-type", "onnx-file", "model-engine-file",
@@ -116,6 +117,18 @@ def test_a_configuration_that_prepares_pixels_otherwise_fails_the_replay(uneven,
     (tmp_path / "files" / name).write_text(re.sub(rf"^{key}=.*$", f"{key}={value}", text, flags=re.MULTILINE))
     with pytest.raises(AccuracyError, match="of the largest; nothing is left"):
         job.replay(tmp_path / "files")
+
+
+@pytest.mark.parametrize(
+    ("off", "passes"), [(0.0, True), (0.9e-3, True), (1.1e-3, False), (np.nan, False), (np.inf, False)]
+)
+def test_logits_are_those_of_the_bundle_s_own_file_within_a_thousandth_of_the_largest(built, off, passes):
+    half = Artifact(backend="onnxruntime", precision="fp16", target="deepstream", file="onnx/fp16.onnx")
+    own = built.golden().logits
+    logits = own.copy()
+    logits[3, 5] += np.float32(off) * np.abs(own).max()
+    with contextlib.nullcontext() if passes else pytest.raises(AccuracyError, match="does not reproduce"):
+        assert judge(built, half, logits, own).difference == pytest.approx(off, abs=1e-6)
 
 
 def test_files_that_fail_are_not_left(uneven, tmp_path, monkeypatch):
