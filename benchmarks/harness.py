@@ -8,6 +8,7 @@ one of which may take a known share longer, judged by `edgeresnext.compare` as s
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from statistics import median
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from common import save, scratch
+from common import save, save_section, scratch
 
 import edgeresnext
 from edgeresnext.backends.base import Session
@@ -191,7 +192,10 @@ def arrays() -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Measure and save."""
+    """Measure and save; with `arrays` as its argument that alone, beside what was measured before."""
+    if sys.argv[1:] == ["arrays"]:
+        save_section("harness", "arrays", arrays())
+        return
     figures = {
         "overhead": overhead(), "comparisons": comparisons(), "pairs": PAIRS, "pair_rounds": PAIR_ROUNDS,
         "arrays": arrays(),

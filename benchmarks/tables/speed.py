@@ -146,7 +146,7 @@ def arrays() -> str:
         for row in figures["arrays"]
     )  # fmt: skip
     found = table(("runtime", "array", "its own call, median", "added, median", "added, p99"), rows)
-    return f"{found}\n\nThe digits network in FP32, one image, {figures['arrays'][0]['rounds']} runs each in turn. {machine(figures)}."
+    return f"{found}\n\nThe digits network in FP32, one image, {figures['arrays'][0]['rounds']} runs each in turn. {machine(figures, 'arrays')}."
 
 
 def comparisons() -> str:
