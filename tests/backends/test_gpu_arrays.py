@@ -185,6 +185,23 @@ def test_runs_on_different_streams_share_a_lane_in_turn(engine, graphs):
     assert clean()
 
 
+def test_a_lane_from_before_the_preparing_is_made_ready_before_anything_is_queued(engine, graphs):
+    session, reference = engine()
+    images, stream = photographs(6), gpu.create_stream()
+    with session._lane():
+        session.run(images[:3])  # on a second lane
+    with session._lane():
+        for size in (4, 2):
+            session.prepare(images[:size])
+    assert sorted(len(lane._graphs) for lane in session._made) == [0, 2]
+    out = Lending(np.zeros((6, 10), np.float32))
+    session.run(Lending(images), out, stream)  # in pieces of 4 and 2, on the lane that was held meanwhile
+    gpu.synchronise(stream)
+    assert [len(lane._graphs) for lane in session._made] == [2, 2]
+    assert_near(out.values(), reference(images))
+    assert clean(), gpu.faults
+
+
 def test_arrays_live_until_the_device_is_done_with_them(engine):
     session, reference = engine()
     stream, theirs, images = gpu.create_stream(), gpu.create_stream(), photographs(2)

@@ -153,17 +153,17 @@ class EngineSession(Session):
             else:
                 logits = Borrowed(out, theirs, self.cuda, OUT)
                 check_out(logits.dtype, logits.shape, shape)
+            starts = range(0, count, self.largest)
+            pieces = [(start, min(self.largest, count - start)) for start in starts]
+            ways = [self._ways.get(max(size, self.smallest)) for _, size in pieces]
+            for (_, size), way in zip(pieces, ways, strict=True):
+                if way is not None:  # before anything is queued: it runs on the lane's own stream
+                    lane.prepare(max(size, self.smallest), way)
             lane.after(theirs)
             try:
-                for start in range(0, count, self.largest):
-                    size = min(self.largest, count - start)
-                    lane.run_on_gpu(
-                        given.address + start * lane.image_bytes,
-                        logits.address + start * lane.logits_bytes,
-                        size,
-                        self._ways.get(max(size, self.smallest)),
-                        theirs,
-                    )
+                for (start, size), way in zip(pieces, ways, strict=True):
+                    address = given.address + start * lane.image_bytes
+                    lane.run_on_gpu(address, logits.address + start * lane.logits_bytes, size, way, theirs)
             finally:  # what was queued before an error still uses both
                 if stream is None:
                     lane.wait()
