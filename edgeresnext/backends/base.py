@@ -19,6 +19,10 @@ from edgeresnext.spec import Artifact, ModelSpec, Precision
 _FORKED = "Load the bundle in each child, before the parent does, or start children with multiprocessing's spawn."
 
 
+class ForkedError(BackendError):
+    """A runtime that was used before this process was forked: nothing that another process should remember."""
+
+
 class Session(ABC):
     """An artefact loaded into a runtime. Safe to call from several threads.
 
@@ -66,7 +70,7 @@ class Session(ABC):
             BackendError: The runtime failed.
         """
         if os.getpid() != self._process:
-            raise BackendError(
+            raise ForkedError(
                 "this session was opened before the process was forked: its threads are not here", _FORKED
             )
         if self.takes_gpu_arrays and not isinstance(images, np.ndarray) and arrays.on_gpu(images):
@@ -180,7 +184,7 @@ class Backend(ABC):
             NotInstalledError: The runtime does not start.
         """
         if not self.survives_fork and self._used_in not in (0, os.getpid()):
-            raise BackendError(f"{self.name} was used before this process was forked, and would wait for ever", _FORKED)
+            raise ForkedError(f"{self.name} was used before this process was forked, and would wait for ever", _FORKED)
         self._used_in = self._used_in or os.getpid()
         try:
             content = files.read(file, files.ANY_SIZE) if content is None else content

@@ -171,4 +171,4 @@ def parse_ranges(content: bytes, path: Path) -> Ranges:
 def _is_plain(name: str) -> bool:
     """Whether a file name is relative and stays inside the bundle."""
     parts = PurePosixPath(name).parts
-    return bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name and ":" not in name
+    return bool(parts) and not name.startswith("/") and ".." not in parts and not set(name) & {"\\", ":", "\0"}

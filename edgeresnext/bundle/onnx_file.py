@@ -8,7 +8,7 @@ package, which a device need not have, is not used, and only the fields that are
 
 from __future__ import annotations
 
-from edgeresnext.bundle.wire_format import as_message, as_number, as_text, grouped
+from edgeresnext.bundle.wire_format import Value, as_message, as_number, as_text, grouped
 from edgeresnext.errors import BundleError
 from edgeresnext.spec import ModelSpec, TensorSpec
 
@@ -38,7 +38,7 @@ def check_onnx(content: bytes, model: ModelSpec, path: object) -> None:
         BundleError: It holds something else, or is damaged.
     """
     try:
-        reason = _objection(content, model)
+        reason = "it is a model of ONNX Runtime's own format" if content[4:8] == b"ORTM" else _objection(content, model)
     except (LookupError, ValueError):
         reason = "it is no ONNX file"
     if reason:
@@ -87,8 +87,18 @@ def _is_elsewhere(tensor: memoryview) -> bool:
 def _tensor_spec(value: memoryview) -> TensorSpec:
     """Return the name, type and shape of a graph's input or output; a dimension by name is None."""
     found = grouped(value)
-    tensor = grouped(as_message(grouped(as_message(found[2][0]))[1][0]))
-    dimensions = [grouped(as_message(one)) for one in grouped(as_message(tensor[2][0])).get(1, [])]
-    shape = tuple(as_number(one[1][0]) if 1 in one else None for one in dimensions)
-    kind = _ELEMENT_TYPES.get(as_number(tensor[1][0]), "other")
-    return TensorSpec(name=as_text(found[1][0]), dtype=kind, shape=shape)
+    tensor = grouped(as_message(_only(grouped(as_message(_only(found[2])))[1])))
+    dimensions = [grouped(as_message(one)) for one in grouped(as_message(_only(tensor[2]))).get(1, [])]
+    shape = tuple(as_number(_only(one[1])) if 1 in one else None for one in dimensions)
+    kind = _ELEMENT_TYPES.get(as_number(_only(tensor[1])), "other")
+    return TensorSpec(name=as_text(_only(found[1])), dtype=kind, shape=shape)
+
+
+def _only(values: list[Value]) -> Value:
+    """Return the value of a field that stands there once; of several protobuf would take the last, or all.
+
+    Raises:
+        ValueError: There are several.
+    """
+    (value,) = values
+    return value

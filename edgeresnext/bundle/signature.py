@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,13 @@ _KEYS = (
 _MOST_BYTES = 1 << 20
 
 
-def sign(bundle: Path, key: Path) -> None:
+def sign(bundle: Path, key: Path, digest: str) -> None:
     """Sign a bundle: write `manifest.sig` into it, in place of one that is there.
 
     Args:
         bundle: Its directory; its files should have been verified.
         key: A private key, Ed25519 in PEM without a password.
+        digest: SHA-256 of the manifest that was verified.
 
     Raises:
         InputError: The key cannot be read or is of another kind, or the signature cannot be written.
@@ -46,7 +48,11 @@ def sign(bundle: Path, key: Path) -> None:
     private = _key(key, Ed25519PrivateKey, lambda content: load_pem_private_key(content, None), "private")
     with files.open_inside(bundle, MANIFEST) as file:
         content = files.content_of(file)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise BundleError(f"bundle '{bundle}' was replaced while it was verified", "Sign it again.")
     try:
+        if (bundle / SIGNATURE).is_symlink():  # it would be written through it
+            (bundle / SIGNATURE).unlink()
         files.write(bundle / SIGNATURE, base64.b64encode(private.sign(_ABOUT + content)) + b"\n")
     except OSError as error:
         raise InputError(

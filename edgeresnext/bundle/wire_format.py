@@ -41,6 +41,8 @@ def fields(message: memoryview) -> Iterator[Field]:
         kind = key & 7
         if not key >> 3:
             raise ValueError("a field has no number")
+        if key >> 32:  # protobuf keeps 32 bits, and would find another field in it
+            raise ValueError("the number of a field is too large")
         value: Value
         if kind == VARINT:
             value, at = _varint(message, at)

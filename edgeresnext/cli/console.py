@@ -28,6 +28,11 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def in_one_line(text: str) -> str:
+    """Return a name as it is shown where a line has a meaning: its own ends of lines too."""
+    return visible(text).replace("\n", "\\u000a").replace("\t", "\\u0009")
+
+
 def say(text: object = "", *, err: bool = False, nl: bool = True) -> None:
     """Print a text on stdout, or on stderr: the one door to the terminal for what files, names and labels hold."""
     click.echo(visible(str(text)), err=err, nl=nl)  # noqa: TID251 - the door itself

@@ -31,7 +31,12 @@ class _Root(click.Group):
         """Run a command; an error of ours ends it with its exit code, naming the options that it is about."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # who read has enough; click would call it an error
+            sys.stderr.close()
+            sys.exit(0)
         except EdgeResNeXtError as error:
+            if interruption.came():  # native code made another error of it
+                _end()
             command = self.commands.get(ctx.invoked_subcommand or "")
             options = options_of(command, error.values) if command else ""
             console.fail(f"{error}\n  Options: {options}" if options else str(error), error.exit_code)
@@ -85,9 +90,6 @@ def run(arguments: Sequence[str] | None = None) -> None:
         console.fail(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _end()
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
     except Exception as error:  # noqa: BLE001 - whatever nobody foresaw; `_unforeseen` says it
         if interruption.came():
             _end()

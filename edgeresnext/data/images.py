@@ -43,9 +43,11 @@ FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TGA",
 Ghostscript, a program that runs what the file says."""
 
 _MANY_PIXELS = 1 << 25
-_FEWEST_BYTES_A_PIXEL = 1 / 256
+_FEWEST_BYTES_A_PIXEL = {"JPEG": 1 / 256, "MPO": 1 / 256}
 """Of an image of many pixels. JPEG has 1/85 where all is of one colour (6 bits a block of 64), photos 1/10 and more;
 what has less was made to exhaust memory."""
+_FEWEST_OF_OTHERS = 1 / 2048
+"""A page of text at 600 dpi in black and white has 1/750 as PNG, one colour alone 1/300."""
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _UINT16_MAX = 65535
 _log = logging.getLogger("edgeresnext")
@@ -123,13 +125,14 @@ def _file(source: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
 
 def _check_density(image: Image.Image, file: IO[bytes]) -> None:
     """Refuse an image of so many pixels from so few bytes that no camera and no drawing program has written it."""
+    fewest = _FEWEST_BYTES_A_PIXEL.get(image.format or "", _FEWEST_OF_OTHERS)
     pixels = image.width * image.height
     if pixels < _MANY_PIXELS or not file.seekable():
         return
     where = file.tell()
     size = file.seek(0, io.SEEK_END)
     file.seek(where)
-    if size < pixels * _FEWEST_BYTES_A_PIXEL:
+    if size < pixels * fewest:
         raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels from {size:,} bytes")
 
 

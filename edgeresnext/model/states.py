@@ -75,7 +75,7 @@ def find_state(loaded: object, path: Path, key: str | None = None) -> FoundState
         raise CheckpointError(f"'{path}' holds no dictionary of weights: it is {_describe(loaded)}", SAVE_TENSORS)
     chosen = _choose(candidates, path, key)
     others = tuple(name for name in candidates if name != chosen)
-    whole = _with_head(loaded, candidates[chosen], chosen)
+    whole = _with_head(loaded, candidates[chosen])
     return FoundState(state=_plain(whole, path), key=chosen, others=others, dtype=_usual_dtype(whole))
 
 
@@ -122,20 +122,26 @@ def _refuse_objects(loaded: object, path: Path) -> None:
     )
 
 
-def _with_head(loaded: object, found: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """Return a dictionary of weights together with a classifier that lies in a dictionary beside it."""
-    *above, own = where.split(".")
-    parent: Any = loaded
-    for name in above:
-        parent = parent[name] if isinstance(parent, Mapping) else None
-    if not where or not isinstance(parent, Mapping):
+def _with_head(loaded: object, found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a dictionary of weights without a classifier together with the one in a dictionary beside it."""
+    if any(isinstance(one, Tensor) and one.ndim == _MATRIX_DIMENSIONS for one in found.values()):
         return found
-    heads = {name: beside for name, beside in parent.items() if name != own and _is_head(beside)}
+    around = _around(loaded, found)
+    heads = {name: beside for name, beside in around.items() if beside is not found and _is_head(beside)}
     if not heads:
         return found
-    return {
-        f"{name}.{inner}": tensor for name, state in {own: found, **heads}.items() for inner, tensor in state.items()
-    }
+    parts = {"network": found, **heads}
+    return {f"{name}.{inner}": tensor for name, part in parts.items() for inner, tensor in part.items()}
+
+
+def _around(value: object, found: Mapping[str, Any], depth: int = 0) -> Mapping[Any, Any]:
+    """Return the dictionary that a dictionary of weights lies in; an empty one where that is a list, or nothing."""
+    inner = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else []
+    if any(one is found for one in inner):
+        return value if isinstance(value, Mapping) else {}
+    if depth > _DEEPEST:
+        return {}
+    return next((around for one in inner if (around := _around(one, found, depth + 1))), {})
 
 
 def _is_head(value: object) -> bool:

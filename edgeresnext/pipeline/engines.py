@@ -20,6 +20,7 @@ from edgeresnext.backends import registry, targets
 from edgeresnext.backends.engine import EngineBackend
 from edgeresnext.backends.request import EngineRequest
 from edgeresnext.bundle import Bundle
+from edgeresnext.bundle.onnx_file import check_onnx
 from edgeresnext.compiler.plan import grouped_float
 from edgeresnext.errors import BackendError, RequestError, shortened
 from edgeresnext.machine.allocator import return_freed_memory
@@ -109,19 +110,25 @@ def check_files(manifest: Manifest, wanted: Iterable[Wanted], options: EngineOpt
             onnx_for(manifest, "int8", typed=False, grouped=False)
 
 
+def _plain_graph(bundle: Bundle, name: str) -> Path:
+    """Return an ONNX file that a parser may see: unaltered, and a plain graph of our operators."""
+    check_onnx(bundle.content(name), bundle.manifest.model, bundle.path / name)
+    return bundle.path / name
+
+
 def _request(bundle: Bundle, one: Wanted, options: EngineOptions) -> EngineRequest:
     """Return what to build one engine from, with grouped convolutions like the others."""
     manifest = bundle.manifest
     weak = None
     if one.precision == "int8" and any(file.file == "onnx/int8.onnx" for file in manifest.onnx):
-        weak = bundle.file(onnx_for(manifest, "int8", typed=False))
+        weak = _plain_graph(bundle, onnx_for(manifest, "int8", typed=False))
     return EngineRequest(
         name=one.name,
         backend=one.backend,
         file=bundle.path / one.file,
         precision=one.precision,
         compute_capabilities=one.compute_capabilities,
-        onnx=bundle.file(onnx_for(manifest, one.precision)),
+        onnx=_plain_graph(bundle, onnx_for(manifest, one.precision)),
         weak_onnx=weak,
         options=options,
         layer_macs=manifest.layer_macs,
@@ -139,7 +146,7 @@ def _beside(bundle: Bundle, request: EngineRequest) -> EngineRequest:
         )
     return msgspec.structs.replace(
         request,
-        plain_onnx=bundle.file(onnx_for(bundle.manifest, "fp32")),
+        plain_onnx=_plain_graph(bundle, onnx_for(bundle.manifest, "fp32")),
         calibration_cache=bundle.file(bundles.CALIBRATION_CACHE),
     )
 
@@ -148,8 +155,8 @@ def _grouped_floating(bundle: Bundle, request: EngineRequest) -> EngineRequest:
     """Return a request for the same with grouped convolutions in floating point."""
     return msgspec.structs.replace(
         request,
-        onnx=bundle.file(onnx_for(bundle.manifest, "int8", grouped=False)),
-        weak_onnx=bundle.file(onnx_for(bundle.manifest, "int8", typed=False, grouped=False)),
+        onnx=_plain_graph(bundle, onnx_for(bundle.manifest, "int8", grouped=False)),
+        weak_onnx=_plain_graph(bundle, onnx_for(bundle.manifest, "int8", typed=False, grouped=False)),
     )
 
 

@@ -33,6 +33,9 @@ class Prediction:
     probability: float
 
 
+_READERS_OF_ONNX = ("onnxruntime", "openvino")
+
+
 class Classifier:
     """An artefact of a bundle, ready to classify. Safe to use from several threads; a context manager.
 
@@ -155,7 +158,7 @@ def open_artifact(bundle: Bundle, artifact: Artifact, threads: int | None = None
     if threads is not None and threads < 1:
         raise RequestError(f"threads is {threads}", "Give one thread or more, or leave it out.", values=("threads",))
     file, model, content = bundle.path / artifact.file, bundle.manifest.model, bundle.content(artifact.file)
-    if file.suffix == ".onnx":
+    if artifact.backend in _READERS_OF_ONNX:  # whatever the manifest calls the file
         check_onnx(content, model, file)
     backend = registry.get(artifact.backend)
     return backend.open(file, model, artifact, threads, profiled=profiled, content=content)

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import registry
-from edgeresnext.backends.base import Session
+from edgeresnext.backends.base import ForkedError, Session
 from edgeresnext.bundle import Bundle
 from edgeresnext.errors import BackendError, EdgeResNeXtError, NotInstalledError, RequestError
 from edgeresnext.machine import gpu
@@ -152,6 +152,8 @@ def _time_all(bundle: Bundle, candidates: tuple[Artifact, ...], proofs: Proofs, 
             continue
         try:
             session = open_artifact(bundle, artifact, threads)
+        except ForkedError:
+            continue
         except EdgeResNeXtError as error:
             proofs.fail(artifact, error.what)
             continue
@@ -176,7 +178,7 @@ def _proven(bundle: Bundle, artifact: Artifact, proofs: Proofs | None, threads: 
         session = open_artifact(bundle, artifact, threads)
     except (BackendError, NotInstalledError) as error:
         # An engine may fit by the manifest and still not start: too little memory, or a DLA that is not there.
-        if proofs is not None:
+        if proofs is not None and not isinstance(error, ForkedError):
             proofs.fail(artifact, error.what)
         error.what = f"it does not start: {error.what}"
         raise

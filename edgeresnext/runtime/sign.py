@@ -33,4 +33,4 @@ def sign(path: str | Path, *, key: str | Path) -> None:
             f"bundle '{path}' holds files that its manifest does not list: {', '.join(others[:3])}",
             "Take them out: a signature would not cover them.",
         )
-    bundles.sign(bundle.path, Path(key))
+    bundles.sign(bundle.path, Path(key), bundle.digest)

@@ -43,7 +43,7 @@ def test_a_session_of_the_parent_says_so_in_the_child(built, images, backend):
         expected = classifier.logits(images)
         said = in_child(lambda: classifier.logits(images))
         np.testing.assert_array_equal(classifier.logits(images), expected)
-    assert said.startswith("BackendError: this session was opened before the process was forked")
+    assert said.startswith("ForkedError: this session was opened before the process was forked")
     assert "Load the bundle in each child" in said
 
 
@@ -74,6 +74,18 @@ def test_load_in_a_child_takes_what_runs_there(built, images):
             return again.artifact.backend
 
     assert in_child(work) == "onnxruntime"
+
+
+def test_what_a_child_was_refused_is_not_remembered(built, monkeypatch, tmp_path):
+    monkeypatch.setenv("EDGERESNEXT_CACHE", str(tmp_path))
+    edgeresnext.load(built.path, backend="openvino", precision="fp32").close()
+
+    def work():
+        with edgeresnext.load(built.path) as again:
+            return again.artifact.backend
+
+    assert in_child(work) == "onnxruntime"
+    assert not any(b"forked" in file.read_bytes() for file in tmp_path.rglob("*.json"))
 
 
 def test_a_child_of_a_parent_that_ran_nothing_runs_everything(built):

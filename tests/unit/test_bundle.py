@@ -130,6 +130,28 @@ def test_what_is_verified_is_what_runs(bundle_copy, monkeypatch):
     session.close()
 
 
+def test_what_the_manifest_calls_a_file_does_not_keep_it_from_being_looked_at(bundle_copy):
+    import onnx
+
+    from edgeresnext.runtime.classifier import open_artifact
+
+    manifest = bundles.read(bundle_copy).manifest
+    model = onnx.load(bundle_copy / "onnx" / "fp32.onnx")
+    model.graph.node[-1].op_type = "Sinh"
+    (bundle_copy / "onnx" / "fp32.bin").write_bytes(model.SerializeToString())
+    renamed = tuple(
+        msgspec.structs.replace(one, file="onnx/fp32.bin") if one.name == "onnxruntime-fp32" else one
+        for one in manifest.artifacts
+    )
+    bundles.write_manifest(
+        bundle_copy, msgspec.structs.replace(manifest, artifacts=renamed, files=bundles.list_files(bundle_copy))
+    )
+    bundle = bundles.read(bundle_copy)
+    artifact = next(one for one in bundle.manifest.artifacts if one.name == "onnxruntime-fp32")
+    with pytest.raises(BundleError, match="operator Sinh"):
+        open_artifact(bundle, artifact)
+
+
 def test_readers_see_one_bundle_or_the_other_while_they_are_exchanged(tmp_path):
     output = tmp_path / "out"
     with bundles.replacing(output, print) as staging:
@@ -194,7 +216,7 @@ def test_an_artefact_of_a_backend_that_this_release_lacks_is_skipped(bundle_copy
     assert (skipped.status, skipped.reason) == ("skipped", "this release has no backend 'future'")
 
 
-@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b", "..\\x", "C:x", ""])
+@pytest.mark.parametrize("name", ["../secret", "a\0b", "/etc/passwd", "a/../../b", "..\\x", "C:x", ""])
 def test_names_that_leave_the_bundle_are_refused(bundle_copy, name):
     edit_manifest(bundle_copy, lambda m: m["files"].update({name: {"bytes": 1, "sha256": "0"}}))
     with pytest.raises(BundleError, match="outside the bundle"):

@@ -247,6 +247,18 @@ def test_many_pixels_from_few_bytes_are_refused_before_they_are_decoded(tmp_path
         load_image(tmp_path / "black.png", SMALL)
 
 
+@pytest.mark.parametrize(
+    ("mode", "kind", "size"), [("1", "PNG", (4960, 7016)), ("RGB", "PNG", (6000, 6000)), ("L", "GIF", (8000, 5000))]
+)
+def test_plain_pages_are_no_bombs(tmp_path, mode, kind, size):
+    page = Image.new(mode, size, "white")
+    page.paste(page.resize((900, 900)).point(lambda _v: 0), (50, 50))
+    noise = np.random.default_rng(0).integers(0, 2, (400, 400), dtype=np.uint8) * 255
+    page.paste(Image.fromarray(noise).convert(mode), (1000, 1000))
+    page.save(tmp_path / "page", kind)
+    assert load_image(tmp_path / "page", SMALL).shape == (12, 12, 3)
+
+
 def test_a_large_photo_is_read(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (600, 1000), dtype=np.uint8)
     Image.fromarray(noise).resize((10_000, 6_000)).convert("RGB").save(tmp_path / "large.jpg", quality=90)

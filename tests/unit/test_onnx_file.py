@@ -124,6 +124,53 @@ def test_a_second_graph_that_protobuf_would_merge_into_the_first_is_seen(model):
         check_onnx(model.SerializeToString() + other.SerializeToString(), SPEC, "x.onnx")
 
 
+def varint(number):
+    found = bytearray()
+    while number > 0x7F:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*found, number])
+
+
+def test_a_field_whose_number_protobuf_would_cut_is_seen(model):
+    """Beyond 32 bits a key is another field to us, and to protobuf the one of its lower bits."""
+    node = model.graph.node[5]
+    hidden = varint(4 << 3 | 2 | 1 << 32) + varint(4) + b"Loop"
+    whole = model.SerializeToString()
+    inner = node.SerializeToString()
+    changed = inner + hidden
+    graph = model.graph.SerializeToString().replace(
+        varint(1 << 3 | 2) + varint(len(inner)) + inner, varint(1 << 3 | 2) + varint(len(changed)) + changed, 1
+    )
+    head = model.__class__()
+    head.CopyFrom(model)
+    head.ClearField("graph")
+    content = head.SerializeToString() + varint(7 << 3 | 2) + varint(len(graph)) + graph
+    assert len(content) > len(whole)
+    with pytest.raises(BundleError, match="none of ours"):
+        check_onnx(content, SPEC, "x.onnx")
+
+
+def test_an_input_that_is_named_twice_is_refused(model):
+    value = model.graph.input[0].SerializeToString()
+    doubled = model.graph.input[0].__class__(name="other").SerializeToString() + value
+    model.graph.input[0].MergeFromString(b"")
+    graph = model.graph.SerializeToString().replace(
+        varint(11 << 3 | 2) + varint(len(value)) + value, varint(11 << 3 | 2) + varint(len(doubled)) + doubled, 1
+    )
+    head = model.__class__()
+    head.CopyFrom(model)
+    head.ClearField("graph")
+    with pytest.raises(BundleError, match="none of ours"):
+        check_onnx(head.SerializeToString() + varint(7 << 3 | 2) + varint(len(graph)) + graph, SPEC, "x.onnx")
+
+
+def test_a_file_that_is_two_formats_at_once_is_refused(model):
+    content = b"\x12\xff\x80\x00ORTM" + bytes(123) + model.SerializeToString()
+    with pytest.raises(BundleError, match="ONNX Runtime's own format"):
+        check_onnx(content, SPEC, "x.onnx")
+
+
 @settings(max_examples=300)
 @given(st.binary(max_size=200))
 def test_rubbish_is_refused_and_nothing_else_is_raised(content):

@@ -230,8 +230,24 @@ def test_a_classifier_in_a_dictionary_beside_the_network_is_taken_along(tmp_path
     loaded = {"run": {"backbone": TENSORS, "classifier": head, "metrics": {"confusion": torch.zeros(5, 5)}, "epoch": 3}}
     found = find_state(loaded, tmp_path / "w.pth")
     assert found.key == "run.backbone"
-    assert set(found.state) >= {"backbone.conv.weight", "classifier.weight", "classifier.bias"}
+    assert set(found.state) >= {"network.conv.weight", "classifier.weight", "classifier.bias"}
     assert not any("metrics" in name for name in found.state)
+
+
+def test_weights_of_a_loss_beside_a_whole_network_are_passed_over(tmp_path):
+    whole = {**TENSORS, "fc.weight": torch.zeros(5, 8), "fc.bias": torch.zeros(5)}
+    found = find_state({"state_dict": whole, "criterion": {"weight": torch.zeros(5, 8)}}, tmp_path / "w.pth")
+    assert set(found.state) >= {"conv.weight", "fc.weight"}
+    assert not any("criterion" in name for name in found.state)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda s: {"v1.0": s}, lambda s: {"a": {"b.c": s}}, lambda s: {0: {1: s}}],
+    ids=["dot", "deeper", "numbers"],
+)
+def test_keys_of_any_kind_lead_to_the_weights(tmp_path, wrap):
+    assert "conv.weight" in find_state(wrap(TENSORS), tmp_path / "w.pth").state
 
 
 def test_of_several_averages_one_must_be_named(tmp_path):
