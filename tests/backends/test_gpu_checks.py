@@ -105,6 +105,8 @@ def test_probes_of_tensorrt_rtx(install, work):
     assert found["probe[SM80]"]["diagnostics"] == ["UNSUPPORTED_CC"]
 
 
+# The alarm that ends the official run may strike inside a function that the stand-in gave to C; it is sent again.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_benchmarks(install, work):
     install("tensorrt_rtx", "1.7")
     found = run("official", work)["ten_minutes[tensorrt_rtx]"]
