@@ -117,7 +117,7 @@ def test_a_build_that_is_asked_to_end_leaves_what_was_there(tmp_path, number, co
     output = tmp_path / "out" / "bundle"
     output.parent.mkdir()
     command = [
-        sys.executable, "-m", "edgeresnext", "build", "resnext29_8x64d", "--random-weights", "--calibration", images,
+        sys.executable, "-m", "edgeresnext", "build", "resnet110", "--random-weights", "--calibration", images,
         "--output", output,
     ]  # fmt: skip
     with subprocess.Popen(
