@@ -52,22 +52,7 @@ class Session(ABC):
     def run(self, images: Any, out: Any = None, stream: Any = None) -> Any:
         """Return the logits `(N, classes)`, float32, of uint8 images `(N, height, width, channels)`.
 
-        Args:
-            images: A NumPy array; or an array of any library that lends its memory, which is then not copied: by
-                `__dlpack__`, on the host or, for engines, on their GPU, or there by `__cuda_array_interface__`. It must
-                be compact.
-            out: Takes the logits: float32, compact, where the images are (host or GPU).
-            stream: For images on the GPU: the CUDA stream to work on, a number or an object of any library. The call
-                then returns at once, and its result is for that stream; without it, the logits are there on return.
-
-        Returns:
-            `out` where it is given; else a NumPy array, or for images on the GPU one with `__dlpack__` and
-            `__cuda_array_interface__`.
-
-        Raises:
-            DataError: The images, or `out`, have another shape, type or layout, or lie elsewhere.
-            RequestError: The stream is none of this GPU.
-            BackendError: The runtime failed.
+        `images`, `out`, `stream` and what is raised are those of `runtime.classifier.Classifier.logits`.
         """
         if os.getpid() != self._process:
             raise ForkedError(

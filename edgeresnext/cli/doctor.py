@@ -138,7 +138,7 @@ def _cuda_library() -> Finding:
     if gpu.detect() is None:
         return Finding(name="CUDA from Python", status="none", detail="of no use without a GPU")
     try:
-        return Finding(name="CUDA from Python", status="ok", detail=cuda.connect().library)
+        return Finding(name="CUDA from Python", status="ok", detail=cuda.connect().name)
     except EdgeResNeXtError as error:
         return Finding(name="CUDA from Python", status="missing", detail=error.what, remedy=error.hint)
 

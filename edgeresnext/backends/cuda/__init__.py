@@ -38,13 +38,13 @@ def connect() -> Cuda:
     reasons = []
     for package, library in _asked_for().items():
         if not extras.installed(package):
-            reasons.append(f"{library.library} is not installed")
+            reasons.append(f"{library.name} is not installed")
             continue
         try:
             return _connected(library, device.index if device else 0)
         except (EdgeResNeXtError, ImportError, OSError) as error:
             what = error.what if isinstance(error, EdgeResNeXtError) else error
-            reasons.append(f"{library.library}: {what}")
+            reasons.append(f"{library.name}: {what}")
     raise NotInstalledError(f"no CUDA from Python: {'; '.join(reasons)}", how_to_install())
 
 
@@ -66,9 +66,9 @@ def _asked_for() -> dict[str, type[Cuda]]:
     name = os.environ.get(VARIABLE)
     if not name:
         return LIBRARIES
-    found = {package: library for package, library in LIBRARIES.items() if library.library == name}
+    found = {package: library for package, library in LIBRARIES.items() if library.name == name}
     if not found:
-        raise unknown_name(f"library in {VARIABLE}", name, [library.library for library in LIBRARIES.values()])
+        raise unknown_name(f"library in {VARIABLE}", name, [library.name for library in LIBRARIES.values()])
     return found
 
 

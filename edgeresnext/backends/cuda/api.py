@@ -34,7 +34,7 @@ class Cuda(ABC):
         device: The GPU's place among those that CUDA offers.
     """
 
-    library: ClassVar[str]
+    name: ClassVar[str]
     graphs: ClassVar[bool] = True
     """Whether the library can capture a stream."""
 

@@ -16,7 +16,7 @@ class CudaPython(Driver):
     Its functions have cuda.h's names, take what those read, ints where C has handles, and return what those write.
     """
 
-    library = "cuda-python"
+    name = "cuda-python"
 
     def start(self) -> None:
         self._driver = importlib.import_module("cuda.bindings.driver")

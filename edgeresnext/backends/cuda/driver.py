@@ -22,7 +22,7 @@ CAPTURE_THREAD_LOCAL = 1
 class Driver(Cuda):
     """The driver API by ctypes. Handles and addresses are int."""
 
-    library = "libcuda"
+    name = "libcuda"
 
     def __init__(self, device: int) -> None:
         super().__init__(device)

@@ -17,7 +17,7 @@ from edgeresnext.errors import BackendError
 class PyCuda(Cuda):
     """CUDA's driver API through pycuda. `pycuda.autoinit`, which makes a context of its own, is never imported."""
 
-    library = "pycuda"
+    name = "pycuda"
     graphs = False
 
     def __init__(self, device: int) -> None:

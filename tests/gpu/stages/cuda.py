@@ -17,12 +17,12 @@ def connected(library):
     from edgeresnext.backends import cuda
     from edgeresnext.extras import installed
 
-    package = next(package for package, one in cuda.LIBRARIES.items() if one.library == library)
+    package = next(package for package, one in cuda.LIBRARIES.items() if one.name == library)
     if not installed(package):
         raise Skipped(f"{library} is not installed")
     os.environ[cuda.VARIABLE] = library
     found = cuda.connect()
-    assert found.library == library
+    assert found.name == library
     with found.active():
         yield found
 
