@@ -198,16 +198,8 @@ def read(path: str | Path, trusted: Sequence[str | Path] = ()) -> Bundle:
         BundleError: The path is no bundle, its manifest is damaged or of another schema, or nobody trusted signed it.
         InputError: A key cannot be read.
     """
-    manifest, content = read_manifest(Path(path))
-    for _ in range(_EXCHANGES):
-        try:
-            check_signature(Path(path), content, trusted)
-            break
-        except BundleError:
-            before = content
-            manifest, content = read_manifest(Path(path))
-            if content == before:  # else another bundle, with another signature, took its place
-                raise
+    manifest, content, signature = read_manifest(Path(path))
+    check_signature(Path(path), content, signature, trusted)
     return Bundle(path=Path(path), manifest=manifest, digest=hashlib.sha256(content).hexdigest())
 
 

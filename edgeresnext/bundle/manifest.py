@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import msgspec
@@ -31,15 +30,15 @@ REBUILD = "Copy the bundle again, or rebuild it with `edgeresnext build`."
 OTHER_RELEASE = "Rebuild the bundle with this release, or install the one that wrote it."
 
 
-def read_manifest(path: Path) -> tuple[Manifest, bytes]:
-    """Return the manifest of a bundle, and the content of its file.
+def read_manifest(path: Path) -> tuple[Manifest, bytes, bytes | None]:
+    """Return the manifest of a bundle, the content of its file, and that of its signature, None without one.
 
     Raises:
         BundleError: The path is no bundle, or its manifest is damaged or of another schema.
     """
     manifest_path = path / MANIFEST
     try:
-        raw, expected = _content_and_digest(path)
+        raw, line, signature = _manifest_and_beside(path)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         what = "is not a bundle: it has no manifest.json" if path.is_dir() else "does not exist"
         what = "is a file, not a bundle" if path.is_file() else what
@@ -49,9 +48,8 @@ def read_manifest(path: Path) -> tuple[Manifest, bytes]:
             hint = f"A build was killed while it replaced the bundle; it waits in '{aside}': build again, or rename it."
         raise BundleError(f"'{path}' {what}", hint) from None
     except OSError as error:
-        raise BundleError(f"cannot read '{manifest_path}': {error.strerror}", READABLE) from None
-    found = hashlib.sha256(raw).hexdigest()
-    if expected not in (None, found):
+        raise BundleError(f"cannot read '{error.filename or manifest_path}': {error.strerror}", READABLE) from None
+    if line is not None and line[:64] != hashlib.sha256(raw).hexdigest().encode():
         raise BundleError(f"'{manifest_path}' was altered: its SHA-256 is not that in {MANIFEST_DIGEST}", REBUILD)
     try:
         header = files.from_json(raw, _Header)
@@ -81,7 +79,7 @@ def read_manifest(path: Path) -> tuple[Manifest, bytes]:
     if unlisted or not manifest.artifacts:
         what = f"does not list {shortened(unlisted)}" if unlisted else "has no artefact"
         raise BundleError(f"'{manifest_path}' {what}", REBUILD)
-    return manifest, raw
+    return manifest, raw, signature
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -92,22 +90,23 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
     (directory / MANIFEST_DIGEST).write_text(line, encoding="ascii")
 
 
-def _content_and_digest(path: Path) -> tuple[bytes, str | None]:
-    """Return a manifest, and what its digest must be; None where an earlier release has written none."""
+def _manifest_and_beside(path: Path) -> tuple[bytes, bytes | None, bytes | None]:
+    """Return a manifest, its digest and its signature, all of one bundle; None for what it does not have."""
     while True:
         try:
-            raw = _read(path, MANIFEST)
+            found = _read(path, MANIFEST), _read_if_there(path, MANIFEST_DIGEST), _read_if_there(path, SIGNATURE)
+            if _read(path, MANIFEST) == found[0]:  # else another bundle took its place meanwhile
+                return found
         except FileNotFoundError:
-            if (path / MANIFEST).exists():  # the directory that was opened is on its way out
-                continue
-            raise
-        try:
-            expected: str | None = _read(path, MANIFEST_DIGEST)[:64].decode("ascii", "replace")
-        except FileNotFoundError:
-            expected = None
-        with suppress(FileNotFoundError):
-            if _read(path, MANIFEST) == raw:  # else another bundle took its place between the two
-                return raw, expected
+            if not (path / MANIFEST).exists():  # else the directory that was opened is on its way out
+                raise
+
+
+def _read_if_there(path: Path, name: str) -> bytes | None:
+    try:
+        return _read(path, name)
+    except FileNotFoundError:
+        return None
 
 
 def _read(path: Path, name: str) -> bytes:

@@ -51,8 +51,6 @@ def sign(bundle: Path, key: Path, digest: str) -> None:
     if hashlib.sha256(content).hexdigest() != digest:
         raise BundleError(f"bundle '{bundle}' was replaced while it was verified", "Sign it again.")
     try:
-        if (bundle / SIGNATURE).is_symlink():  # it would be written through it
-            (bundle / SIGNATURE).unlink()
         files.write(bundle / SIGNATURE, base64.b64encode(private.sign(_ABOUT + content)) + b"\n")
     except OSError as error:
         raise InputError(
@@ -60,12 +58,13 @@ def sign(bundle: Path, key: Path, digest: str) -> None:
         ) from None
 
 
-def check_signature(bundle: Path, manifest: bytes, trusted: Sequence[str | Path]) -> None:
+def check_signature(bundle: Path, manifest: bytes, signature: bytes | None, trusted: Sequence[str | Path]) -> None:
     """Refuse a bundle that none of the trusted keys has signed.
 
     Args:
-        bundle: Its directory.
+        bundle: Its directory, for messages.
         manifest: The content of its manifest, the very bytes that are then used.
+        signature: The content of `manifest.sig`; None without one.
         trusted: Public keys, Ed25519 in PEM; with none nothing is asked.
 
     Raises:
@@ -81,18 +80,17 @@ def check_signature(bundle: Path, manifest: bytes, trusted: Sequence[str | Path]
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
     keys = [_key(Path(path), Ed25519PublicKey, load_pem_public_key, "public") for path in trusted]
-    try:
-        with files.open_inside(bundle, SIGNATURE) as file:
-            signature = base64.b64decode(files.content_of(file, _MOST_BYTES).strip(), validate=True)
-    except FileNotFoundError:
+    if signature is None:
         raise BundleError(
             f"bundle '{bundle}' is not signed", "Ask who made it to: edgeresnext sign BUNDLE --key key.pem"
-        ) from None
-    except (OSError, binascii.Error) as error:
+        )
+    try:
+        decoded = base64.b64decode(signature.strip(), validate=True)
+    except binascii.Error as error:
         raise BundleError(f"the signature of bundle '{bundle}' cannot be read: {error}", "Sign it again.") from None
     for key in keys:
         try:
-            key.verify(signature, _ABOUT + manifest)
+            key.verify(decoded, _ABOUT + manifest)
         except InvalidSignature:
             continue
         return

@@ -118,6 +118,6 @@ def test_a_signed_bundle_may_be_replaced_and_copied(signed, tmp_path, keys):
 def test_a_signature_is_not_written_through_a_link(bundle_copy, keys, tmp_path):
     (tmp_path / "mine").write_text("precious")
     (bundle_copy / "manifest.sig").symlink_to(tmp_path / "mine")
-    edgeresnext.sign(bundle_copy, key=keys[0])
+    with pytest.raises(BundleError, match=r"manifest\.sig': it is a link"):
+        edgeresnext.sign(bundle_copy, key=keys[0])
     assert (tmp_path / "mine").read_text() == "precious"
-    assert bundles.read(bundle_copy, trusted=[keys[1]]).manifest
