@@ -102,8 +102,9 @@ def preprocessing(text: str) -> Preprocess:
     try:
         return files.from_json(files.read(path), Preprocess)
     except (OSError, msgspec.MsgspecError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"cannot read preprocessing from '{path}': {error}",
+            f"cannot read preprocessing from '{path}': {reason}",
             'Write it as {"resize_px": 256, "crop_px": 224, "interpolation": "bilinear"}, with mean and std if needed.',
         ) from None
 

@@ -64,6 +64,8 @@ def cli(verbose: int, quiet: bool, log_json: bool) -> None:  # noqa: FBT001
                            --calibration photos/ --output build/mine
                        edgeresnext bench build/mine --data val/
     """  # noqa: D301 - click wants the character, not the two
+    if quiet and verbose:
+        raise RequestError("quiet contradicts verbose", "Leave one of them out.")
     console.log(logging.ERROR if quiet else _LEVELS[min(verbose, len(_LEVELS) - 1)], as_json=log_json)
 
 

@@ -83,6 +83,7 @@ def test_a_bad_image_does_not_hide_the_others(run, built, few_digits, tmp_path):
 def test_how_much_is_said_is_chosen(run, built, few_digits):
     photo = next((few_digits / "7").iterdir())
     said = "running " + built.artifacts()[0].name.split("-", maxsplit=1)[0]
+    assert run("-v", "-q", "predict", built.path, photo)[0] == 2
     assert said not in run("predict", built.path, photo)[2]
     assert said in run("-v", "predict", built.path, photo)[2]
     lines = run("--log-json", "-v", "predict", built.path, photo)[2].splitlines()
