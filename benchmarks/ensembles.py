@@ -46,14 +46,15 @@ def members(kept: Path, images: dict[str, Path]) -> dict[str, Path]:
     for name, (model, seed) in TRAINED.items():
         found[name] = kept / f"{name.replace(' ', '-')}.safetensors"
         if not found[name].exists():
-            edgeresnext.train(
-                model,
-                data=images["train"],
-                output=found[name],
-                epochs=EPOCHS,
-                seed=seed,
+            run = edgeresnext.train(
+                images["train"],
+                model=model,
+                validation=images["validation"],
+                output=kept / name.replace(" ", "-"),
                 preprocess=PREPROCESS["digits"],
+                recipe=edgeresnext.TrainingRecipe(epochs=EPOCHS, seed=seed),
             )
+            found[name].write_bytes(run.weights.read_bytes())
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from edgeresnext import EdgeResNeXtError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from edgeresnext import Preprocess, TrainingRecipe
 
     Prepare = Callable[[str], dict[str, Path]]
 
@@ -29,7 +32,7 @@ def prepare(about: str | None, write: Prepare) -> None:
         print(f"{split:12} {len(list(folder.glob('*/*.png'))):5} images in {folder}")
 
 
-def train(about: str | None, write: Prepare, name: str, **settings: Any) -> None:  # noqa: ANN401 - those of `edgeresnext.train`
+def train(about: str | None, write: Prepare, name: str, *, preprocess: Preprocess, recipe: TrainingRecipe) -> None:
     """Train the small network on a set, which is written first where it is not there, and say how good it became."""
     parser = _parser(about)
     parser.add_argument("folder")
@@ -37,17 +40,20 @@ def train(about: str | None, write: Prepare, name: str, **settings: Any) -> None
     given = parser.parse_args()
     folders = _done(lambda: write(given.folder))
     output = Path(given.output or Path(given.folder) / name)
-    top1 = _done(
+    done = _done(
         lambda: edgeresnext.train(
-            MODEL,
-            data=folders["train"],
+            folders["train"],
+            model=MODEL,
             validation=folders["validation"],
-            output=output,
-            progress=lambda _stage, done, total: print(f"epoch {done} of {total}", flush=True),
-            **settings,
+            output=output.with_suffix(""),
+            preprocess=preprocess,
+            recipe=recipe,
+            callbacks=[lambda one: print(f"epoch {one.epoch} of {recipe.epochs}: top-1 {one.top1:.2%}", flush=True)],
         )
     )
-    print(f"{output}: top-1 {top1:.2%} on {folders['validation']}")
+    for beside in done.path.glob("best.*"):
+        shutil.copy(beside, output.with_name(output.stem + beside.name.removeprefix("best")))
+    print(f"{output}: top-1 {done.best.top1:.2%} on {folders['validation']}")
 
 
 def draw(about: str | None, check: Callable[[Path], None] = lambda _: None) -> None:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from edgeresnext.measure.options import BenchOptions as BenchOptions
     from edgeresnext.measure.results import Report as Report
     from edgeresnext.measure.sensitivity import sensitivity as sensitivity
-    from edgeresnext.model.training import train as train
     from edgeresnext.pipeline.build import build as build
     from edgeresnext.pipeline.on_device import build_engines as build_engines
     from edgeresnext.pipeline.recipe import read_recipe as read_recipe
@@ -37,6 +36,9 @@ if TYPE_CHECKING:
     from edgeresnext.spec import Gate as Gate
     from edgeresnext.spec import Preprocess as Preprocess
     from edgeresnext.spec import Recipe as Recipe
+    from edgeresnext.spec import TrainingRecipe as TrainingRecipe
+    from edgeresnext.training.train import Training as Training
+    from edgeresnext.training.train import train as train
 
 __version__ = "0.1.0"
 
@@ -52,6 +54,8 @@ _HOME = {
     "Preprocess": "edgeresnext.spec",
     "Recipe": "edgeresnext.spec",
     "Report": "edgeresnext.measure.results",
+    "Training": "edgeresnext.training.train",
+    "TrainingRecipe": "edgeresnext.spec",
     "bench": "edgeresnext.measure.bench",
     "build": "edgeresnext.pipeline.build",
     "build_engines": "edgeresnext.pipeline.on_device",
@@ -63,7 +67,7 @@ _HOME = {
     "save_report": "edgeresnext.report.files",
     "sensitivity": "edgeresnext.measure.sensitivity",
     "sign": "edgeresnext.runtime.sign",
-    "train": "edgeresnext.model.training",
+    "train": "edgeresnext.training.train",
     "verify": "edgeresnext.runtime.verify",
 }
 

@@ -1,4 +1,4 @@
-"""Train the demo's weights on the digits: python calibration/digits/train.py FOLDER [OUTPUT.safetensors]."""
+"""Train a small ResNeXt on the digits: python calibration/digits/train.py FOLDER [OUTPUT.safetensors]."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what the fol
 
 import scripts
 
+from edgeresnext import TrainingRecipe
 from edgeresnext.data.digits import prepare
+from edgeresnext.model.catalogue import PREPROCESS
 
 if __name__ == "__main__":
-    scripts.train(__doc__, prepare, "digits.safetensors", epochs=30, seed=0)
+    scripts.train(
+        __doc__, prepare, "digits.safetensors", preprocess=PREPROCESS["digits"], recipe=TrainingRecipe(epochs=30)
+    )

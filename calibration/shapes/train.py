@@ -10,12 +10,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for what the fol
 import scripts
 from drawing import prepare
 
-from edgeresnext.spec import Preprocess
+from edgeresnext import Preprocess, TrainingRecipe
 
 PREPROCESS = Preprocess(resize_px=32, crop_px=32)
 
 if __name__ == "__main__":
     scripts.train(
         __doc__, prepare, "shapes.safetensors",
-        preprocess=PREPROCESS, epochs=12, batch=64, learning_rate=0.1, seed=0,
+        preprocess=PREPROCESS, recipe=TrainingRecipe(epochs=12),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Commands that make networks and bundles: build, train, models."""
+"""Commands that make bundles: build, and the networks that it knows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import click
 import edgeresnext
 from edgeresnext.cli import console
 from edgeresnext.cli.as_typed import given, preprocessing
-from edgeresnext.cli.console import say
 from edgeresnext.cli.options import (
     CHECKPOINT_OPTIONS,
     ENGINE_OPTIONS,
@@ -118,26 +117,6 @@ def build(models: tuple[str, ...], as_json: bool, **options: Any) -> None:  # no
         f"edgeresnext predict {name} IMAGE",
         f"edgeresnext verify {name}          (there, after copying it to a device)",
     )
-
-
-@click.command()
-@click.argument("model")
-@click.option("--data", required=True, type=click.Path(path_type=Path), help="Folder with one folder a class.")
-@click.option("--output", "-o", required=True, type=click.Path(path_type=Path), help=".safetensors file to write.")
-@click.option("--validation", type=click.Path(path_type=Path), help="Labelled folder to report top-1 on.")
-@click.option("--epochs", type=int, default=30, show_default=True, help="Passes over the data.")
-@click.option("--batch", type=int, default=64, show_default=True, help="Images a step.")
-@click.option("--learning-rate", type=float, default=0.1, show_default=True, help="Its maximum.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, order and augmentation.")
-@json_option
-def train(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
-    """Train a small network on an image folder; for large ones bring your own weights."""
-    with console.progress() as progress:
-        top1 = edgeresnext.train(progress=progress, **options)
-    if as_json:
-        console.print_json({"output": str(options["output"]), "top1": top1})
-        return
-    say(f"wrote {options['output']}" + ("" if top1 is None else f": top-1 {top1:.2%}"))
 
 
 @click.command()

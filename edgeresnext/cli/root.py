@@ -13,7 +13,7 @@ from typing import NoReturn
 import click
 
 import edgeresnext
-from edgeresnext.cli import building, console, exporting, interruption, measuring, running, starting
+from edgeresnext.cli import building, console, exporting, interruption, measuring, running, starting, training
 from edgeresnext.cli.as_typed import options_of
 from edgeresnext.errors import EdgeResNeXtError, InputError, RequestError, unknown_name
 
@@ -70,7 +70,7 @@ def cli(verbose: int, quiet: bool, log_json: bool) -> None:  # noqa: FBT001
 
 
 _COMMANDS = (
-    *(building.build, building.train, building.models),
+    *(building.build, training.train, building.models),
     *(measuring.bench, measuring.report, measuring.sensitivity),
     *(running.predict, running.verify, running.sign, running.inspect, exporting.export),
     *(starting.doctor, starting.demo),

@@ -86,7 +86,7 @@ def scan(root: str | Path) -> ImageFolder:
     others: list[str] = []
     try:
         loose = _images(_files(root, deep=False), others)
-        folders = sorted(path for path in root.iterdir() if path.is_dir() and not _is_hidden(path.name))
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))
         by_class = {folder.name: found for folder in folders if (found := _images(_files(folder, deep=True), others))}
     except OSError as error:
         raise DataError(f"cannot list '{error.filename or root}': {error.strerror}", "Check its permissions.") from None
@@ -115,7 +115,7 @@ def scan(root: str | Path) -> ImageFolder:
     )
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Whether a name is one that people do not give."""
     return name.startswith(".") or name in _NO_CLASSES
 
@@ -131,9 +131,9 @@ def _files(folder: Path, *, deep: bool) -> Iterator[Path]:
         real = os.path.realpath(where)
         new = real not in seen
         seen.add(real)
-        folders[:] = [name for name in folders if new and deep and not _is_hidden(name)]
+        folders[:] = [name for name in folders if new and deep and not is_hidden(name)]
         if new:
-            yield from (Path(where, name) for name in names if not _is_hidden(name))
+            yield from (Path(where, name) for name in names if not is_hidden(name))
 
 
 def _images(paths: Iterator[Path], others: list[str]) -> list[Path]:

@@ -181,6 +181,11 @@ def _converted(image: Image.Image, mode: str) -> Image.Image:
     return image.convert(mode)
 
 
+def resample(preprocess: Preprocess) -> Image.Resampling:
+    """Return Pillow's name of the filter that a preprocessing resizes with."""
+    return _FILTERS[preprocess.interpolation]
+
+
 def crop(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
     """Resize an image so that it covers the preprocessing's box, and return the centre.
 
@@ -206,7 +211,7 @@ def crop(image: Image.Image, preprocess: Preprocess) -> NDArray[np.uint8]:
             "Cut it to a usual shape first.",
         )
     if size != image.size:
-        image = image.resize(size, _FILTERS[preprocess.interpolation])
+        image = image.resize(size, resample(preprocess))
     left = round((image.width - columns) / 2)
     top = round((image.height - rows) / 2)
     return np.atleast_3d(np.asarray(image.crop((left, top, left + columns, top + rows))))

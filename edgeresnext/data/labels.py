@@ -9,6 +9,9 @@ from typing import Any
 from edgeresnext import files
 from edgeresnext.errors import DataError
 
+SUFFIX = ".labels.txt"
+"""What the labels of weights are called, beside them."""
+
 
 def read_labels(path: str | Path) -> tuple[str, ...]:
     """Return the labels of a file, in the order of the logits; two classes may share a label.
@@ -36,6 +39,16 @@ def read_labels(path: str | Path) -> tuple[str, ...]:
     if "" in labels:
         raise DataError(f"line {labels.index('') + 1} of labels file '{path}' is empty", "Every class needs a label.")
     return labels
+
+
+def beside(weights: str | Path) -> tuple[str, ...] | None:
+    """Return the labels that lie beside a weights file, as training writes them (`NAME.labels.txt`), or None.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    path = Path(weights).with_suffix(SUFFIX)
+    return read_labels(path) if path.is_file() else None
 
 
 def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,8 +12,9 @@ import msgspec
 import torch
 from torch import nn
 
+from edgeresnext import files
 from edgeresnext.data.calibration_set import CalibrationSet
-from edgeresnext.data.labels import read_labels
+from edgeresnext.data.labels import beside, read_labels
 from edgeresnext.errors import CheckpointError, DataError
 from edgeresnext.model import checkpoints, ensemble, hub
 from edgeresnext.model.catalogue import PREPROCESS, find, name_of, specify, usually_preprocessed
@@ -122,8 +123,8 @@ def _member(
     if hub.is_name(str(weights)):
         fetched = hub.fetch(str(weights), cache_directory(), progress)
         _tell(weights, fetched.notes)
-    said = preprocess or (fetched.preprocess if fetched else None)
     path = fetched.path if fetched else Path(weights)
+    said = preprocess or (fetched.preprocess if fetched else _preprocess_beside(path))
     if said is None and path.is_file() and (known_file := hub.torchvision_file(path)) is not None:
         name, said = known_file
         _tell(weights, [f"it is torchvision's {name}"])
@@ -158,7 +159,24 @@ def _member(
         spec = msgspec.structs.replace(spec, bn_eps=options.bn_eps)
     spec = _sized(spec, options)
     network = checkpoints.load_network(spec, checkpoint)
-    return Source(network=network, spec=spec, labels=(fetched.labels if fetched else None) or ())
+    return Source(network=network, spec=spec, labels=(fetched.labels if fetched else beside(path)) or ())
+
+
+def _preprocess_beside(weights: Path) -> Preprocess | None:
+    """Return the preprocessing that training wrote beside its weights (`NAME.preprocess.json`), or None.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    path = weights.with_suffix(".preprocess.json")
+    if not path.is_file():
+        return None
+    try:
+        return files.from_json(files.read(path), Preprocess)
+    except (OSError, msgspec.MsgspecError, ValueError) as error:
+        raise DataError(
+            f"cannot read the preprocessing of the weights, '{path}': {error}", "Remove it, and give the preprocessing."
+        ) from None
 
 
 def _check_channels(weights: str | Path, channels: int, said: Preprocess | None) -> None:

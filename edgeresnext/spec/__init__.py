@@ -40,6 +40,8 @@ from edgeresnext.spec.quantisation import Recipe as Recipe
 from edgeresnext.spec.quantisation import Repair as Repair
 from edgeresnext.spec.quantisation import Sensitivity as Sensitivity
 from edgeresnext.spec.quantisation import Verdict as Verdict
+from edgeresnext.spec.training import Epoch as Epoch
+from edgeresnext.spec.training import TrainingRecipe as TrainingRecipe
 from edgeresnext.spec.value import ClassOrder as ClassOrder
 from edgeresnext.spec.value import Precision as Precision
 from edgeresnext.spec.value import Value as Value

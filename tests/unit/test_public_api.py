@@ -12,7 +12,7 @@ HEAVY = {"torch", "onnx", "onnxruntime", "openvino", "sklearn", "tensorrt", "ten
 def test_the_public_names_are_these():
     assert set(edgeresnext.__all__) == {
         "BenchOptions", "Bundle", "CheckpointOptions", "Classifier", "EdgeResNeXtError", "EngineOptions", "Gate", "Prediction", "Preprocess",
-        "Recipe", "Report", "__version__", "bench", "build", "build_engines", "compare", "export", "load", "read_recipe",
+        "Recipe", "Report", "Training", "TrainingRecipe", "__version__", "bench", "build", "build_engines", "compare", "export", "load", "read_recipe",
         "read_report", "save_report", "sensitivity", "sign", "train", "verify",
     }  # fmt: skip
 

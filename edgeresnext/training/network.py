@@ -1,0 +1,230 @@
+"""The network that is trained: where it begins, which parts of it learn, and how fast each does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from torch import nn
+
+from edgeresnext.data.labels import beside
+from edgeresnext.errors import CheckpointError, RequestError, shortened
+from edgeresnext.model.catalogue import specify
+from edgeresnext.model.resnext import ResNeXt
+from edgeresnext.pipeline.source import by_weights
+from edgeresnext.progress import silent
+from edgeresnext.spec import CheckpointOptions, ModelSpec, Preprocess, TrainingRecipe
+
+_HEAD = "fc"
+_log = logging.getLogger("edgeresnext")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a training begins with.
+
+    Args:
+        network: Its weights.
+        spec: What it is; of a network of the user's own, the images that it takes and its classes.
+        weights: Where they are from, in words; nothing where they are random.
+    """
+
+    network: nn.Module
+    spec: ModelSpec
+    weights: str = ""
+
+
+def begin(
+    model: str | nn.Module | None,
+    weights: str | Path | None,
+    *,
+    classes: Sequence[str],
+    preprocess: Preprocess | None,
+    new_head: bool,
+    seed: int,
+) -> Start:
+    """Return the network, with as many logits as there are classes.
+
+    Args:
+        model: A name of the catalogue, a network of the user's own, or None for the one that the weights are of.
+        weights: Where it begins; None for random weights, or those that the user's own network has.
+        classes: In the order of the logits; none where it learns from a teacher, and keeps those that it has.
+        preprocess: How images become its input.
+        new_head: Whether the last layer begins anew though it would fit.
+        seed: Of random weights.
+
+    Raises:
+        RequestError: There is no such network, or nothing says which.
+        CheckpointError: Weights cannot be read, or are another network's, or for other classes of the same number.
+    """
+    if isinstance(model, nn.Module):
+        return _own(model, weights, classes, preprocess)
+    if weights is None:
+        if model is None:
+            raise RequestError(
+                "nothing says which network to train",
+                "Name one of those that `edgeresnext models` lists, or give the weights to begin with.",
+                values=("model", "weights"),
+            )
+        spec = specify(model, classes=len(classes) or None, preprocess=preprocess)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Start(network=ResNeXt(spec), spec=spec)
+    found = by_weights(
+        model, [weights], preprocess=preprocess, labels=None, options=CheckpointOptions(), progress=silent
+    )
+    network = found.network.requires_grad_(requires_grad=True)
+    if not isinstance(network, ResNeXt):
+        raise CheckpointError(f"'{weights}' is no single network", "Train its members one by one.", values=("weights",))
+    spec, names = found.spec, beside(weights)
+    if classes and (new_head or len(classes) != spec.classes):
+        if not new_head:
+            _log.warning(
+                "'%s' has %d classes and the images %d: its last layer begins anew", weights, spec.classes, len(classes)
+            )
+        spec = msgspec.structs.replace(spec, classes=len(classes))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network.fc = nn.Linear(network.fc.in_features, len(classes))
+    elif classes and names is not None and tuple(names) != tuple(classes):
+        strangers = [f"'{mine}' for '{its}'" for mine, its in zip(classes, names, strict=True) if mine != its]
+        raise CheckpointError(
+            f"the classes of the images are not those of '{weights}', in its order: {shortened(strangers, 3)}",
+            "Begin with a new head, or name the class folders as the weights' labels are.",
+            values=("new_head",),
+        )
+    return Start(network=network, spec=spec, weights=str(weights))
+
+
+def begin_again(spec: ModelSpec, model: str | nn.Module | None, preprocess: Preprocess | None) -> Start:
+    """Return the network of a run that is resumed, whose weights the run's folder has.
+
+    Args:
+        spec: What it is.
+        model: A name, which must be its own; or, of a run that trains a network of the user's own, that network.
+        preprocess: What must be its own; None for whatever it is.
+    """
+    network = model if isinstance(model, nn.Module) else ResNeXt(spec)
+    if isinstance(model, str):
+        spec = msgspec.structs.replace(spec, name=model)
+    if preprocess is not None:
+        spec = msgspec.structs.replace(spec, preprocess=preprocess)
+    return Start(network=network, spec=spec)
+
+
+def _own(
+    network: nn.Module, weights: str | Path | None, classes: Sequence[str], preprocess: Preprocess | None
+) -> Start:
+    """Return a network of the user's own."""
+    if weights is not None or preprocess is None:
+        what = "weights beside a network" if weights is not None else "a network without its preprocessing"
+        raise RequestError(
+            f"{what} cannot be trained", "Give the network with its weights loaded, and a Preprocess.",
+            values=("weights", "preprocess"),
+        )  # fmt: skip
+    was_training = network.training
+    with torch.inference_mode():
+        shape = network.eval()(torch.zeros(1, preprocess.channels, *preprocess.size)).shape
+    network.train(was_training)
+    if len(shape) != 2 or (classes and shape[1] != len(classes)):  # noqa: PLR2004 - (N, classes)
+        raise RequestError(
+            f"the network returns {tuple(shape)} for one image, and there are {len(classes)} classes",
+            "Its last layer must return a logit a class.",
+            values=("model",),
+        )
+    spec = ModelSpec(
+        name=type(network).__name__, depths=(1,), cardinality=1, width_per_group=1, preprocess=preprocess,
+        classes=int(shape[1]),
+    )  # fmt: skip
+    return Start(network=network, spec=spec)
+
+
+def parts(network: nn.Module) -> dict[str, list[nn.Module]]:
+    """Return the parts of a network in the order of the images' way: stem, layer1 and so on, and the head last.
+
+    What stands before `layer1` is the stem, and what follows the last layer the head; of a network without such names
+    each child is a part, the first the stem and the last the head.
+    """
+    children = [(name, child) for name, child in network.named_children() if next(child.parameters(), None) is not None]
+    layers = [name for name, _ in children if name.startswith("layer")]
+    found: dict[str, list[nn.Module]] = {}
+    for index, (name, child) in enumerate(children):
+        if layers:
+            seen = any(other in layers for other, _ in children[:index])
+            part = name if name in layers else "head" if seen else "stem"
+        else:
+            part = "stem" if index == 0 else "head" if index == len(children) - 1 else name
+        found.setdefault(part, []).append(child)
+    return found
+
+
+def frozen_parts(network: nn.Module, recipe: TrainingRecipe, epoch: int) -> list[str]:
+    """Return the parts that do not learn in an epoch, counted from 0.
+
+    Raises:
+        RequestError: The network has no part of that name.
+    """
+    names = list(parts(network))
+    if not recipe.freeze:
+        return []
+    if recipe.freeze == "all-but-head":
+        frozen = names[:-1]
+    elif recipe.freeze in names:
+        frozen = names[: names.index(recipe.freeze) + 1]
+    else:
+        raise RequestError(
+            f"the network has no part '{recipe.freeze}' to freeze",
+            f"Its parts are {', '.join(names)}.",
+            values=("freeze",),
+        )
+    joined = epoch // recipe.unfreeze_epochs if recipe.unfreeze_epochs else 0
+    return frozen[: max(0, len(frozen) - joined)]
+
+
+def set_mode(network: nn.Module, recipe: TrainingRecipe, frozen: Sequence[str]) -> None:
+    """Let the parts that learn learn, and BatchNorm keep its statistics in those that do not."""
+    network.train()
+    for name, modules in parts(network).items():
+        for module in modules:
+            module.requires_grad_(name not in frozen)
+            for child in module.modules():
+                if isinstance(child, nn.BatchNorm2d) and (recipe.frozen_statistics or name in frozen):
+                    child.eval()
+
+
+def parameter_groups(network: nn.Module, plain: nn.Module, recipe: TrainingRecipe) -> list[dict[str, Any]]:
+    """Return the parameters by part and by whether they decay, each group with the `factor` of its learning rate.
+
+    Args:
+        network: All that learns.
+        plain: What of it has the parts.
+        recipe: Their rates.
+    """
+    groups: list[dict[str, Any]] = []
+    seen: set[int] = set()
+    by_depth = [
+        *reversed(parts(plain).values()),
+        [network],
+    ]  # the rest learns as the head does
+    for depth, modules in enumerate(by_depth):
+        fresh = [one for module in modules for one in module.parameters() if id(one) not in seen]
+        fresh = list(dict.fromkeys(fresh))
+        seen |= {id(one) for one in fresh}
+        factor = 1.0 if depth == len(by_depth) - 1 else recipe.layer_decay**depth
+        for decays in (True, False):
+            if chosen := [one for one in fresh if (one.ndim > 1) is decays]:
+                decay = recipe.weight_decay if decays else 0.0
+                groups.append({"params": chosen, "factor": factor, "weight_decay": decay})
+    return groups
+
+
+def optimiser(groups: list[dict[str, Any]], recipe: TrainingRecipe) -> torch.optim.Optimizer:
+    """Return the optimiser of a recipe; `set_rate` gives it its learning rate before each step."""
+    if recipe.optimiser == "adamw":
+        return torch.optim.AdamW(groups, lr=0.0)
+    return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0)

@@ -1,0 +1,125 @@
+"""Several processes that train one network together, each on its part of every batch: `torchrun` starts them.
+
+Gradients are those of the whole batch, and BatchNorm sees all of it, so that as many processes as one likes take the
+steps that one would take.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, distributed, nn
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """The processes of a training: this one's `rank` among `count`."""
+
+    rank: int = 0
+    count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes and judges."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        """Where this one trains."""
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+
+    def part(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return this one's share of a batch."""
+        return np.array_split(positions, self.count)[self.rank]
+
+    def together(self, network: nn.Module) -> nn.Module:
+        """Return a network whose gradients are the mean over all processes."""
+        if self.count == 1:
+            return network
+        # Some parts may be frozen, and others only from some epoch on.
+        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
+
+    def total(self, *values: float) -> list[float]:
+        """Return the sums over all processes."""
+        if self.count == 1:
+            return list(values)
+        summed = torch.tensor(values, dtype=torch.float64, device=self.device)
+        distributed.all_reduce(summed)
+        return list(summed.tolist())
+
+    def from_first(self, value: T) -> T:
+        """Return what the first one has."""
+        if self.count == 1:
+            return value
+        held: list[T] = [value]
+        distributed.broadcast_object_list(held, src=0)
+        return held[0]
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        if self.count > 1:
+            distributed.barrier()
+
+
+@contextmanager
+def joined() -> Iterator[Processes]:
+    """Yield the processes that `torchrun` has started, or this one alone."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        yield Processes()
+        return
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield Processes(rank=distributed.get_rank(), count=count)
+    finally:
+        distributed.destroy_process_group()
+
+
+class SynchronisedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm over the images of all processes, on any device: PyTorch's own is for GPUs alone.
+
+    While its statistics are frozen it is `nn.BatchNorm2d`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x, NCHW, normalised by the means and variances of all processes' images."""
+        if not self.training:
+            return super().forward(x)
+        from torch.distributed.nn.functional import all_reduce
+
+        axes = (0, 2, 3)
+        count = torch.full((1,), float(x.numel() // x.shape[1]), device=x.device)
+        sums = torch.cat([x.sum(axes), x.square().sum(axes), count])
+        summed: Tensor = all_reduce(sums)  # type: ignore[no-untyped-call] # its gradient is summed over the processes too
+        total = summed[-1].detach()
+        mean, square = summed[:-1].div(total).chunk(2)
+        variance = (square - mean.square()).clamp_min(0)
+        with torch.no_grad():
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.momentum is not None
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * total / (total - 1), self.momentum)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        found: Tensor = x * scale.view(1, -1, 1, 1) + (self.bias - mean * scale).view(1, -1, 1, 1)
+        return found
+
+
+def synchronise(network: nn.Module, processes: Processes) -> None:
+    """Let every BatchNorm of a network see all processes' images."""
+    if processes.count == 1:
+        return
+    for module in network.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SynchronisedBatchNorm2d  # parameters, buffers and names stay as they are

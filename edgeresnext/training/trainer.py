@@ -1,0 +1,292 @@
+"""The loop: epochs of steps from one checkpoint to the next, judged after each epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgeresnext.errors import AccuracyError, DataError, RequestError, shortened
+from edgeresnext.model.resnext import normalise
+from edgeresnext.progress import Progress
+from edgeresnext.spec import Epoch, ModelSpec, TrainingRecipe
+from edgeresnext.training.held_signals import held
+from edgeresnext.training.images import Images, order
+from edgeresnext.training.losses import Loss
+from edgeresnext.training.network import frozen_parts, optimiser, parameter_groups, set_mode
+from edgeresnext.training.processes import Processes
+from edgeresnext.training.run_folder import STATE, RunFolder, State
+
+_JUDGED_AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What a network says of the validation images.
+
+    Args:
+        positions: Of the images in their folder, without those that cannot be read.
+        logits: float32 `(N, classes)`.
+        loss: Mean cross-entropy with the labels; None without.
+    """
+
+    positions: NDArray[np.int64]
+    logits: NDArray[np.float32]
+    loss: float | None
+
+    @property
+    def answers(self) -> NDArray[np.int64]:
+        """The class that is named of each image."""
+        found: NDArray[np.int64] = self.logits.argmax(1)
+        return found
+
+
+@dataclass(kw_only=True)
+class Trainer:
+    """Trains a network on images, as a recipe says.
+
+    Args:
+        network: The network that learns.
+        plain: The same, or the network inside a quantised one: what has the parts that a recipe names.
+        spec: Its images and classes.
+        recipe: With everything decided.
+        loss: What is made small.
+        train: The images that are learned from.
+        validation: The images that judge, or None.
+        run: Where checkpoints go.
+        processes: Those that train together.
+        best: Called with the network that is judged, whenever it is the best so far.
+        callbacks: Told of each epoch.
+        progress: Told of each step.
+    """
+
+    network: nn.Module
+    plain: nn.Module
+    spec: ModelSpec
+    recipe: TrainingRecipe
+    loss: Loss
+    train: Images
+    validation: Images | None
+    run: RunFolder
+    processes: Processes
+    best: Callable[[nn.Module], None]
+    callbacks: Sequence[Callable[[Epoch], None]]
+    progress: Progress
+    state: State = field(default_factory=State)
+
+    def __post_init__(self) -> None:
+        """Take up what the run's folder holds, or write down the beginning."""
+        recipe = self.recipe
+        self.network.to(self.device)
+        if recipe.channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = averaged(self.network, recipe.ema) if recipe.ema else None
+        self.optimiser = optimiser(parameter_groups(self.network, self.plain, recipe), recipe)
+        self.state = self.run.restore(self.network, self.optimiser, self.average)
+        targets = self.train.folder.targets or (0,) * len(self.train.folder.images)  # without labels, unused
+        self._targets_of_training = torch.tensor(targets)
+        if self.processes.first and not self.state.history and not self.state.step:
+            self.run.save(self.state, self.network, self.optimiser, self.average)
+        self.processes.wait()
+        self._saved = time.monotonic()
+
+    @property
+    def device(self) -> torch.device:
+        """Where it trains."""
+        return self.processes.device
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is judged and written: the average, where there is one."""
+        return self.network if self.average is None else self.average.module
+
+    def go(self) -> None:
+        """Train to the end of the recipe, or until nothing has become better for too long.
+
+        Raises:
+            AccuracyError: The loss is NaN or infinite; checkpoint and best weights are those of before.
+            DataError: Too many images cannot be read.
+            InputError: A checkpoint cannot be written; the one before is as it was.
+        """
+        while self.state.epoch < self.recipe.epochs and not self._is_stale():
+            started = time.monotonic()
+            frozen = frozen_parts(self.plain, self.recipe, self.state.epoch)
+            set_mode(self.plain, self.recipe, frozen)
+            if not any(one.requires_grad for one in self.plain.parameters()):
+                raise RequestError("everything is frozen: nothing would learn", "Freeze less.", values=("freeze",))
+            self._steps(self.processes.together(self.network), started)
+            self._end_epoch()
+
+    def _is_stale(self) -> bool:
+        best = self.state.best
+        return bool(self.recipe.patience and best and self.state.epoch - best.epoch >= self.recipe.patience)
+
+    def batches(self, epoch: int) -> list[list[NDArray[np.int64]]]:
+        """Return the batches of each step of an epoch, as positions; one image alone at the end is left out."""
+        size, whole = self.recipe.batch, order(self.train.folder, self.recipe, epoch)
+        cut = [whole[start : start + size] for start in range(0, len(whole), size)]
+        cut = [part for part in cut if len(part) > 1]
+        if not cut:
+            raise DataError(f"'{self.train.folder.root}' has {len(whole)} images to learn from", "Give two or more.")
+        group = self.recipe.accumulate
+        return [cut[start : start + group] for start in range(0, len(cut), group)]
+
+    def _steps(self, network: nn.Module, started: float) -> None:
+        """Make those steps of the epoch that are left."""
+        state, steps = self.state, self.batches(self.state.epoch)
+        total, left = self.recipe.epochs * len(steps), steps[self.state.step :]
+        mine = [self.processes.part(part) for step in left for part in step]
+        batches = self.train.stream(mine, state.epoch)
+        with held() as interrupted:
+            for parts in left:
+                self._step(network, [next(batches) for _ in parts], sum(len(part) for part in parts), len(steps))
+                state.step += 1
+                minutes = (time.monotonic() - self._saved) / 60
+                if interrupted() or minutes > self.recipe.checkpoint_minutes:
+                    self._save(time.monotonic() - started)
+                    started = time.monotonic()
+                if interrupted():
+                    break  # and what came is handled where the block ends
+                self.progress("train", state.epoch * len(steps) + state.step, total)
+        self._save(time.monotonic() - started)  # judging may take long, and be interrupted too
+
+    def _step(self, network: nn.Module, batches: Sequence[Any], planned: int, steps: int) -> None:
+        """Take one step: the gradient of a few batches together, and a move."""
+        state, recipe = self.state, self.recipe
+        rate = self.rate(state.epoch * steps + state.step, recipe.epochs * steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["factor"]
+        self.optimiser.zero_grad()
+        summed, seen = 0.0, 0
+        for number, batch in enumerate(batches):
+            if not len(batch.positions):
+                continue
+            draw = state.epoch, state.step * recipe.accumulate + number
+            targets = self._targets_of_training[torch.from_numpy(batch.positions)].to(self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                loss = self.loss(network, self.images(batch.pixels), targets, draw)
+            (loss * (self.processes.count / planned)).backward()  # type: ignore[no-untyped-call]
+            summed, seen = summed + float(loss.detach()), seen + len(batch.positions)
+        summed, images = self.processes.total(summed, seen)
+        if not math.isfinite(summed):
+            raise self._diverged(batches, summed, rate)
+        if recipe.clip:
+            nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
+        self.optimiser.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        state.loss += summed
+        state.images += int(images)
+
+    def _diverged(self, batches: Sequence[Any], loss: float, rate: float) -> AccuracyError:
+        """Return the error of a loss that is no number."""
+        files = [str(self.train.folder.images[index]) for batch in batches for index in batch.positions]
+        return AccuracyError(
+            f"training diverged in epoch {self.state.epoch + 1}, step {self.state.step + 1}: the loss is {loss}, of "
+            f"{shortened(files, 3)}; the last good checkpoint is '{self.run.path / STATE}'",
+            f"Train with a learning rate below {rate:.3g}, or clip gradients.",
+            values=("learning_rate",),
+        )
+
+    def rate(self, step: int, total: int) -> float:
+        """Return the learning rate of a step: a line up, then half a cosine down (arXiv:1608.03983)."""
+        assert self.recipe.learning_rate is not None
+        rising = self.recipe.warmup * total
+        if step < rising:
+            return self.recipe.learning_rate * (step + 1) / (rising + 1)
+        return self.recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1.0, total - rising)))
+
+    def images(self, pixels: NDArray[np.uint8]) -> Tensor:
+        """Return uint8 images as the network takes them."""
+        found = normalise(torch.from_numpy(pixels).to(self.device), self.spec)
+        return found.contiguous(memory_format=torch.channels_last) if self.recipe.channels_last else found
+
+    def _end_epoch(self) -> None:
+        """Judge the network, and write it down where it is the best so far."""
+        state = self.state
+        finished = Epoch(
+            epoch=state.epoch + 1, loss=state.loss / max(state.images, 1), images=state.images,
+            learning_rate=max(group["lr"] for group in self.optimiser.param_groups), seconds=state.seconds,
+        )  # fmt: skip
+        if self.processes.first:
+            finished = self._judged(finished)
+        finished = self.processes.from_first(finished)
+        better = state.best is None or finished.merit > state.best.merit
+        state.history.append(finished)
+        if better and self.processes.first:
+            self.best(self.judged)
+        state.epoch, state.step, state.loss, state.images, state.seconds = state.epoch + 1, 0, 0.0, 0, 0.0
+        with held():
+            self._save(0.0)
+        for callback in self.callbacks if self.processes.first else ():
+            callback(finished)
+
+    def _judged(self, epoch: Epoch) -> Epoch:
+        """Return an epoch with what the validation images say of it."""
+        found = self.judge(self.judged)
+        if found is None:
+            return epoch
+        values: dict[str, Any] = {"validation_loss": found.loss}
+        if found.loss is not None:
+            values["top1"] = float((found.answers == self._targets(found)).mean())
+        if self.loss.teacher is not None:
+            said = self.judge(self.loss.teacher)
+            assert said is not None
+            values["agreement"] = float((found.answers == said.answers).mean())
+        return msgspec.structs.replace(epoch, **values)
+
+    def _targets(self, found: Judgement) -> NDArray[np.int64]:
+        assert self.validation is not None
+        return np.array(self.validation.folder.targets)[found.positions]
+
+    def judge(self, network: nn.Module) -> Judgement | None:
+        """Return what a network says of the validation images, or None where there are none."""
+        if self.validation is None:
+            return None
+        was_training = network.training
+        network.eval()
+        count = len(self.validation.folder.images)
+        parts = [np.arange(start, min(start + _JUDGED_AT_ONCE, count)) for start in range(0, count, _JUDGED_AT_ONCE)]
+        logits, positions = [], []
+        with torch.inference_mode():
+            for batch in self.validation.stream(parts, 0):
+                if len(batch.positions):
+                    logits.append(network(self.images(batch.pixels)).float().cpu())
+                    positions.append(batch.positions)
+        network.train(was_training)
+        joined, where = torch.cat(logits), np.concatenate(positions)
+        loss = None
+        if self.validation.folder.targets:
+            targets = torch.tensor(self.validation.folder.targets)[torch.from_numpy(where)]
+            loss = float(nn.functional.cross_entropy(joined, targets))
+        return Judgement(positions=where, logits=joined.numpy(), loss=loss)
+
+    def _save(self, seconds: float) -> None:
+        """Write a checkpoint."""
+        self.state.seconds += seconds
+        if self.processes.first:
+            self.run.save(self.state, self.network, self.optimiser, self.average)
+        self._saved = time.monotonic()
+        self.processes.wait()
+
+
+def averaged(network: nn.Module, share: float) -> torch.optim.swa_utils.AveragedModel:
+    """Return an average over steps that keeps `share` each time; less in the first ones, which have little to keep."""
+
+    def mean(average: Tensor, now: Tensor, steps: Tensor | int) -> Tensor:
+        if not average.is_floating_point():
+            return now
+        kept = min(share, (1 + int(steps)) / (10 + int(steps)))
+        return average.lerp(now, 1 - kept)
+
+    found = torch.optim.swa_utils.AveragedModel(deepcopy(network), avg_fn=mean, use_buffers=True)
+    return found.requires_grad_(requires_grad=False)

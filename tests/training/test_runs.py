@@ -1,0 +1,355 @@
+"""Runs: what they write, how they go on, and what they refuse."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from training.conftest import TINY, Tiny
+
+import edgeresnext
+from edgeresnext import TrainingRecipe
+from edgeresnext.errors import AccuracyError, CheckpointError, DataError, InputError, RequestError
+from edgeresnext.model.catalogue import PREPROCESS
+from edgeresnext.training.run_folder import read_run
+
+RECIPE = TrainingRecipe(epochs=3, batch=16, learning_rate=0.05)
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it, and nothing is saved."""
+
+
+def trained(data, output=None, recipe=RECIPE, **options):
+    options.setdefault("model", Tiny())
+    preprocess = options.pop("preprocess", TINY)
+    return edgeresnext.train(data, output=output, recipe=recipe, preprocess=preprocess, **options)
+
+
+def killed_at(step, data, **options):
+    """Train until a step is over, and die there."""
+
+    def progress(_stage, done, _total):
+        if done == step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        trained(data, progress=progress, **options)
+
+
+def state(network):
+    return {name: value.clone() for name, value in network.state_dict().items() if value.is_floating_point()}
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_a_run_learns_and_writes_down_what_it_did(three, tmp_path):
+    epochs = []
+    run = trained(three, tmp_path / "run", msgspec.structs.replace(RECIPE, epochs=8), callbacks=[epochs.append])
+    assert run.best.top1 > 0.8
+    assert tuple(epochs) == run.history
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, 9))
+    assert lines[0]["loss"] > lines[-1]["loss"]
+    assert (run.path / "best.labels.txt").read_text() == "0\n1\n4\n"
+    assert "learning_rate = 0.05" in (run.path / "recipe.toml").read_text()
+    assert (run.path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert "Who was taken for whom" in (run.path / "report.html").read_text()
+    assert not run.network.training
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"ema": 0.9, "mixup": 0.3, "cutmix": 0.3},
+        {"optimiser": "adamw", "accumulate": 2, "clip": 1.0, "trivial": True, "erase": 0.5, "flip": True},
+        {"freeze": "stem", "unfreeze_epochs": 1, "layer_decay": 0.5, "balance": "sampler"},
+    ],
+    ids=["plain", "ema and mixing", "adamw", "freezing"],
+)
+def test_a_run_that_was_killed_ends_with_the_same_weights(three, tmp_path, changes):
+    recipe = msgspec.structs.replace(RECIPE, checkpoint_minutes=0.0, **changes)
+    whole = trained(three, tmp_path / "whole", recipe)
+    path = tmp_path / "killed"
+    killed_at(2, three, output=path, recipe=recipe)
+    killed_at(5, three, resume=path, recipe=None)
+    again = trained(three, resume=path, recipe=None)
+    assert_equal(state(whole.network), state(again.network))
+    assert [one.loss for one in whole.history] == [one.loss for one in again.history]
+    assert (whole.path / "best.safetensors").read_bytes() == (path / "best.safetensors").read_bytes()
+
+
+def test_without_checkpoints_inside_epochs_a_killed_run_repeats_its_epoch(three, tmp_path):
+    whole = trained(three, tmp_path / "whole")
+    killed_at(6, three, output=tmp_path / "killed")
+    assert len((tmp_path / "killed" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert_equal(state(whole.network), state(trained(three, resume=tmp_path / "killed", recipe=None).network))
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(three, tmp_path):
+    run = trained(three, tmp_path / "run")
+    before = (run.path / "best.safetensors").read_bytes()
+    assert trained(three, resume=run.path, recipe=None).history == run.history
+    assert (run.path / "best.safetensors").read_bytes() == before
+
+
+def test_a_seed_decides_everything(three, tmp_path):
+    runs = [
+        trained(three, tmp_path / str(n), msgspec.structs.replace(RECIPE, seed=seed))
+        for n, seed in enumerate((1, 1, 2))
+    ]
+    assert_equal(state(runs[0].network), state(runs[1].network))
+    assert runs[0].history[0].loss != runs[2].history[0].loss
+
+
+def test_a_share_of_each_class_judges_where_no_validation_images_are_given(three, tmp_path):
+    run = trained(three / "train", tmp_path / "run", msgspec.structs.replace(RECIPE, validation_share=0.2))
+    aside = read_run(run.path).validation
+    assert sorted(Path(name).parent.name for name in aside) == ["0"] * 4 + ["1"] * 4 + ["4"] * 4
+    assert run.run.images == 48
+
+
+def test_interrupted_a_run_saves_first(three, tmp_path):
+    script = f"""
+import os, signal, edgeresnext
+from edgeresnext import TrainingRecipe
+from edgeresnext.model.catalogue import PREPROCESS
+def progress(stage, done, total):
+    if done == 2: os.kill(os.getpid(), signal.SIGINT)
+edgeresnext.train({str(three)!r}, output={str(tmp_path / "run")!r}, model="resnet20", preprocess=PREPROCESS["digits"],
+                  recipe=TrainingRecipe(epochs=2, batch=16), progress=progress)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert "KeyboardInterrupt" in done.stderr
+    about = (tmp_path / "run" / "state.safetensors").read_bytes()[:4000]
+    assert b'\\"step\\": 3' in about
+
+
+def test_a_network_of_ones_own_goes_in_and_comes_out(three, tmp_path, tiny):
+    run = trained(three, tmp_path / "run", model=tiny)
+    assert run.network is tiny
+    images = torch.zeros(1, 3, 8, 8)
+    assert tiny(images).shape == (1, 3)
+
+
+def test_fine_tuning_begins_with_the_weights_and_a_new_head(three, digit_weights, tmp_path, caplog):
+    recipe = TrainingRecipe(epochs=1, batch=16, freeze="all-but-head")
+    run = trained(three, tmp_path / "run", recipe, model="resnext20_8x4d", weights=digit_weights, preprocess=None)
+    assert "has 10 classes and the images 3" in caplog.text
+    assert run.network.fc.out_features == 3
+    from safetensors.torch import load_file
+
+    before = load_file(digit_weights)
+    after = load_file(run.path / "best.safetensors")
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert changed == {"fc.weight", "fc.bias"}  # statistics of frozen BatchNorms too stay as they are
+
+
+def test_what_a_run_wrote_is_built_with_its_labels_and_its_preprocessing(three, tmp_path):
+    recipe = TrainingRecipe(epochs=1, batch=16)
+    run = trained(three, tmp_path / "run", recipe, model="resnet20", preprocess=PREPROCESS["digits"])
+    bundle = edgeresnext.build(
+        "resnet20", weights=run.weights, output=tmp_path / "bundle", precisions=["fp32"],
+    )  # fmt: skip
+    assert bundle.labels() == ("0", "1", "4")
+    assert bundle.manifest.model.preprocess == PREPROCESS["digits"]
+
+
+def test_freezing_grows_less_with_the_epochs(tiny):
+    from edgeresnext.training.network import frozen_parts, set_mode
+
+    recipe = TrainingRecipe(freeze="layer1", unfreeze_epochs=2)
+    assert [frozen_parts(tiny, recipe, epoch) for epoch in (0, 1, 2, 4)] == [
+        ["stem", "layer1"], ["stem", "layer1"], ["stem"], [],
+    ]  # fmt: skip
+    set_mode(tiny, recipe, ["stem"])
+    assert (tiny.bn1.training, tiny.layer1[1].training) == (False, True)
+    assert [one.requires_grad for one in (tiny.conv1.weight, tiny.bn1.bias, tiny.fc.weight)] == [False, False, True]
+
+
+def test_norms_and_biases_do_not_decay_and_early_parts_learn_slower(tiny):
+    from edgeresnext.training.network import parameter_groups
+
+    groups = parameter_groups(tiny, tiny, TrainingRecipe(weight_decay=0.1, layer_decay=0.5))
+    found = {id(one): (group["weight_decay"], group["factor"]) for group in groups for one in group["params"]}
+    assert len(found) == len(list(tiny.parameters()))
+    assert found[id(tiny.fc.weight)] == (0.1, 1.0)
+    assert found[id(tiny.fc.bias)] == (0.0, 1.0)
+    assert found[id(tiny.layer1[0].weight)] == (0.1, 0.5)
+    assert found[id(tiny.bn1.weight)] == (0.0, 0.25)
+
+
+def test_a_bad_image_is_named_and_left_out(three, tmp_path, caplog):
+    data = tmp_path / "data"
+    shutil.copytree(three, data)
+    (data / "train" / "0" / "bad.png").write_bytes(b"nothing")
+    run = trained(data, tmp_path / "run")
+    assert caplog.text.count("bad.png") == 1
+    assert run.history[0].images == 60
+
+
+def test_a_rate_that_diverges_stops_with_the_epoch_the_files_and_the_last_checkpoint(three, tmp_path):
+    path = tmp_path / "run"
+    with pytest.raises(AccuracyError) as caught:
+        trained(three, path, msgspec.structs.replace(RECIPE, learning_rate=1e20))
+    text = str(caught.value)
+    assert "in epoch 1, step" in text
+    assert ".png" in text
+    assert str(path / "state.safetensors") in text
+    assert (path / "state.safetensors").exists()
+
+
+def test_early_stopping_ends_a_run_that_becomes_no_better(three, tmp_path):
+    recipe = msgspec.structs.replace(RECIPE, epochs=30, patience=2, learning_rate=1e-9)
+    run = trained(three, tmp_path / "run", recipe)
+    assert len(run.history) == run.best.epoch + 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"recipe": TrainingRecipe(epochs=4, batch=16, learning_rate=0.05)}, "epochs: 3 then, 4 now"),
+        ({"data": "other"}, "images: 60 then, 59 now"),
+        ({"preprocess": PREPROCESS["cifar"]}, "network"),
+    ],
+)
+def test_a_run_is_not_resumed_with_what_is_not_its_own(three, tmp_path, changes, told):
+    data = tmp_path / "data"
+    shutil.copytree(three, data)
+    killed_at(2, data, output=tmp_path / "run")
+    if changes.pop("data", None):
+        next((data / "train" / "0").iterdir()).unlink()
+    with pytest.raises(RequestError, match="cannot be resumed") as caught:
+        trained(data, resume=tmp_path / "run", **{"recipe": None, **changes})
+    assert told in str(caught.value)
+
+
+def test_two_runs_in_one_folder_and_a_folder_of_something_else(three, tmp_path):
+    from edgeresnext.training.run_folder import opened
+
+    run = trained(three, tmp_path / "run", msgspec.structs.replace(RECIPE, epochs=1))
+    with pytest.raises(RequestError, match="holds a run already"):
+        trained(three, run.path)
+    script = f"import time\nfrom edgeresnext.training.run_folder import opened\nwith opened({str(run.path)!r}, resume=True):\n print('open', flush=True)\n time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as other:
+        other.stdout.readline()
+        with pytest.raises(DataError, match="another process is training"):
+            trained(three, resume=run.path, recipe=None)
+        other.kill()
+    with opened(run.path, resume=True):
+        pass
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(DataError, match="holds no run"):
+        trained(three, tmp_path / "full")
+    with pytest.raises(InputError, match="cannot be read"):
+        trained(three, resume=tmp_path / "full", recipe=None)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(three, tmp_path, monkeypatch):
+    killed_at(5, three, output=tmp_path / "run")
+    kept = (tmp_path / "run" / "state.safetensors").read_bytes()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(InputError, match="No space left") as caught:
+        trained(three, resume=tmp_path / "run", recipe=None)
+    assert "to resume from" in str(caught.value)
+    assert (tmp_path / "run" / "state.safetensors").read_bytes() == kept
+    assert not list((tmp_path / "run").glob("*.partial"))
+
+
+def test_damaged_state_is_refused_by_name(three, tmp_path):
+    killed_at(2, three, output=tmp_path / "run")
+    path = tmp_path / "run" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=r"state\.safetensors"):
+        trained(three, resume=tmp_path / "run", recipe=None)
+
+
+@pytest.fixture
+def one_class(tmp_path):
+    (tmp_path / "one" / "cat").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "one" / "cat" / "a.png")
+    return tmp_path / "one"
+
+
+def test_folders_that_cannot_train(three, tmp_path, one_class):
+    with pytest.raises(DataError, match="one class folder, 'cat'"):
+        trained(one_class, tmp_path / "run")
+    shutil.copytree(three / "train", tmp_path / "empty")
+    (tmp_path / "empty" / "7").mkdir()
+    with pytest.raises(DataError, match="hold no image: 7"):
+        trained(tmp_path / "empty", tmp_path / "run")
+    shutil.copytree(three / "val", tmp_path / "val")
+    (tmp_path / "val" / "4").rename(tmp_path / "val" / "9")
+    with pytest.raises(DataError, match=r"class folders in .* 9"):
+        trained(three / "train", tmp_path / "run", validation=tmp_path / "val")
+    with pytest.raises(DataError, match="has no class folders"):
+        trained(three / "train" / "0", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_labels_that_are_not_the_heads_need_a_new_one(three, tmp_path):
+    first = trained(
+        three,
+        tmp_path / "first",
+        model="resnet20",
+        preprocess=PREPROCESS["digits"],
+        recipe=TrainingRecipe(epochs=1, batch=16),
+    )
+    other = tmp_path / "other"
+    shutil.copytree(three, other)
+    for split in ("train", "val"):
+        (other / split / "4").rename(other / split / "seven")
+    asked = {"model": None, "weights": first.weights, "preprocess": None, "recipe": TrainingRecipe(epochs=1, batch=16)}
+    with pytest.raises(CheckpointError, match="'seven' for '4'"):
+        trained(other, tmp_path / "second", **asked)
+    again = trained(other, tmp_path / "third", **asked, new_head=True)
+    assert not np.array_equal(again.network.fc.weight.detach(), first.network.fc.weight.detach())
+    with pytest.raises(CheckpointError):
+        trained(three, tmp_path / "fourth", **{**asked, "model": "resnet50"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"epochs": 0}, "epochs is 0"),
+        ({"learning_rate": 0.0}, "learning_rate is 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"freeze": "layer9"}, "unknown part"),
+        ({"freeze": "layer3"}, "no part 'layer3'"),
+        ({"unfreeze_epochs": 2}, "nothing is frozen"),
+        ({"label_smoothing": 1.5}, "label_smoothing is 1.5"),
+        ({"distil": True}, "its own teacher"),
+    ],
+)
+def test_recipes_that_mean_nothing(three, tmp_path, changes, told):
+    with pytest.raises(RequestError, match=told):
+        trained(three, tmp_path / "run", msgspec.structs.replace(RECIPE, **changes))
+
+
+def test_recipes_come_from_files_and_are_written_as_they_are_read(tmp_path):
+    from edgeresnext.training import recipes
+
+    for recipe in (*recipes.RECIPES.values(), recipes.INT8):
+        (tmp_path / "r.toml").write_bytes(recipes.to_toml(recipe))
+        assert recipes.read(tmp_path / "r.toml") == recipe
+    (tmp_path / "r.toml").write_text("epoch = 3")
+    with pytest.raises(InputError, match="Its fields are epochs"):
+        recipes.read(tmp_path / "r.toml")
+    with pytest.raises(RequestError, match="Did you mean 'standard'"):
+        recipes.read("standart")
