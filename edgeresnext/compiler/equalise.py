@@ -183,11 +183,11 @@ def rescaled(graph: Graph, exponents: Mapping[str, tuple[int, ...]]) -> Graph:
         for reader in group.readers:
             layer = layers[reader.name]
             assert layer.weight is not None
-            layers[layer.name] = dataclasses.replace(layer, weight=layer.weight / _per_input(layer, factors))
+            layers[layer.name] = dataclasses.replace(layer, weight=layer.weight / per_input(layer, factors))
     return dataclasses.replace(graph, layers=tuple(layers.values()))
 
 
-def _per_input(layer: Layer, values: NDArray[np.floating]) -> NDArray[np.floating]:
+def per_input(layer: Layer, values: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return values of a layer's input channels so that they multiply its weights `(out, in / groups, ...)`."""
     assert layer.weight is not None
     outputs, inputs = layer.weight.shape[:2]
@@ -237,15 +237,15 @@ def _noise(layer: Layer, seen: ChannelStatistics, exponents: NDArray[np.int64]) 
     """
     assert layer.weight is not None
     factors = np.ldexp(1.0, exponents)
-    power = _per_input(layer, seen.mean_square.numpy())
+    power = per_input(layer, seen.mean_square.numpy())
     weight = layer.weight.astype(np.float64)
-    scaled = weight / _per_input(layer, factors)
+    scaled = weight / per_input(layer, factors)
     rest = tuple(range(1, weight.ndim))
     signal = (weight**2 * power).sum(axis=rest)
     activation_step = float((seen.maximum.numpy() * factors).max()) / INT8_MAX
     weight_step = np.abs(scaled).max(axis=rest) / INT8_MAX
     kernel = float(np.prod(weight.shape[2:]))
     noise = activation_step**2 * (scaled**2).sum(axis=rest)
-    noise += weight_step**2 * (power * _per_input(layer, factors**2)).sum(axis=rest) * kernel
+    noise += weight_step**2 * (power * per_input(layer, factors**2)).sum(axis=rest) * kernel
     useful = signal > signal.max() * np.finfo(np.float32).eps
     return float((noise[useful] / signal[useful]).mean() / 12) if useful.any() else 0.0

@@ -39,6 +39,7 @@ class Layer:
         attributes: ONNX attributes.
         weight: Conv `(out, in / groups, h, w)` or Gemm `(out, in)`, float32; None for other operators.
         bias: `(out,)`, float32.
+        norm: The BatchNorm whose numbers are in weight and bias, or in gain and shift; empty without one.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Layer:
     attributes: Mapping[str, Any] = field(default_factory=dict)
     weight: NDArray[np.float32] | None = None
     bias: NDArray[np.float32] | None = None
+    norm: str = ""
 
     @property
     def computes(self) -> bool:
@@ -103,7 +105,7 @@ def trace(model: nn.Module, size_px: tuple[int, int]) -> Graph:
     """
     with _TRACING:
         module = fx.symbolic_trace(model.eval())
-    _fold_batch_norm(module)
+    norms = _fold_batch_norm(module)
     device = next(module.parameters()).device
     channels = next(child.in_channels for child in module.modules() if isinstance(child, nn.Conv2d))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -117,7 +119,7 @@ def trace(model: nn.Module, size_px: tuple[int, int]) -> Graph:
         elif node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), nn.Identity):
             names[node.name] = names[node.all_input_nodes[0].name]
         elif node.op != "output":
-            layer = _layer(module, node, names)
+            layer = _layer(module, node, names, norms)
             names[node.name] = layer.name
             layers.append(layer)
     bad = [layer.name for layer in layers if not _finite(layer)]
@@ -129,14 +131,10 @@ def trace(model: nn.Module, size_px: tuple[int, int]) -> Graph:
     return Graph(layers=tuple(layers))
 
 
-def _fold_batch_norm(module: fx.GraphModule) -> None:
-    """Merge each BatchNorm into the convolution before it, in float64.
-
-    With g, b, m, v, e the BatchNorm's weight, bias, mean, variance and epsilon: w' = w g / sqrt(v + e) and
-    b' = b - m g / sqrt(v + e) (Jacob et al. 2018, arXiv:1712.05877, equation 14). float64 keeps the folded network
-    within float32 rounding of the original.
-    """
+def _fold_batch_norm(module: fx.GraphModule) -> dict[str, str]:
+    """Merge each BatchNorm into the convolution before it; return those that were merged, by convolution."""
     modules = dict(module.named_modules())
+    found: dict[str, str] = {}
     for node in list(module.graph.nodes):
         norm = modules.get(str(node.target)) if node.op == "call_module" else None
         if not isinstance(norm, nn.BatchNorm2d):
@@ -145,9 +143,6 @@ def _fold_batch_norm(module: fx.GraphModule) -> None:
         conv = modules.get(str(source.target)) if source.op == "call_module" else None
         if not isinstance(conv, nn.Conv2d) or len(source.users) > 1:
             continue
-        gain, bias = _gain_and_shift(norm)
-        if conv.bias is not None:
-            bias += conv.bias.double() * gain
         folded = nn.Conv2d(
             conv.in_channels,
             conv.out_channels,
@@ -157,19 +152,35 @@ def _fold_batch_norm(module: fx.GraphModule) -> None:
             groups=conv.groups,
             device="meta",
         )
-        weight = (conv.weight.double() * gain.view(-1, 1, 1, 1)).float()
+        with torch.no_grad():
+            weight, bias = fold(conv, norm)
         folded.weight = nn.Parameter(weight, requires_grad=False)
-        folded.bias = nn.Parameter(bias.float(), requires_grad=False)
+        folded.bias = nn.Parameter(bias, requires_grad=False)
         module.set_submodule(source.target, folded)
         modules[source.target] = folded
+        found[str(source.target)] = str(node.target)
         node.replace_all_uses_with(source)
         module.graph.erase_node(node)
     module.graph.lint()
     module.recompile()
     module.delete_all_unused_submodules()
+    return found
 
 
-def _gain_and_shift(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+def fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return weight and bias, float32, of a convolution and the BatchNorm after it as one.
+
+    With g, b, m, v, e the BatchNorm's weight, bias, mean, variance and epsilon: w' = w g / sqrt(v + e) and
+    b' = b - m g / sqrt(v + e) (Jacob et al. 2018, arXiv:1712.05877, equation 14). float64 keeps the folded network
+    within float32 rounding of the original. Gradients pass.
+    """
+    gain, bias = gain_and_shift(norm)
+    if conv.bias is not None:
+        bias = bias + conv.bias.double() * gain
+    return (conv.weight.double() * gain.view(-1, 1, 1, 1)).float(), bias.float()
+
+
+def gain_and_shift(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
     """Return what a BatchNorm multiplies each channel by, and what it then adds, in float64."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -177,7 +188,7 @@ def _gain_and_shift(norm: nn.BatchNorm2d) -> tuple[torch.Tensor, torch.Tensor]:
     return gain, norm.bias.double() - norm.running_mean.double() * gain
 
 
-def _layer(module: fx.GraphModule, node: fx.Node, names: Mapping[str, str]) -> Layer:
+def _layer(module: fx.GraphModule, node: fx.Node, names: Mapping[str, str], norms: Mapping[str, str]) -> Layer:
     """Read one node of the folded graph."""
     inputs = tuple(names[source.name] for source in node.all_input_nodes)
     shape = tuple(node.meta["tensor_meta"].shape[1:])
@@ -194,7 +205,10 @@ def _layer(module: fx.GraphModule, node: fx.Node, names: Mapping[str, str]) -> L
     if isinstance(child, nn.Conv2d | nn.Linear):
         weight = child.weight.detach().cpu().numpy()
         bias = child.bias.detach().cpu().numpy() if child.bias is not None else None
-    return Layer(name=name, op=op, inputs=inputs, shape=shape, attributes=attributes, weight=weight, bias=bias)
+    norm = name if op == "Affine" else norms.get(name, "")
+    return Layer(
+        name=name, op=op, inputs=inputs, shape=shape, attributes=attributes, weight=weight, bias=bias, norm=norm
+    )
 
 
 _FUNCTIONS = {torch.add: "Add", torch.mul: "Mul", torch.log: "Log"}
@@ -221,7 +235,7 @@ def _operator(name: str, child: nn.Module | None, node: fx.Node) -> tuple[str, d
         case nn.AvgPool2d(kernel_size=int(k), stride=int(s), padding=0, ceil_mode=True, count_include_pad=False):
             return "AveragePool", {"kernel_shape": [k, k], "strides": [s, s], "ceil_mode": 1}
         case nn.BatchNorm2d():
-            gain, shift = (values.detach().float().cpu().numpy() for values in _gain_and_shift(child))
+            gain, shift = (values.detach().float().cpu().numpy() for values in gain_and_shift(child))
             return "Affine", {"gain": gain, "shift": shift}
         case nn.Sigmoid():
             return "Sigmoid", {}

@@ -161,7 +161,7 @@ def plan_for(
             reasons[layer.name] = reason
         else:
             layers[layer.name] = "int8"
-            inputs[layer.name] = min(_candidates(graph, layer), key=thresholds.__getitem__)
+            inputs[layer.name] = min(candidates(graph, layer), key=thresholds.__getitem__)
     return Plan(
         name=name,
         floating=floating,
@@ -204,7 +204,7 @@ def _unfit_for_int8(  # noqa: PLR0911 - a reason each
     return ""
 
 
-def _candidates(graph: Graph, layer: Layer) -> tuple[str, ...]:
+def candidates(graph: Graph, layer: Layer) -> tuple[str, ...]:
     """Return the inputs of a layer of which one is quantised in INT8.
 
     Of an Add of two convolutions either may be the one, and the smaller of the two takes the finer step: in ResNeXt-50
@@ -224,7 +224,7 @@ def calibrated_tensors(graph: Graph) -> list[str]:
     adds.
     """
     layers = [layer for layer in graph.layers if _may_be_int8(layer)]
-    quantised = (name for layer in layers for name in _candidates(graph, layer))
+    quantised = (name for layer in layers for name in candidates(graph, layer))
     added = (name for layer in layers if layer.op == "Add" for name in layer.inputs)
     return list(dict.fromkeys([*quantised, *added]))
 

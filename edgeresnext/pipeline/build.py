@@ -30,6 +30,7 @@ from edgeresnext.progress import Progress, silent
 from edgeresnext.spec import (
     AUTO,
     CPU,
+    TRAINED,
     CheckpointOptions,
     EngineOptions,
     Gate,
@@ -91,7 +92,8 @@ def build(
         preprocess: Resize, crop and normalisation of the weights, where they differ from the catalogue's.
         recipe: How to calibrate, which layers to keep out of INT8, and the seed of random weights.
         ranges: `ranges.json` of an earlier build, or its bundle, instead of calibrating; weights, images and
-            preprocessing must be the same. Those of a bundle at `output` are used without being asked for.
+            preprocessing must be the same. Those that were trained with the weights (`NAME.ranges.json` beside
+            `NAME.safetensors`), else those of a bundle at `output`, are used without being asked for.
         gate: What INT8 must reach on validation images; sensitive layers go back to floating point until it does.
         engine_options: Batch profile, workspace and the like, for targets that get engines.
         checkpoint_options: How weights are read where they do not tell it themselves.
@@ -117,12 +119,12 @@ def build(
     from edgeresnext.compiler.graph import trace
     from edgeresnext.compiler.plan import parse_keep
     from edgeresnext.pipeline.gate import match, prepare
-    from edgeresnext.pipeline.ranges import read as read_ranges
+    from edgeresnext.pipeline.ranges import find as find_ranges
     from edgeresnext.pipeline.source import by_name, by_weights, check_statistics
 
     recipe = _with_method(request.recipe)
     validation = None if gate is None else prepare(gate, trained=not random_weights)
-    given = None if ranges is None else read_ranges(ranges)
+    given, beside = find_ranges(ranges, given_weights if "int8" in request.precisions else (), recipe)
     photos = folder.scan(calibration) if calibration is not None else None
     if given_weights:
         found = by_weights(
@@ -144,8 +146,11 @@ def build(
         calibrated = None
         if "int8" in request.precisions:
             calibrated, graph = _calibrate(
-                graph, spec, images, recipe, given, staging=staging, output=output, progress=progress
-            )
+                graph, spec, images, recipe,
+                given=given, beside=beside, staging=staging, output=output, progress=progress,
+            )  # fmt: skip
+            if calibrated.method == TRAINED:  # weights and ranges have seen INT8 as it is: nothing is repaired
+                recipe = msgspec.structs.replace(recipe, method=TRAINED, repairs=())
         writer = _writer(graph, spec, recipe, ranges=calibrated, images=images, golden=golden, staging=staging)
         onnx_files = _emit(writer, request.onnx, kept, validation, progress)
         manifest = Manifest(
@@ -153,7 +158,7 @@ def build(
             trained=not random_weights,
             parameters=sum(parameter.numel() for parameter in network.parameters()),
             macs=graph.macs,
-            calibration="" if calibrated is None else f"{calibrated.method}, {images.about}",
+            calibration="" if calibrated is None else calibrated.source(images.about),
             golden=f"{len(golden.images)} of {images.about}",
             artifacts=request.artifacts,
             onnx=onnx_files,
@@ -216,8 +221,9 @@ def _calibrate(
     spec: ModelSpec,
     images: CalibrationSet,
     recipe: Recipe,
-    given: Ranges | None,
     *,
+    given: Ranges | None,
+    beside: Path | None,
     staging: Path,
     output: Path,
     progress: Progress,
@@ -233,6 +239,7 @@ def _calibrate(
         recipe,
         weights_digest=files.digest(staging / bundles.WEIGHTS),
         given=given,
+        beside=beside,
         output=output,
         progress=progress,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +26,11 @@ from edgeresnext.compiler.thresholds import STANDARD, Method
 from edgeresnext.data.calibration_set import CalibrationSet
 from edgeresnext.errors import BundleError, DataError
 from edgeresnext.model.resnext import normalise
-from edgeresnext.progress import Progress
-from edgeresnext.spec import AUTO, ModelSpec, Preprocess, Ranges, Recipe
+from edgeresnext.progress import Progress, silent
+from edgeresnext.spec import AUTO, REPAIRS, TRAINED, ModelSpec, Preprocess, Ranges, Recipe
 
 _log = logging.getLogger("edgeresnext")
+_WITHOUT = "Delete or rename it to calibrate anew, or train in INT8 again."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +62,13 @@ def calibrate(
     *,
     weights_digest: str,
     given: Ranges | None,
+    beside: Path | None = None,
     output: Path,
     progress: Progress,
 ) -> Calibrated:
     """Return the graph, equalised where the recipe says so, and the ranges of its tensors.
+
+    Ranges that were trained with the weights are taken as they are.
 
     Args:
         graph: The folded graph.
@@ -73,25 +77,26 @@ def calibrate(
         recipe: Method and repairs.
         weights_digest: SHA-256 of the weights.
         given: Ranges to use; None for those of the bundle at `output` where they match.
+        beside: The file beside the weights that the given ranges are from; None where they were asked for.
         output: Where the bundle will be.
         progress: Told how many images have been seen.
 
     Raises:
         DataError: The given ranges belong to something else, or an activation is NaN or infinite.
     """
-    digests = {
-        "weights": weights_digest,
-        "images": images.digest,
-        "preprocess": preprocess_digest(spec.preprocess),
-    }
+    digests = _digests(spec, images, weights_digest)
     known = given or _of_bundle(output)
     if known is not None:
         misfit = _misfit(known, graph, recipe, digests)
         if not misfit:
-            progress("ranges of the earlier build", 1, 1)
+            trained = known.method == TRAINED
+            progress("ranges trained with the weights" if trained else "ranges of the earlier build", 1, 1)
             return Calibrated(
-                graph=rescaled(graph, known.exponents), ranges=msgspec.structs.replace(known, method=recipe.method)
+                graph=rescaled(graph, known.exponents),
+                ranges=known if trained else msgspec.structs.replace(known, method=recipe.method),
             )
+        if beside is not None:
+            raise DataError(f"'{beside}' does not fit what it lies beside: {misfit}", _WITHOUT)
         if given is not None:
             raise DataError(
                 f"the given ranges do not fit: {misfit}",
@@ -99,7 +104,12 @@ def calibrate(
                 values=("ranges",),
             )
         _log.info("the ranges of the earlier build do not fit: %s", misfit)
-    return _measured(graph, spec, images, recipe, digests=digests, progress=progress)
+    return measured(graph, spec, images, recipe, weights_digest=weights_digest, progress=progress)
+
+
+def _digests(spec: ModelSpec, images: CalibrationSet, weights_digest: str) -> dict[str, str]:
+    """Return what ranges belong to."""
+    return {"weights": weights_digest, "images": images.digest, "preprocess": preprocess_digest(spec.preprocess)}
 
 
 def read(path: str | Path) -> Ranges:
@@ -112,19 +122,67 @@ def read(path: str | Path) -> Ranges:
     return bundles.read_ranges(path / bundles.RANGES if path.is_dir() else path)
 
 
-def _of_bundle(output: Path) -> Ranges | None:
-    """Return the ranges of the bundle that is there, if one is, and its ranges are as it left them."""
+def file_beside(weights: Path) -> Path:
+    """Return the file that holds the ranges which were trained with weights: NAME.ranges.json for NAME.safetensors."""
+    return weights.with_name(f"{weights.stem}.ranges.json")
+
+
+def find(path: str | Path | None, weights: Sequence[str | Path], recipe: Recipe) -> tuple[Ranges | None, Path | None]:
+    """Return the ranges to use: those of a path, else those that were trained with the weights; and the latter's file.
+
+    Raises:
+        BundleError: The path holds no ranges of this release.
+        DataError: The file beside the weights holds no trained ranges.
+    """
+    if path is not None:
+        return read(path), None
+    asked = "an ensemble is calibrated as a whole" if len(weights) > 1 else _instead(recipe)
+    for file in (file_beside(Path(one)) for one in weights if Path(one).is_file()):
+        if file.is_file() and asked:
+            _log.warning("'%s' is not used: %s", file, asked)
+        elif file.is_file():
+            return _trained(file), file
+    return None, None
+
+
+def _trained(file: Path) -> Ranges:
+    """Return the ranges of a file that lies beside weights."""
     try:
-        return bundles.read(output).ranges()
+        found = bundles.read_ranges(file)
+    except BundleError as error:
+        raise DataError(f"{error.what}; it lies beside the weights", _WITHOUT) from None
+    if found.method != TRAINED:
+        raise DataError(f"'{file}' lies beside the weights, and its ranges were not trained with them", _WITHOUT)
+    return found
+
+
+def _instead(recipe: Recipe) -> str:
+    """Return what a recipe asks for that trained ranges are not, or nothing."""
+    if recipe.method != AUTO:
+        return f"method {recipe.method} is asked for"
+    if recipe.repairs not in ((), REPAIRS):
+        return f"{' and '.join(recipe.repairs)} are asked for"
+    return ""
+
+
+def _of_bundle(output: Path) -> Ranges | None:
+    """Return the ranges that the bundle which is there found on images, if one is, and they are as it left them."""
+    try:
+        found = bundles.read(output).ranges()
     except BundleError:
         return None
+    return None if found is None or found.method == TRAINED else found
 
 
 def _misfit(known: Ranges, graph: Graph, recipe: Recipe, digests: dict[str, str]) -> str:
     """Return why ranges are not those of this build, or nothing."""
+    trained = known.method == TRAINED
     for name, what in (("weights", "weights"), ("preprocess", "preprocessing"), ("images", "calibration images")):
-        if known.digests.get(name) != digests[name]:
-            return f"they were taken with other {what}"
+        if known.digests.get(name) != digests[name] and not (trained and name == "images"):
+            return f"they were {'trained' if trained else 'taken'} with other {what}"
+    if trained:
+        instead = _instead(recipe)
+        return f"they were trained, and {instead}" if instead else "" if _is_whole(known, graph) else "they are damaged"
     if known.equalised != ("equalisation" in recipe.repairs):
         return f"they were taken {'with' if known.equalised else 'without'} equalisation"
     if recipe.method != AUTO and recipe.method not in known.thresholds:
@@ -146,16 +204,16 @@ def _is_whole(known: Ranges, graph: Graph) -> bool:
     )
 
 
-def _measured(
+def measured(
     graph: Graph,
     spec: ModelSpec,
     images: CalibrationSet,
     recipe: Recipe,
     *,
-    digests: dict[str, str],
-    progress: Progress,
+    weights_digest: str = "",
+    progress: Progress = silent,
 ) -> Calibrated:
-    """Return the graph and its ranges, found on the images."""
+    """Return the graph and its ranges, found on the images; arguments and errors are those of `calibrate`."""
 
     def batches(count: int | None = None) -> Iterator[Tensor]:
         for batch in images.batches(count):
@@ -176,7 +234,7 @@ def _measured(
         images=images.count,
         thresholds=by_method,
         chosen=choose_methods(graph, by_method, batches(CHOICE_IMAGES)),
-        digests=digests,
+        digests=_digests(spec, images, weights_digest),
         image_digests=images.image_digests,
         equalised=equalise,
         exponents=exponents,

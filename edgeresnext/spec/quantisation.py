@@ -16,6 +16,9 @@ Activations = Literal["signed", "unsigned"]
 AUTO = "auto"
 """The calibration method that takes, for each tensor, the method which leaves the smallest error behind."""
 
+TRAINED = "trained"
+"""The method of ranges that were trained together with the weights that they are for."""
+
 RANGES_SCHEMA = 2
 
 
@@ -61,6 +64,10 @@ class Ranges(Value, frozen=True, kw_only=True):
         if self.method != AUTO:
             return self.thresholds[self.method]
         return {tensor: self.thresholds[method][tensor] for tensor, method in self.chosen[activations].items()}
+
+    def source(self, images: str) -> str:
+        """Say where they are from; `images` says which were looked at."""
+        return "trained with the weights" if self.method == TRAINED else f"{self.method}, {images}"
 
 
 class Plan(Value, frozen=True, kw_only=True):

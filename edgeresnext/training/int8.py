@@ -1,0 +1,82 @@
+"""What training in INT8 starts from, and what it leaves behind for a build."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgeresnext import files
+from edgeresnext.compiler.calibrate import channel_statistics
+from edgeresnext.compiler.equalise import channel_groups, find_exponents, per_input
+from edgeresnext.compiler.graph import trace
+from edgeresnext.data.calibration_set import CalibrationSet
+from edgeresnext.model.checkpoints import save_state
+from edgeresnext.pipeline.ranges import file_beside, measured
+from edgeresnext.progress import Progress, silent
+from edgeresnext.spec import ModelSpec, Ranges, Recipe
+from edgeresnext.training.quantised import QuantisedNetwork
+
+_RECIPE = Recipe()
+
+
+def start_ranges(
+    network: nn.Module, spec: ModelSpec, images: CalibrationSet, recipe: Recipe = _RECIPE, progress: Progress = silent
+) -> Ranges:
+    """Return the ranges from which thresholds start, as a build would find them without repairs.
+
+    Args:
+        network: The network before training.
+        spec: What it is.
+        images: Of those that it will be trained on.
+        recipe: Its method counts; `auto` starts each tensor where the smallest error is left.
+        progress: Told how many images have been seen.
+
+    Raises:
+        DataError: An activation is NaN or infinite.
+    """
+    plain = msgspec.structs.replace(recipe, repairs=())
+    return measured(trace(network, spec.preprocess.size), spec, images, plain, progress=progress).ranges
+
+
+def equalise(network: nn.Module, spec: ModelSpec, batches: Sequence[Tensor]) -> None:
+    """Rescale the channels of a network where INT8 gains by it, as a build does; what it computes stays the same.
+
+    Gradients cannot do it: a channel that is 64 times as large as the others needs a gain that is 64 times smaller, and
+    weights in its readers that are 64 times larger, and each alone makes the loss worse.
+
+    Args:
+        network: Its weights are changed, by powers of two.
+        spec: What it is.
+        batches: Normalised images, float32 `(N, channels, H, W)`.
+    """
+    graph = trace(network, spec.preprocess.size)
+    exponents = find_exponents(graph, channel_statistics(graph, batches), batches)
+    with torch.no_grad():
+        for group in channel_groups(graph):
+            if group.name not in exponents:
+                continue
+            factors = np.ldexp(np.float32(1), np.array(exponents[group.name]))
+            for layer in group.writers:
+                module = network.get_submodule(layer.norm or layer.name)
+                for values in (module.weight, module.bias):
+                    if isinstance(values, Tensor):
+                        values.mul_(torch.from_numpy(factors).to(values).view(-1, *[1] * (values.ndim - 1)))
+            for layer in group.readers:
+                weight = network.get_submodule(layer.name).weight
+                assert isinstance(weight, Tensor)
+                weight.div_(torch.from_numpy(per_input(layer, factors)).to(weight))
+
+
+def save(trained: QuantisedNetwork, path: Path) -> None:
+    """Write the network's weights, and beside them the ranges that `build` takes along.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    save_state(trained.network, path)
+    files.write(file_beside(path), files.to_json(trained.ranges(files.digest(path))))
