@@ -206,7 +206,8 @@ def _trainer(  # noqa: PLR0917 - the values of a run, each of a kind of its own
         if recipe.int8 is None:
             run.save_weights(BEST, best)
             return
-        from edgeresnext.training.quantised import QuantisedNetwork, save
+        from edgeresnext.training.int8 import save
+        from edgeresnext.training.quantised import QuantisedNetwork
 
         assert isinstance(best, QuantisedNetwork)
         with run.writing(BEST):
@@ -231,7 +232,8 @@ def _trainer(  # noqa: PLR0917 - the values of a run, each of a kind of its own
 
 def _quantised(start: Start, pictures: Split, recipe: TrainingRecipe, progress: Progress) -> nn.Module:
     """Return the network as its INT8 file will run it, with the ranges that calibration finds."""
-    from edgeresnext.training.quantised import QuantisedNetwork, start_ranges
+    from edgeresnext.training.int8 import start_ranges
+    from edgeresnext.training.quantised import QuantisedNetwork
 
     assert recipe.int8 is not None
     usual = Recipe(seed=recipe.seed)
