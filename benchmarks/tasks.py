@@ -52,11 +52,17 @@ class Task:
 
     def tests(self) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None]:
         """Return the test images, and their classes where they have some."""
-        from edgeresnext.data.images import batches
+        arrays, targets = folder_images(self.test, self.spec.preprocess)
+        return arrays, targets if self.labelled else None
 
-        found = folder.scan(self.test)
-        arrays = np.concatenate([images for images, _ in batches(found.images, self.spec.preprocess, 16)])
-        return arrays, np.array(found.targets) if self.labelled else None
+
+def folder_images(path: Path, preprocess: Preprocess) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Return the images of a folder as a network takes them, and their classes."""
+    from edgeresnext.data.images import batches
+
+    found = folder.scan(path)
+    arrays = np.concatenate([images for images, _ in batches(found.images, preprocess, 16)])
+    return arrays, np.array(found.targets)
 
 
 def add_shapes(parser: argparse.ArgumentParser) -> None:

@@ -66,7 +66,14 @@ def progress() -> Iterator[Progress]:
     """Show a bar a stage on stderr, where that is a terminal; otherwise a line a stage."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     if logging.getLogger("edgeresnext").getEffectiveLevel() > logging.WARNING:  # -q
         yield silent
@@ -83,7 +90,8 @@ def progress() -> Iterator[Progress]:
 
         yield line
         return
-    columns = (TextColumn("{task.description:>15}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    columns = (TextColumn("{task.description:>15}"), BarColumn(), MofNCompleteColumn(), *times)
     with Progress(*columns, console=console) as bars:
         tasks: dict[str, Any] = {}
 

@@ -30,6 +30,8 @@ class TrainingRecipe(Value, frozen=True, kw_only=True):
     it, 0 for never; `validation_share` of each class is set aside where no validation images are given;
     `checkpoint_minutes` between checkpoints inside an epoch; `seed` of everything that is drawn.
 
+    `tensorboard` writes events for TensorBoard too.
+
     `int8` quantises in training as the files for GPUs (signed) or CPUs (unsigned) do; with `learned_ranges` it trains
     the thresholds too. `distil` learns from what the network in floating point says, at a `temperature`, without labels
     (arXiv:1503.02531).
@@ -63,6 +65,7 @@ class TrainingRecipe(Value, frozen=True, kw_only=True):
     validation_share: float = 0.1
     checkpoint_minutes: float = 10.0
     seed: int = 0
+    tensorboard: bool = False
     int8: Activations | None = None
     learned_ranges: bool = True
     distil: bool = False

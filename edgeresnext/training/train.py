@@ -116,6 +116,8 @@ def train(
         )
     was = None if resume is None else read_run(resume)
     asked = recipes.read(recipe) if recipe is not None else was.recipe if was else recipes.usual(int8=False)
+    if asked.tensorboard:
+        require("tensorboard", "tensorboard", needed_by="events for TensorBoard")
     pictures = split(data, validation, asked)
     with joined() as processes, _folder(output, resume, processes) as run:
         if was is None:
@@ -135,7 +137,8 @@ def train(
             run.begin(now, start.network)
         processes.wait()
         run.load_weights(START, start.network)
-        trainer = _trainer(start, pictures, now, run, processes, tuple(callbacks), progress)
+        told = (*callbacks, *([_tensorboard(run)] if now.recipe.tensorboard else []))
+        trainer = _trainer(start, pictures, now, run, processes, told, progress)
         trainer.go()
         run.load_weights(BEST, start.network)
         if processes.first:
@@ -243,6 +246,21 @@ def _quantised(start: Start, pictures: Split, recipe: TrainingRecipe, progress: 
     )  # fmt: skip
     ranges = start_ranges(start.network, start.spec, images, usual, progress)
     return QuantisedNetwork(start.network, start.spec, ranges, activations=recipe.int8, learned=recipe.learned_ranges)
+
+
+def _tensorboard(run: RunFolder) -> Callable[[Epoch], None]:
+    """Return what writes each epoch for TensorBoard."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(run.path / "tensorboard")
+
+    def note(epoch: Epoch) -> None:
+        for name in ("loss", "validation_loss", "top1", "agreement", "learning_rate"):
+            if (value := getattr(epoch, name)) is not None:
+                writer.add_scalar(name, value, epoch.epoch)
+        writer.flush()
+
+    return note
 
 
 def _draw(trainer: Trainer, now: Run, run: RunFolder) -> None:

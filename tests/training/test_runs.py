@@ -353,3 +353,12 @@ def test_recipes_come_from_files_and_are_written_as_they_are_read(tmp_path):
         recipes.read(tmp_path / "r.toml")
     with pytest.raises(RequestError, match="Did you mean 'standard'"):
         recipes.read("standart")
+
+
+def test_tensorboard_gets_the_same_numbers(three, tmp_path):
+    pytest.importorskip("tensorboard", reason="the extra tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = trained(three, tmp_path / "run", msgspec.structs.replace(RECIPE, tensorboard=True))
+    events = EventAccumulator(str(run.path / "tensorboard")).Reload()
+    assert [one.value for one in events.Scalars("top1")] == pytest.approx([one.top1 for one in run.history])
