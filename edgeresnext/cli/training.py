@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from edgeresnext.cli import console
 from edgeresnext.cli.as_typed import given, preprocessing
 from edgeresnext.cli.console import say
 from edgeresnext.cli.options import json_option, replaced
+from edgeresnext.progress import silent
 
 if TYPE_CHECKING:
     from edgeresnext.spec import Epoch
@@ -57,10 +59,14 @@ def train(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     usual = read_run(resumed).recipe if resumed else recipes.usual(int8="int8" in asked)
     base = recipes.read(named) if named else usual
     recipe = replaced(base, asked)
-    with console.progress() as progress:
-        line = _silent if as_json else _line
+    first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one speaks
+    with console.progress() as bars:
+        line = _line if first and not as_json else _silent
+        progress = bars if first else silent
         done = edgeresnext.train(recipe=recipe, progress=progress, callbacks=(line,), **asked)
     best = done.best
+    if not first:
+        return
     if as_json:
         console.print_json({"run": str(done.path), "weights": str(done.weights), "best": best, "epochs": done.history})
         return

@@ -6,11 +6,12 @@ steps that one would take.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -47,8 +48,10 @@ class Processes:
         """Return a network whose gradients are the mean over all processes."""
         if self.count == 1:
             return network
-        # Some parts may be frozen, and others only from some epoch on.
-        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
+        kind = nn.parallel.DistributedDataParallel
+        # Buffers are equal, as BatchNorm sees all images; the option has another name since PyTorch 2.13.
+        known = "forward_sync_buffers" in inspect.signature(kind).parameters
+        return kind(network, **{"forward_sync_buffers" if known else "broadcast_buffers": False})
 
     def total(self, *values: float) -> list[float]:
         """Return the sums over all processes."""
@@ -86,6 +89,24 @@ def joined() -> Iterator[Processes]:
         distributed.destroy_process_group()
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; so is its gradient."""
+
+    @staticmethod
+    def forward(_ctx: Any, values: Tensor) -> Tensor:  # noqa: ANN401 - PyTorch's
+        """Return the sum of everybody's values."""
+        summed = values.clone()
+        distributed.all_reduce(summed)
+        return summed
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> Tensor:  # noqa: ANN401 - PyTorch's
+        """Return the sum of everybody's gradients."""
+        summed = gradients[0].clone()
+        distributed.all_reduce(summed)
+        return summed
+
+
 class SynchronisedBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm over the images of all processes, on any device: PyTorch's own is for GPUs alone.
 
@@ -96,12 +117,10 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
         """Return x, NCHW, normalised by the means and variances of all processes' images."""
         if not self.training:
             return super().forward(x)
-        from torch.distributed.nn.functional import all_reduce
-
         axes = (0, 2, 3)
         count = torch.full((1,), float(x.numel() // x.shape[1]), device=x.device)
         sums = torch.cat([x.sum(axes), x.square().sum(axes), count])
-        summed: Tensor = all_reduce(sums)  # type: ignore[no-untyped-call] # its gradient is summed over the processes too
+        summed: Tensor = _Sum.apply(sums)  # type: ignore[no-untyped-call]
         total = summed[-1].detach()
         mean, square = summed[:-1].div(total).chunk(2)
         variance = (square - mean.square()).clamp_min(0)

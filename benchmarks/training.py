@@ -1,0 +1,230 @@
+"""What training reaches, survives and takes: python benchmarks/training.py [--only SECTION].
+
+Half an hour on two quiet cores. What quantisation in training wins back is in `int8_training.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from common import save_section, scratch
+
+import edgeresnext
+from edgeresnext.cli.demo import weights as digits_weights
+from edgeresnext.data import digits
+from edgeresnext.machine.environment import package_versions
+from edgeresnext.model.catalogue import PREPROCESS, specify
+from edgeresnext.model.resnext import ResNeXt
+from edgeresnext.spec import Preprocess, TrainingRecipe
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "calibration"))
+from shapes import drawing as shapes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NETWORK = "resnext20_8x4d"
+KILLS = 10
+PRETRAINED_A_CLASS, FINE_TUNED_A_CLASS = 400, 60
+SHAPES = Preprocess(resize_px=32, crop_px=32)
+STEPS = 6
+
+
+def reached(root: Path) -> dict[str, Any]:
+    """Train on the digits from random weights with the standard recipe; return top-1 and how long it took."""
+    images = digits.prepare(root / "digits")
+    start = time.perf_counter()
+    run = edgeresnext.train(
+        images["train"], model=NETWORK, validation=images["validation"], output=root / "run",
+        preprocess=PREPROCESS["digits"],
+    )  # fmt: skip
+    return {
+        "recipe": "standard", "epochs": len(run.history), "best_epoch": run.best.epoch, "top1": 100 * (run.best.top1 or 0),
+        "seconds": time.perf_counter() - start,
+    }  # fmt: skip
+
+
+def killed(root: Path) -> dict[str, Any]:
+    """Kill a training ten times with SIGKILL at random moments, resume it each time, and compare its weights."""
+    images = digits.prepare(root / "digits")
+    (root / "often.toml").write_text(
+        "epochs = 8\ncheckpoint_minutes = 0.02\nema = 0.95\nmixup = 0.1\n", encoding="utf-8"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "edgeresnext",
+        "train",
+        str(images["train"]),
+        "--validation",
+        str(images["validation"]),
+    ]
+    begin = ["--model", NETWORK, "--preprocess", "digits", "--recipe", str(root / "often.toml")]
+    start = time.perf_counter()
+    subprocess.run([*command, *begin, "--output", str(root / "whole")], check=True, capture_output=True)
+    whole_s = time.perf_counter() - start
+    generator = np.random.default_rng(0)
+    moments: list[tuple[int, int]] = []
+    path = root / "killed"
+    while True:
+        resumed = (path / "run.json").exists()
+        rest = ["--resume", str(path)] if resumed else [*begin, "--output", str(path)]
+        process = subprocess.Popen([*command, *rest], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            # Between the first step, after what a start takes, and a fifth of the whole.
+            limit = None if len(moments) == KILLS else 8 + generator.uniform(0, 0.2) * whole_s
+            _, error = process.communicate(timeout=limit)
+            if process.returncode:
+                raise SystemExit(error.decode())
+            break
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            if (path / "state.safetensors").exists():
+                moments.append(_place(path / "state.safetensors"))
+    names = ("best.safetensors",)
+    same = all((root / "whole" / name).read_bytes() == (path / name).read_bytes() for name in names)
+    losses = [
+        [json.loads(line)["loss"] for line in (one / "metrics.jsonl").read_text().splitlines()]
+        for one in (root / "whole", path)
+    ]
+    return {
+        "kills": len(moments), "checkpoints": moments, "same_weights": same, "same_losses": losses[0] == losses[1],
+        "threads": torch.get_num_threads(), "seconds_of_one_run": whole_s,
+    }  # fmt: skip
+
+
+def _place(state: Path) -> tuple[int, int]:
+    """Return epoch and step of a checkpoint."""
+    from safetensors import safe_open
+
+    with safe_open(state, "pt") as file:
+        about = json.loads(file.metadata()["state"])
+    return about["epoch"], about["step"]
+
+
+def _some(source: Path, target: Path, fill: str, count: int) -> Path:
+    """Copy some images of the shapes with one filling."""
+    for folder in sorted(source.glob(f"{fill}-*")):
+        (target / folder.name).mkdir(parents=True)
+        for image in sorted(folder.iterdir())[:count]:
+            (target / folder.name / image.name).write_bytes(image.read_bytes())
+    return target
+
+
+def fine_tuned(root: Path) -> list[dict[str, Any]]:
+    """Learn ten striped shapes from 60 images each: from nothing, from the digits, and from ten plain shapes."""
+    drawn = shapes.prepare(root / "shapes")
+    plain = _some(drawn["train"], root / "plain", "plain", PRETRAINED_A_CLASS)
+    few = _some(drawn["train"], root / "striped", "striped", FINE_TUNED_A_CLASS)
+    test = _some(drawn["validation"], root / "test", "striped", 1000)
+    pretrained = edgeresnext.train(
+        plain, model=NETWORK, output=root / "pretrained", preprocess=SHAPES, recipe=TrainingRecipe(epochs=10)
+    )
+    found = []
+    with digits_weights() as path:
+        starts: dict[str, Any] = {
+            "random weights": {"model": NETWORK},
+            "trained on the digits": {"weights": path, "new_head": True},
+            "trained on plain shapes": {"weights": pretrained.weights, "new_head": True},
+        }
+        for name, start in starts.items():
+            run = edgeresnext.train(
+                few, validation=test, output=root / name, preprocess=SHAPES, recipe=TrainingRecipe(epochs=15), **start
+            )
+            found.append({
+                "start": name, "top1": 100 * (run.best.top1 or 0), "last_top1": 100 * (run.history[-1].top1 or 0),
+                "seconds": sum(one.seconds for one in run.history), "epochs": len(run.history),
+                "learning_rate": run.run.recipe.learning_rate,
+            })  # fmt: skip
+            print(found[-1], flush=True)
+    return found
+
+
+_TOGETHER = """
+import sys, edgeresnext
+from edgeresnext.model.catalogue import PREPROCESS
+edgeresnext.train(sys.argv[1], validation=sys.argv[2], output=sys.argv[3], model="resnext20_8x4d",
+                  preprocess=PREPROCESS["digits"], recipe=edgeresnext.TrainingRecipe(epochs=4))
+"""
+
+
+def together(root: Path) -> dict[str, Any]:
+    """Train in one process, and in two that talk by gloo; return how far their loss curves are from each other."""
+    images = digits.prepare(root / "digits")
+    script = root / "script.py"
+    script.write_text(_TOGETHER, encoding="utf-8")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    curves, seconds = [], []
+    for name, start in (("one", [sys.executable]), ("two", two)):
+        command = [*start, str(script), str(images["train"]), str(images["validation"]), str(root / name)]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        lines = [json.loads(line) for line in (root / name / "metrics.jsonl").read_text().splitlines()]
+        curves.append([line["loss"] for line in lines])
+        seconds.append(sum(line["seconds"] for line in lines))
+    return {
+        "epochs": len(curves[0]), "largest_difference": float(np.abs(np.subtract(*curves)).max()), "losses": curves,
+        "seconds": seconds,
+    }  # fmt: skip
+
+
+def speed(_root: Path) -> list[dict[str, Any]]:
+    """Take steps in float32 and bfloat16, with channels last and first, in turn; return images a second of each."""
+    found = []
+    for name, batch in ((NETWORK, 64), ("resnext50_32x4d", 8)):
+        spec = specify(name)
+        images = torch.randn(batch, 3, *spec.preprocess.size)
+        targets = torch.zeros(batch, dtype=torch.long)
+        ways = [(kind, last) for kind in ("fp32", "bf16") for last in (False, True)]
+        networks = {}
+        for way in ways:
+            network = ResNeXt(spec).train()
+            networks[way] = network.to(memory_format=torch.channels_last) if way[1] else network
+        times: dict[tuple[str, bool], list[float]] = {way: [] for way in ways}
+        for step in range(STEPS + 1):
+            for way in ways:
+                given = images.contiguous(memory_format=torch.channels_last) if way[1] else images
+                start = time.perf_counter()
+                with torch.autocast("cpu", torch.bfloat16, enabled=way[0] == "bf16"):
+                    loss = torch.nn.functional.cross_entropy(networks[way](given).float(), targets)
+                loss.backward()
+                if step:
+                    times[way].append(time.perf_counter() - start)
+        base = float(np.median(times["fp32", False]))
+        found += [
+            {"network": name, "batch": batch, "precision": kind, "channels_last": last,
+             "images_per_s": batch / float(np.median(times[kind, last])), "ratio": base / float(np.median(times[kind, last]))}
+            for kind, last in ways
+        ]  # fmt: skip
+    return found
+
+
+SECTIONS: dict[str, Callable[[Path], Any]] = {
+    "reached": reached, "killed": killed, "fine_tuned": fine_tuned, "together": together, "speed": speed,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Try what is asked for, and save what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=SECTIONS, action="append")
+    for section in parser.parse_args().only or SECTIONS:
+        with scratch() as root:
+            found = SECTIONS[section](root)
+        print(section, found, flush=True)
+        save_section("training", section, found, **package_versions("torch"))
+
+
+if __name__ == "__main__":
+    main()
