@@ -3,7 +3,7 @@
 The first study of the ResNeXt paper (arXiv:1611.05431, table 3) on small networks: one block a stage, C groups of d
 channels so that all have about as many parameters, activation behind convolutions (arXiv:1512.03385) or before them
 (arXiv:1603.05027), on the digits and on the drawn shapes. FOLDER keeps the trained networks, and is where they are
-looked for before they are trained. Training takes three quarters of an hour on one quiet core, judging ten minutes.
+looked for before they are trained. Training takes half an hour on one quiet core, judging ten minutes.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from edgeresnext.spec import ModelSpec, Preprocess, TrainingRecipe
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "calibration"))
 from shapes import drawing as shapes
 
-SHAPES_A_CLASS = 150
+SHAPES_A_CLASS = 100
 WIDTHS = {1: 40, 2: 28, 4: 20, 8: 12, 16: 8, 32: 4}
 """Channels a group by groups: multiples of four, which INT8 needs, nearest to equal parameters (table 2 of the paper)."""
-RECIPES = {"digits": TrainingRecipe(epochs=12), "shapes": TrainingRecipe(epochs=8)}
+RECIPES = {"digits": TrainingRecipe(epochs=8), "shapes": TrainingRecipe(epochs=6)}
 ROUNDS = 200
 
 

@@ -51,7 +51,8 @@ class Processes:
         kind = nn.parallel.DistributedDataParallel
         # Buffers are equal, as BatchNorm sees all images; the option has another name since PyTorch 2.13.
         known = "forward_sync_buffers" in inspect.signature(kind).parameters
-        return kind(network, **{"forward_sync_buffers" if known else "broadcast_buffers": False})
+        options: dict[str, Any] = {"forward_sync_buffers" if known else "broadcast_buffers": False}
+        return kind(network, **options)
 
     def total(self, *values: float) -> list[float]:
         """Return the sums over all processes."""

@@ -25,7 +25,15 @@ def losses(path):
     return [(line["loss"], line["validation_loss"], line["images"]) for line in lines]
 
 
-@pytest.mark.parametrize("changes", [{}, {"frozen_statistics": True, "accumulate": 2, "freeze": "stem", "ema": 0.5}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        pytest.param(
+            {"frozen_statistics": True, "accumulate": 2, "freeze": "stem", "ema": 0.5}, marks=pytest.mark.slow
+        ),
+    ],
+)
 def test_two_processes_have_the_loss_curve_of_one(three, tmp_path, changes):
     script = tmp_path / "script.py"
     script.write_text(_SCRIPT)
