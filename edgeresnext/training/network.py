@@ -20,7 +20,8 @@ from edgeresnext.pipeline.source import by_weights
 from edgeresnext.progress import silent
 from edgeresnext.spec import CheckpointOptions, ModelSpec, Preprocess, TrainingRecipe
 
-_HEAD = "fc"
+_OWN = "the user"
+"""Where a network of the user's own is from."""
 _log = logging.getLogger("edgeresnext")
 
 
@@ -108,7 +109,15 @@ def begin_again(spec: ModelSpec, model: str | nn.Module | None, preprocess: Prep
         spec: What it is.
         model: A name, which must be its own; or, of a run that trains a network of the user's own, that network.
         preprocess: What must be its own; None for whatever it is.
+
+    Raises:
+        RequestError: A module is missing, or there is none to give.
     """
+    own = spec.source == _OWN
+    if own is not isinstance(model, nn.Module):
+        what = "a network of your own, and is given no module" if own else f"{spec.name}, and is given a module"
+        hint = "Give the module that it began with." if own else "Leave it out."
+        raise RequestError(f"the run trains {what}", hint, values=("model",))
     network = model if isinstance(model, nn.Module) else ResNeXt(spec)
     if isinstance(model, str):
         spec = msgspec.structs.replace(spec, name=model)
@@ -139,7 +148,7 @@ def _own(
         )
     spec = ModelSpec(
         name=type(network).__name__, depths=(1,), cardinality=1, width_per_group=1, preprocess=preprocess,
-        classes=int(shape[1]),
+        classes=int(shape[1]), source=_OWN,
     )  # fmt: skip
     return Start(network=network, spec=spec)
 

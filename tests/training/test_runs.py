@@ -141,6 +141,8 @@ def test_a_network_of_ones_own_goes_in_and_comes_out(three, tmp_path, tiny):
     assert run.network is tiny
     images = torch.zeros(1, 3, 8, 8)
     assert tiny(images).shape == (1, 3)
+    with pytest.raises(RequestError, match="a network of your own, and is given no module"):
+        trained(three, resume=run.path, recipe=None, model=None)
 
 
 def test_fine_tuning_begins_with_the_weights_and_a_new_head(three, digit_weights, tmp_path, caplog):
