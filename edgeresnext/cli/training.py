@@ -70,7 +70,7 @@ def train(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     if as_json:
         console.print_json({"run": str(done.path), "weights": str(done.weights), "best": best, "epochs": done.history})
         return
-    say(f"{done.weights}: {_merit(best)}, epoch {best.epoch} of {len(done.history)}")
+    say(f"{done.weights}: {_merit(best)}, epoch {best.epoch} of {done.run.recipe.epochs}")
     page = done.path / "report.html"
     look = [f"open {page}"] if page.exists() else []
     build = f"edgeresnext build {done.run.model.name} --weights {done.weights}"
@@ -81,13 +81,14 @@ def _merit(epoch: Epoch) -> str:
     """Say how good an epoch is."""
     if epoch.top1 is not None:
         return f"top-1 {epoch.top1:.2%}"
-    return f"loss {epoch.loss:.4g}" if epoch.agreement is None else f"agreement {epoch.agreement:.2%}"
+    return f"agreement {epoch.agreement:.2%}" if epoch.agreement is not None else f"loss {epoch.loss:.4g}"
 
 
 def _line(epoch: Epoch) -> None:
     """Print one epoch."""
+    learned = "before training" if epoch.loss is None else f"loss {epoch.loss:.4f}"
     judged = "" if epoch.validation_loss is None else f"  validation {epoch.validation_loss:.4f}"
-    say(f"epoch {epoch.epoch:3}  loss {epoch.loss:.4f}{judged}  {_merit(epoch)}  {epoch.seconds:.1f} s")
+    say(f"epoch {epoch.epoch:3}  {learned}{judged}  {_merit(epoch)}  {epoch.seconds:.1f} s")
 
 
 def _silent(_epoch: Epoch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from edgeresnext.spec.quantisation import Activations
@@ -75,13 +76,14 @@ class TrainingRecipe(Value, frozen=True, kw_only=True):
 class Epoch(Value, frozen=True, kw_only=True):
     """What one epoch came to; one line of `metrics.jsonl`.
 
-    `epoch` counts from 1. `loss` is the mean over the images of training, as they were augmented; `validation_loss` and
-    `top1` are of the validation images, None without labels there; `agreement` is the share of them of which the
-    network and its teacher name the same class. `learning_rate` is that of the last step.
+    `epoch` counts from 1; epoch 0 is what a quantised network is before it is trained, without a `loss`. That is
+    the mean over the images of training, as they were augmented; `validation_loss` and `top1` are of the validation
+    images, None without labels there; `agreement` is the share of them of which the network and its teacher name the
+    same class. `learning_rate` is that of the last step.
     """
 
     epoch: int
-    loss: float
+    loss: float | None
     learning_rate: float
     images: int
     seconds: float
@@ -94,4 +96,6 @@ class Epoch(Value, frozen=True, kw_only=True):
         """What the best epoch has most of."""
         if self.top1 is not None:
             return self.top1
-        return -self.loss if self.agreement is None else self.agreement
+        if self.agreement is not None:
+            return self.agreement
+        return -math.inf if self.loss is None else -self.loss

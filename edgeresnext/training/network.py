@@ -47,7 +47,7 @@ def begin(
     classes: Sequence[str],
     preprocess: Preprocess | None,
     new_head: bool,
-    seed: int,
+    recipe: TrainingRecipe,
 ) -> Start:
     """Return the network, with as many logits as there are classes.
 
@@ -57,7 +57,7 @@ def begin(
         classes: In the order of the logits; none where it learns from a teacher, and keeps those that it has.
         preprocess: How images become its input.
         new_head: Whether the last layer begins anew though it would fit.
-        seed: Of random weights.
+        recipe: Its seed is that of random weights; in INT8 there may be none.
 
     Raises:
         RequestError: There is no such network, or nothing says which.
@@ -65,6 +65,12 @@ def begin(
     """
     if isinstance(model, nn.Module):
         return _own(model, weights, classes, preprocess)
+    if weights is None and recipe.int8 is not None:
+        raise RequestError(
+            "quantisation in training begins with weights",
+            "Train in floating point first, and give the weights of that run.",
+            values=("weights", "int8"),
+        )
     if weights is None:
         if model is None:
             raise RequestError(
@@ -74,7 +80,7 @@ def begin(
             )
         spec = specify(model, classes=len(classes) or None, preprocess=preprocess)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(recipe.seed)
             return Start(network=ResNeXt(spec), spec=spec)
     found = by_weights(
         model, [weights], preprocess=preprocess, labels=None, options=CheckpointOptions(), progress=silent
@@ -84,13 +90,19 @@ def begin(
         raise CheckpointError(f"'{weights}' is no single network", "Train its members one by one.", values=("weights",))
     spec, names = found.spec, beside(weights)
     if classes and (new_head or len(classes) != spec.classes):
+        if recipe.int8 is not None:
+            raise RequestError(
+                f"'{weights}' has {spec.classes} classes and the images {len(classes)}: its last layer would be new",
+                "Train in floating point first, and give the weights of that run.",
+                values=("weights", "int8"),
+            )
         if not new_head:
             _log.warning(
                 "'%s' has %d classes and the images %d: its last layer begins anew", weights, spec.classes, len(classes)
             )
         spec = msgspec.structs.replace(spec, classes=len(classes))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(recipe.seed)
             network.fc = nn.Linear(network.fc.in_features, len(classes))
     elif classes and names is not None and tuple(names) != tuple(classes):
         strangers = [f"'{mine}' for '{its}'" for mine, its in zip(classes, names, strict=True) if mine != its]

@@ -116,7 +116,7 @@ def _curve(history: Sequence[Epoch], colours: Sequence[str], inks: tuple[str, st
         percent = [np.nan if share is None else 100 * share for share in shares]
         what = "top-1 %" if history[0].top1 is not None else "agreement with the teacher %"
         panels[1].plot(epochs, percent, color=colours[2])
-        panels[1].plot([best.epoch], [percent[best.epoch - 1]], "o", color=colours[2], label=f"best: {best.epoch}")
+        panels[1].plot([best.epoch], [percent[history.index(best)]], "o", color=colours[2], label=f"best: {best.epoch}")
         panels[1].set_ylabel(what, color=muted)
         panels[1].legend(frameon=False, fontsize=8.5, labelcolor=ink, loc="lower right")
     for axes in panels:

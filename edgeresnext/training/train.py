@@ -122,7 +122,7 @@ def train(
     with joined() as processes, _folder(output, resume, processes) as run:
         if was is None:
             start = begin(
-                model, weights, classes=pictures.classes, preprocess=preprocess, new_head=new_head, seed=asked.seed
+                model, weights, classes=pictures.classes, preprocess=preprocess, new_head=new_head, recipe=asked
             )
         else:
             start = begin_again(was.model, model, preprocess)

@@ -117,6 +117,8 @@ class Trainer:
             DataError: Too many images cannot be read.
             InputError: A checkpoint cannot be written; the one before is as it was.
         """
+        if self.recipe.int8 is not None and not self.state.history and self.validation is not None:
+            self._note(Epoch(epoch=0, loss=None, learning_rate=0.0, images=0, seconds=0.0))  # never to end below it
         while self.state.epoch < self.recipe.epochs and not self._is_stale():
             started = time.monotonic()
             frozen = frozen_parts(self.plain, self.recipe, self.state.epoch)
@@ -211,12 +213,18 @@ class Trainer:
         return found.contiguous(memory_format=torch.channels_last) if self.recipe.channels_last else found
 
     def _end_epoch(self) -> None:
-        """Judge the network, and write it down where it is the best so far."""
+        """Judge the network after an epoch, and begin the next."""
         state = self.state
         finished = Epoch(
             epoch=state.epoch + 1, loss=state.loss / max(state.images, 1), images=state.images,
             learning_rate=max(group["lr"] for group in self.optimiser.param_groups), seconds=state.seconds,
         )  # fmt: skip
+        state.epoch, state.step, state.loss, state.images, state.seconds = state.epoch + 1, 0, 0.0, 0, 0.0
+        self._note(finished)
+
+    def _note(self, finished: Epoch) -> None:
+        """Judge the network, write it down where it is the best so far, and then that it was."""
+        state = self.state
         if self.processes.first:
             finished = self._judged(finished)
         finished = self.processes.from_first(finished)
@@ -224,7 +232,6 @@ class Trainer:
         state.history.append(finished)
         if better and self.processes.first:
             self.best(self.judged)
-        state.epoch, state.step, state.loss, state.images, state.seconds = state.epoch + 1, 0, 0.0, 0, 0.0
         with held():
             self._save(0.0)
         for callback in self.callbacks if self.processes.first else ():

@@ -47,7 +47,7 @@ def test_the_page_stands_alone_escapes_names_and_shows_the_surest_mistake_first(
     assert page.count("data:image/jpeg") == 2
     first = page.index("100 %") if "100 %" in page else -1
     assert 0 < first < page.index("right: 1")
-    assert "Top-1 65.00 % in epoch 3 of 3" in page
+    assert "Top-1 65.00 % in epoch 3 of 30" in page
     assert files["curve.svg"].startswith(b"<?xml")
     assert "mathdefault" not in page
 

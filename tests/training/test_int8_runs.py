@@ -1,0 +1,83 @@
+"""Runs that quantise in training: judged as INT8, resumed to the bit, and built as they were trained."""
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from training.test_runs import Killed, assert_equal, state
+
+import edgeresnext
+from edgeresnext import TrainingRecipe
+from edgeresnext.compiler.evaluate import Evaluator
+from edgeresnext.data import folder
+from edgeresnext.data.images import batches
+from edgeresnext.errors import RequestError
+from edgeresnext.model.catalogue import PREPROCESS
+
+RECIPE = TrainingRecipe(epochs=1, batch=20, int8="signed", distil=True, checkpoint_minutes=0.0)
+
+
+@pytest.fixture(scope="module")
+def quantised(few_digits, digit_weights, tmp_path_factory):
+    """A run over 200 digits. Read only."""
+    return edgeresnext.train(
+        few_digits, weights=digit_weights, validation=few_digits, output=tmp_path_factory.mktemp("int8") / "run",
+        preprocess=PREPROCESS["digits"], recipe=RECIPE,
+    )  # fmt: skip
+
+
+def test_it_is_judged_before_it_is_trained_and_never_ends_below(quantised):
+    assert [one.epoch for one in quantised.history] == [0, 1]
+    assert quantised.history[0].loss is None
+    assert quantised.best.top1 >= quantised.history[0].top1
+    assert all(one.agreement > 0.95 for one in quantised.history)
+    assert "before" not in quantised.run.recipe.freeze
+
+
+def test_the_built_file_says_what_the_run_was_judged_by(quantised, few_digits, tmp_path):
+    bundle = edgeresnext.build(
+        quantised.weights, calibration=few_digits, output=tmp_path / "bundle", precisions=["fp32", "int8"]
+    )
+    assert bundle.labels() == tuple("0123456789")
+    assert bundle.manifest.calibration == "trained with the weights"
+    images = folder.scan(few_digits)
+    pixels = np.concatenate([array for array, _ in batches(images.images, PREPROCESS["digits"], 64)])
+    logits = Evaluator.read(bundle.file("onnx/int8.onnx")).logits(pixels)
+    assert (logits.argmax(1) == images.targets).mean() == pytest.approx(quantised.best.top1)
+
+
+def test_it_is_resumed_to_the_bit(quantised, few_digits, digit_weights, tmp_path):
+    def progress(stage, done, _total):
+        if stage == "train" and done == 5:
+            raise Killed
+
+    path = tmp_path / "killed"
+    with pytest.raises(Killed):
+        edgeresnext.train(
+            few_digits, weights=digit_weights, validation=few_digits, output=path, preprocess=PREPROCESS["digits"],
+            recipe=RECIPE, progress=progress,
+        )  # fmt: skip
+    again = edgeresnext.train(few_digits, validation=few_digits, resume=path)
+    assert_equal(state(again.network), state(quantised.network))
+    assert (path / "best.ranges.json").read_bytes() == (quantised.path / "best.ranges.json").read_bytes()
+    assert again.history[1].loss == quantised.history[1].loss
+
+
+def test_labels_are_not_needed_where_the_network_in_floating_point_teaches(few_digits, digit_weights, tmp_path):
+    run = edgeresnext.train(
+        few_digits / "3", weights=digit_weights, output=tmp_path / "run", preprocess=PREPROCESS["digits"], recipe=RECIPE
+    )
+    assert run.network.fc.out_features == 10
+    assert [one.top1 for one in run.history] == [None, None]
+    assert all(one.agreement is not None for one in run.history)
+
+
+def test_a_new_head_is_not_trained_in_int8_at_once(three, digit_weights, tmp_path):
+    with pytest.raises(RequestError, match="its last layer would be new"):
+        edgeresnext.train(
+            three, weights=digit_weights, output=tmp_path / "run", preprocess=PREPROCESS["digits"],
+            recipe=msgspec.structs.replace(RECIPE, distil=False),
+        )  # fmt: skip
+    with pytest.raises(RequestError, match="begins with weights"):
+        edgeresnext.train(three, model="resnet20", output=tmp_path / "run", recipe=RECIPE)
+    assert torch.is_grad_enabled()
