@@ -62,14 +62,29 @@ def check_replaceable(output: Path, kind: str, known: Callable[[], set[str]], by
                 f"{shortened(sorted(on_disk - files_of_ours))}",
                 "Move them away, or give a new directory.",
             )
+    parent = check_parent(output)
+    if output.exists() and _is_somebody_else_s(output, parent):
+        raise InputError(
+            f"output '{output}' is somebody else's, in a folder where only its owner may replace it", _OTHER
+        )
+
+
+_OTHER = "Choose an output directory that you may write to."
+
+
+def check_parent(output: Path) -> Path:
+    """Return the folder that exists and in which an output is made, with the folders between.
+
+    Raises:
+        InputError: Nothing can be written there, or no file can have the output's name.
+    """
+    _check_name(output)
     parent = output.absolute().parent
     while not parent.exists():
         parent = parent.parent
-    hint = "Choose an output directory that you may write to."
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write in '{parent}'", hint)
-    if output.exists() and _is_somebody_else_s(output, parent):
-        raise InputError(f"output '{output}' is somebody else's, in a folder where only its owner may replace it", hint)
+        raise InputError(f"cannot write in '{parent}'", _OTHER)
+    return parent
 
 
 _LONGEST_NAME = 255 - len("..partial-12345678")

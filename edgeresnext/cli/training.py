@@ -63,7 +63,11 @@ def train(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     with console.progress() as bars:
         line = _line if first and not as_json else _silent
         progress = bars if first else silent
-        done = edgeresnext.train(recipe=recipe, progress=progress, callbacks=(line,), **asked)
+        try:
+            done = edgeresnext.train(recipe=recipe, progress=progress, callbacks=(line,), **asked)
+        except KeyboardInterrupt:
+            _say_how_to_go_on(options)
+            raise
     best = done.best
     if not first:
         return
@@ -82,6 +86,14 @@ def _merit(epoch: Epoch) -> str:
     if epoch.top1 is not None:
         return f"top-1 {epoch.top1:.2%}"
     return f"agreement {epoch.agreement:.2%}" if epoch.agreement is not None else f"loss {epoch.loss:.4g}"
+
+
+def _say_how_to_go_on(options: dict[str, Any]) -> None:
+    """Say how to resume what was interrupted, where there is something to resume."""
+    run = options["resume"] or options["output"]
+    if run is not None and (run / "state.safetensors").exists():
+        validation = f" --validation {options['validation']}" if options["validation"] else ""
+        console.hint("Go on with:", f"edgeresnext train {options['data']}{validation} --resume {run}")
 
 
 def _line(epoch: Epoch) -> None:

@@ -65,46 +65,64 @@ def begin(
     """
     if isinstance(model, nn.Module):
         return _own(model, weights, classes, preprocess)
-    if weights is None and recipe.int8 is not None:
+    if weights is None:
+        if new_head:
+            raise RequestError("a network without weights has a new head anyway", "Leave it out.", values=("new_head",))
+        return _random(model, classes, preprocess, recipe)
+    return _loaded(model, weights, classes, preprocess, recipe, new_head=new_head)
+
+
+def _random(model: str | None, classes: Sequence[str], preprocess: Preprocess | None, recipe: TrainingRecipe) -> Start:
+    """Return a network of the catalogue with random weights."""
+    if recipe.int8 is not None:
         raise RequestError(
             "quantisation in training begins with weights",
             "Train in floating point first, and give the weights of that run.",
             values=("weights", "int8"),
         )
-    if weights is None:
-        if model is None:
-            raise RequestError(
-                "nothing says which network to train",
-                "Name one of those that `edgeresnext models` lists, or give the weights to begin with.",
-                values=("model", "weights"),
-            )
-        spec = specify(model, classes=len(classes) or None, preprocess=preprocess)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(recipe.seed)
-            return Start(network=ResNeXt(spec), spec=spec)
+    if model is None:
+        raise RequestError(
+            "nothing says which network to train",
+            "Name one of those that `edgeresnext models` lists, or give the weights to begin with.",
+            values=("model", "weights"),
+        )
+    spec = specify(model, classes=len(classes) or None, preprocess=preprocess)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        return Start(network=ResNeXt(spec), spec=spec)
+
+
+def _loaded(
+    model: str | None,
+    weights: str | Path,
+    classes: Sequence[str],
+    preprocess: Preprocess | None,
+    recipe: TrainingRecipe,
+    *,
+    new_head: bool,
+) -> Start:
+    """Return a network with weights, and a new head where its classes are not those of the images."""
     found = by_weights(
         model, [weights], preprocess=preprocess, labels=None, options=CheckpointOptions(), progress=silent
     )
-    network = found.network.requires_grad_(requires_grad=True)
+    network, spec, names = found.network.requires_grad_(requires_grad=True), found.spec, beside(weights)
     if not isinstance(network, ResNeXt):
         raise CheckpointError(f"'{weights}' is no single network", "Train its members one by one.", values=("weights",))
-    spec, names = found.spec, beside(weights)
     if classes and (new_head or len(classes) != spec.classes):
+        what = f"'{weights}' has {spec.classes} classes and the images {len(classes)}"
         if recipe.int8 is not None:
             raise RequestError(
-                f"'{weights}' has {spec.classes} classes and the images {len(classes)}: its last layer would be new",
+                f"{what}: its last layer would be new",
                 "Train in floating point first, and give the weights of that run.",
                 values=("weights", "int8"),
             )
         if not new_head:
-            _log.warning(
-                "'%s' has %d classes and the images %d: its last layer begins anew", weights, spec.classes, len(classes)
-            )
+            _log.warning("%s: its last layer begins anew", what)
         spec = msgspec.structs.replace(spec, classes=len(classes))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             network.fc = nn.Linear(network.fc.in_features, len(classes))
-    elif classes and names is not None and tuple(names) != tuple(classes):
+    elif classes and names is not None and names != tuple(classes):
         strangers = [f"'{mine}' for '{its}'" for mine, its in zip(classes, names, strict=True) if mine != its]
         raise CheckpointError(
             f"the classes of the images are not those of '{weights}', in its order: {shortened(strangers, 3)}",

@@ -97,7 +97,13 @@ def check(recipe: TrainingRecipe) -> TrainingRecipe:
         raise RequestError(
             "unfreeze_epochs would change nothing: nothing is frozen", "Say what to freeze first.", values=("freeze",)
         )
-    if recipe.int8 is not None and (recipe.mixup or recipe.cutmix) and recipe.distil:
+    if recipe.distil and recipe.int8 is None:
+        raise RequestError(
+            "distil would change nothing: a network that is not quantised is its own teacher",
+            "Quantise in training too.",
+            values=("distil", "int8"),
+        )
+    if (recipe.mixup or recipe.cutmix) and recipe.distil:
         raise RequestError(
             "mixed images would change what the teacher is asked", "Leave mixup and cutmix out.", values=("recipe",)
         )

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from edgeresnext import files
+from edgeresnext.bundle.output import check_parent
 from edgeresnext.errors import CheckpointError, DataError, InputError, RequestError
 from edgeresnext.model.checkpoints import save_state
 from edgeresnext.model.weight_files import parse_safetensors
@@ -197,36 +198,50 @@ def _restore_optimiser(optimiser: torch.optim.Optimizer, tensors: Mapping[str, T
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
-@contextmanager
-def opened(path: str | Path, *, resume: bool) -> Iterator[RunFolder]:
-    """Yield the folder of a run, which no other process can then train in.
+def check_folder(path: Path, *, resume: bool) -> None:
+    """Refuse a folder that a run cannot be in.
 
     Raises:
         RequestError: A run is there and is not to be resumed, or none is there to resume.
-        DataError: The folder cannot be written, holds something else, or another process trains in it.
+        InputError: It holds something else, or cannot be written.
+    """
+    if resume:
+        read_run(path)
+        return
+    if (path / RUN).exists():
+        raise RequestError(
+            f"'{path}' holds a run already", "Resume it, or give another folder.", values=("resume", "output")
+        )
+    if path.exists() and not path.is_dir():
+        raise DataError(f"'{path}' is a file", "Give a new folder.", values=("output",))
+    check_parent(path)
+    # A run that was killed before it was one leaves what it began with.
+    others = [one.name for one in path.iterdir() if one.name not in (START, RECIPE)] if path.exists() else []
+    if any(not name.startswith(".") for name in others):
+        raise DataError(f"'{path}' exists and holds no run", "Give a new folder.", values=("output",))
+
+
+@contextmanager
+def opened(path: Path, *, resume: bool) -> Iterator[RunFolder]:
+    """Yield the folder of a run, in which no other process can then train.
+
+    Raises:
+        RequestError: As `check_folder`.
+        InputError: As `check_folder`; or another process trains in it.
     """
     from filelock import FileLock, Timeout
 
-    path = Path(path)
-    if resume and not (path / RUN).is_file():
-        raise RequestError(f"'{path}' holds no run to resume", "Give the folder of one.", values=("resume",))
-    if not resume and path.exists():
-        if (path / RUN).exists():
-            raise RequestError(
-                f"'{path}' holds a run already", "Resume it, or give another folder.", values=("resume", "output")
-            )
-        if not path.is_dir() or any(not one.name.startswith(".") for one in path.iterdir()):
-            raise DataError(f"'{path}' exists and holds no run", "Give a new folder.", values=("output",))
+    check_folder(path, resume=resume)
     lock = FileLock(path / ".lock")
     try:
         path.mkdir(parents=True, exist_ok=True)
         Path(lock.lock_file).touch()
         lock.acquire(timeout=0)
+    except Timeout:
+        raise DataError(
+            f"another process is training in '{path}'", "Wait for it, or give another folder.", values=("output",)
+        ) from None
     except OSError as error:
-        if isinstance(error, Timeout):
-            raise DataError(
-                f"another process is training in '{path}'", "Wait for it, or give another folder.", values=("output",)
-            ) from None
         raise DataError(
             f"cannot write in '{path}': {error.strerror}", "Give another folder.", values=("output",)
         ) from None
@@ -240,9 +255,12 @@ def read_run(path: str | Path) -> Run:
     """Return what a run's folder says that it trains.
 
     Raises:
+        RequestError: There is none.
         DataError: It is damaged or of another release.
     """
     file = Path(path) / RUN
+    if not file.exists():
+        raise RequestError(f"'{path}' holds no run to resume", "Give the folder of one.", values=("resume",))
     try:
         return files.from_json(files.read(file), Run)
     except (OSError, msgspec.MsgspecError, ValueError) as error:

@@ -25,7 +25,7 @@ from edgeresnext.spec import Epoch, Preprocess, Recipe, TrainingRecipe
 from edgeresnext.training import recipes
 from edgeresnext.training.images import Images, Split, split
 from edgeresnext.training.losses import Loss, class_weights
-from edgeresnext.training.network import Start, begin, begin_again
+from edgeresnext.training.network import Start, begin, begin_again, frozen_parts
 from edgeresnext.training.processes import Processes, joined, synchronise
 from edgeresnext.training.run_folder import (
     BEST,
@@ -34,6 +34,7 @@ from edgeresnext.training.run_folder import (
     START,
     Run,
     RunFolder,
+    check_folder,
     differences,
     opened,
     read_run,
@@ -114,25 +115,26 @@ def train(
         raise RequestError(
             "a training needs either a new folder or one to resume", "Give one of the two.", values=("output", "resume")
         )
-    was = None if resume is None else read_run(resume)
+    path = Path(str(output if resume is None else resume))
+    check_folder(path, resume=resume is not None)
+    was = None if resume is None else read_run(path)
     asked = recipes.read(recipe) if recipe is not None else was.recipe if was else recipes.usual(int8=False)
     if asked.tensorboard:
         require("tensorboard", "tensorboard", needed_by="events for TensorBoard")
     pictures = split(data, validation, asked)
-    with joined() as processes, _folder(output, resume, processes) as run:
-        if was is None:
-            start = begin(
-                model, weights, classes=pictures.classes, preprocess=preprocess, new_head=new_head, recipe=asked
-            )
-        else:
-            start = begin_again(was.model, model, preprocess)
-        now = _described(start, pictures, asked, weights, was)
-        if was is not None and (others := differences(was, now)):
-            raise RequestError(
-                f"'{resume}' cannot be resumed with what is not its own: {'; '.join(others)}",
-                "Leave it out, or begin anew in another folder.",
-                values=("resume",),
-            )
+    if was is not None:
+        start = begin_again(was.model, model, preprocess)
+    else:
+        start = begin(model, weights, classes=pictures.classes, preprocess=preprocess, new_head=new_head, recipe=asked)
+    now = _described(start, pictures, asked, weights, was)
+    if was is not None and (others := differences(was, now)):
+        raise RequestError(
+            f"'{resume}' cannot be resumed with what is not its own: {'; '.join(others)}",
+            "Leave it out, or begin anew in another folder.",
+            values=("resume",),
+        )
+    frozen_parts(start.network, now.recipe, 0)
+    with joined() as processes, _folder(path, processes, resume=was is not None) as run:
         if was is None and processes.first:
             run.begin(now, start.network)
         processes.wait()
@@ -144,18 +146,17 @@ def train(
         if processes.first:
             _draw(trainer, now, run)
         return Training(
-            network=start.network.eval(), path=run.path, run=now, history=tuple(trainer.state.history)
+            network=start.network.eval(), path=path, run=now, history=tuple(trainer.state.history)
         )  # fmt: skip
 
 
 @contextmanager
-def _folder(output: str | Path | None, resume: str | Path | None, processes: Processes) -> Iterator[RunFolder]:
+def _folder(path: Path, processes: Processes, *, resume: bool) -> Iterator[RunFolder]:
     """Yield the folder of the run, which the first process opens for all."""
-    path = Path(str(output if resume is None else resume))
     if not processes.first:
         yield RunFolder(path=path)
         return
-    with opened(path, resume=resume is not None) as run:
+    with opened(path, resume=resume) as run:
         yield run
 
 
@@ -189,12 +190,6 @@ def _trainer(  # noqa: PLR0917 - the values of a run, each of a kind of its own
 ) -> Trainer:
     """Return what trains the network, quantised where the recipe says so."""
     recipe, preprocess, plain = now.recipe, start.spec.preprocess, start.network
-    if recipe.distil and recipe.int8 is None:
-        raise RequestError(
-            "distil would change nothing: a network that is not quantised is its own teacher",
-            "Quantise in training too.",
-            values=("distil",),
-        )
     teacher = deepcopy(plain).eval().to(processes.device) if recipe.distil else None
     network = plain if recipe.int8 is None else _quantised(start, pictures, recipe, progress)
     synchronise(network, processes)

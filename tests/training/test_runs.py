@@ -243,7 +243,13 @@ def test_two_runs_in_one_folder_and_a_folder_of_something_else(three, tmp_path):
     run = trained(three, tmp_path / "run", msgspec.structs.replace(RECIPE, epochs=1))
     with pytest.raises(RequestError, match="holds a run already"):
         trained(three, run.path)
-    script = f"import time\nfrom edgeresnext.training.run_folder import opened\nwith opened({str(run.path)!r}, resume=True):\n print('open', flush=True)\n time.sleep(60)"
+    script = f"""
+import pathlib, time
+from edgeresnext.training.run_folder import opened
+with opened(pathlib.Path({str(run.path)!r}), resume=True):
+    print("open", flush=True)
+    time.sleep(60)
+"""
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as other:
         other.stdout.readline()
         with pytest.raises(DataError, match="another process is training"):
@@ -255,7 +261,7 @@ def test_two_runs_in_one_folder_and_a_folder_of_something_else(three, tmp_path):
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     with pytest.raises(DataError, match="holds no run"):
         trained(three, tmp_path / "full")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(RequestError, match="holds no run to resume"):
         trained(three, resume=tmp_path / "full", recipe=None)
 
 
@@ -342,6 +348,7 @@ def test_labels_that_are_not_the_heads_need_a_new_one(three, tmp_path):
 def test_recipes_that_mean_nothing(three, tmp_path, changes, told):
     with pytest.raises(RequestError, match=told):
         trained(three, tmp_path / "run", msgspec.structs.replace(RECIPE, **changes))
+    assert not (tmp_path / "run").exists()
 
 
 def test_recipes_come_from_files_and_are_written_as_they_are_read(tmp_path):
