@@ -11,7 +11,7 @@ from PIL import Image
 import edgeresnext
 from edgeresnext.cli.demo import weights
 from edgeresnext.data import digits
-from edgeresnext.runtime.proof import CACHE_VARIABLE
+from edgeresnext.machine.cache import CACHE_VARIABLE
 
 
 @pytest.fixture(scope="session", autouse=True)

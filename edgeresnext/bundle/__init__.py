@@ -14,7 +14,6 @@ from edgeresnext.bundle.manifest import MANIFEST as MANIFEST
 from edgeresnext.bundle.manifest import MANIFEST_DIGEST as MANIFEST_DIGEST
 from edgeresnext.bundle.manifest import RANGES as RANGES
 from edgeresnext.bundle.manifest import REFERENCE as REFERENCE
-from edgeresnext.bundle.manifest import RUNTIME_CACHE_SUFFIX as RUNTIME_CACHE_SUFFIX
 from edgeresnext.bundle.manifest import WEIGHTS as WEIGHTS
 from edgeresnext.bundle.manifest import read_ranges as read_ranges
 from edgeresnext.bundle.manifest import write_manifest as write_manifest

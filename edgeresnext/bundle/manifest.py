@@ -22,8 +22,6 @@ WEIGHTS = "weights.safetensors"
 REFERENCE = "reference.npz"
 RANGES = "ranges.json"
 CALIBRATION_CACHE = "calibration.cache"
-RUNTIME_CACHE_SUFFIX = ".runtime-cache"
-"""Of files that TensorRT-RTX leaves beside engines while they run; no part of the bundle, and no loss."""
 
 READABLE = "Check the permissions of the bundle's directory."
 REBUILD = "Copy the bundle again, or rebuild it with `edgeresnext build`."

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgeresnext import files
 from edgeresnext.bundle.bundle import read
-from edgeresnext.bundle.manifest import OWN_NAMES, RUNTIME_CACHE_SUFFIX
+from edgeresnext.bundle.manifest import OWN_NAMES
 from edgeresnext.errors import BundleError, InputError, shortened
 from edgeresnext.spec import FileEntry
 
@@ -22,19 +22,19 @@ def check_output(output: Path) -> None:
         BundleError: It is a file, or a directory that holds something other than a bundle.
     """
     try:
-        check_replaceable(output, "a bundle", lambda: {*OWN_NAMES, *read(output).manifest.files}, RUNTIME_CACHE_SUFFIX)
+        check_replaceable(output, "a bundle", lambda: {*OWN_NAMES, *read(output).manifest.files})
     except InputError as error:
         raise BundleError(error.what, error.hint) from None
 
 
-def check_replaceable(output: Path, kind: str, known: Callable[[], set[str]], by_products: str) -> None:
+def check_replaceable(output: Path, kind: str, known: Callable[[], set[str]], by_products: str | None = None) -> None:
     """Refuse an output path in whose place nothing may be put.
 
     Args:
         output: A directory, which need not exist.
         kind: What may be replaced, such as "a bundle".
         known: Returns the files of such a one in `output`; raises InputError where it is none.
-        by_products: Suffix of files that whoever uses it leaves there, and that are no loss.
+        by_products: Suffix of files that whoever uses it leaves there, and that are no loss; None where there are none.
 
     Raises:
         InputError: It is a file, or a directory that holds something else.
@@ -54,7 +54,7 @@ def check_replaceable(output: Path, kind: str, known: Callable[[], set[str]], by
         on_disk = {
             path.relative_to(output).as_posix()
             for path in output.rglob("*")
-            if not path.is_dir() and not path.name.endswith(by_products)
+            if not path.is_dir() and not (by_products and path.name.endswith(by_products))
         }
         if on_disk - files_of_ours:
             raise InputError(

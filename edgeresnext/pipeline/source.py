@@ -16,13 +16,13 @@ from edgeresnext import files
 from edgeresnext.data.calibration_set import CalibrationSet
 from edgeresnext.data.labels import beside, read_labels
 from edgeresnext.errors import CheckpointError, DataError
+from edgeresnext.machine.cache import cache_directory
 from edgeresnext.model import checkpoints, ensemble, hub
 from edgeresnext.model.catalogue import PREPROCESS, find, name_of, specify, usually_preprocessed
 from edgeresnext.model.plausibility import IMAGES, SUSPICIOUS, WRONG, statistics_gap
 from edgeresnext.model.resnext import ResNeXt, normalise
 from edgeresnext.pipeline.request import SHAPE
 from edgeresnext.progress import Progress
-from edgeresnext.runtime.proof import cache_directory
 from edgeresnext.spec import CHANNELS, CheckpointOptions, ModelSpec, Preprocess
 
 _USUAL_CHANNELS = (1, 3)

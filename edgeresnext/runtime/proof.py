@@ -8,11 +8,8 @@ read or written is proved again.
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from statistics import median
 from typing import Literal
 
@@ -24,10 +21,10 @@ from edgeresnext.backends.base import Session
 from edgeresnext.bundle import Bundle, Golden
 from edgeresnext.errors import EdgeResNeXtError
 from edgeresnext.machine import cpu, gpu
+from edgeresnext.machine.cache import recall, remember
 from edgeresnext.machine.environment import package_versions
 from edgeresnext.spec import CPU, Artifact, Check, Fidelity, Manifest, Value
 
-CACHE_VARIABLE = "EDGERESNEXT_CACHE"
 _SCHEMA = 1
 _PACKAGES = {
     "openvino": ("openvino",),
@@ -40,7 +37,6 @@ _FEWEST_IMAGES = 4
 _BUDGET_S = 0.2
 """Time after which no further image is replayed."""
 _TIMED_RUNS = 9
-_log = logging.getLogger("edgeresnext")
 
 
 class _Remembered(Value, frozen=True, kw_only=True):
@@ -120,14 +116,16 @@ class Proofs:
         known = self.checks.get(artifact.name)
         return known if known is not None and known.status == "failed" else None
 
-    def _file(self) -> Path:
+    @property
+    def _place(self) -> tuple[str, str]:
+        """Where it is remembered, below the cache."""
         known = msgspec.json.encode([self._bundle.digest, self._conditions])
-        return cache_directory() / "proofs" / f"{hashlib.sha256(known).hexdigest()[:32]}.json"
+        return "proofs", f"{hashlib.sha256(known).hexdigest()[:32]}.json"
 
     def _read(self) -> dict[str, Check]:
         try:
-            found = msgspec.json.decode(self._file().read_bytes(), type=_Remembered)
-        except (OSError, RuntimeError, ValueError, RecursionError):  # no home, no file, or not one of ours
+            found = files.from_json(recall(*self._place) or b"", _Remembered)
+        except ValueError:  # nothing there, or nothing of ours
             return {}
         whole = (found.schema, found.bundle, found.conditions) == (_SCHEMA, self._bundle.digest, self._conditions)
         return found.checks if whole else {}
@@ -138,25 +136,7 @@ class Proofs:
         value = _Remembered(
             schema=_SCHEMA, bundle=self._bundle.digest, conditions=self._conditions, checks=others | self.checks
         )
-        try:
-            file = self._file()
-            file.parent.mkdir(parents=True, exist_ok=True)
-            files.write(file, msgspec.json.encode(value))
-        except (OSError, RuntimeError) as error:
-            _log.debug("proofs are not remembered: %s", error)
-
-
-def cache_directory() -> Path:
-    """Return where proofs are remembered: EDGERESNEXT_CACHE, or edgeresnext/ below XDG_CACHE_HOME or ~/.cache.
-
-    Raises:
-        RuntimeError: There is no home directory.
-    """
-    given = os.environ.get(CACHE_VARIABLE)
-    if given:
-        return Path(given).expanduser()
-    base_directory = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base_directory) if base_directory else Path.home() / ".cache") / "edgeresnext"
+        remember(msgspec.json.encode(value), *self._place)
 
 
 def conditions(manifest: Manifest) -> dict[str, str]:

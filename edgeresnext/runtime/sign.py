@@ -27,7 +27,6 @@ def sign(path: str | Path, *, key: str | Path) -> None:
     for name in bundle.manifest.files:
         bundle.file(name)
     others = sorted(bundles.list_files(bundle.path).keys() - bundle.manifest.files.keys())
-    others = [name for name in others if not name.endswith(bundles.RUNTIME_CACHE_SUFFIX)]
     if others:
         raise BundleError(
             f"bundle '{path}' holds files that its manifest does not list: {', '.join(others[:3])}",

@@ -12,10 +12,12 @@ import time
 import numpy as np
 import pytest
 from standins import VERSIONS, gpu
-from standins.engines import BATCH, CLASSIC, assert_near, compiled, engines, expected, opened, photographs
+from standins.engines import CLASSIC, assert_near, compiled, expected, opened, photographs
 
 import edgeresnext
+from edgeresnext import bundle as bundles
 from edgeresnext.errors import BackendError
+from edgeresnext.machine.cache import CACHE_VARIABLE
 from edgeresnext.spec import EngineOptions
 
 LIBRARIES = ["libcuda", "cuda-python", "pycuda"]
@@ -216,19 +218,22 @@ def test_too_little_memory_tells_how_much_is_free(install, lean):
     assert gpu.live() == []
 
 
-def test_the_runtime_cache_is_kept_beside_the_engine_and_used_again(install, lean):
+def test_compiled_kernels_are_kept_in_the_users_cache_and_used_again(install, lean, tmp_path, monkeypatch):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "new" / "cache"))
     install("tensorrt_rtx", "1.7")
     bundle = compiled(lean, backend="tensorrt_rtx")
-    cache = lean / (engines(bundle)["fp32"].file + ".runtime-cache")
-    cache.unlink(missing_ok=True)
     gpu.compiled.clear()
     opened(bundle).close()
-    assert cache.exists()
+    assert bundles.list_files(lean).keys() == bundle.manifest.files.keys()  # nothing beside the engine
+    (cache,) = (tmp_path / "new" / "cache" / "kernels").iterdir()
+    assert (tmp_path / "new").stat().st_mode & 0o077 == 0
     assert len(gpu.compiled) == 1
     opened(bundle).close()
     assert len(gpu.compiled) == 1
     cache.write_bytes(cache.read_bytes()[:-1] + b"x")
     opened(bundle).close()
     assert len(gpu.compiled) == 2
-    again = edgeresnext.build_engines(lean, precisions=["fp32"], engine_options=BATCH)  # no foreign file to it
-    assert all(not name.endswith(".runtime-cache") for name in again.manifest.files)
+    install("tensorrt_rtx", "1.7", driver_version=12090)  # for which kernels are compiled anew
+    opened(bundle).close()
+    assert len(gpu.compiled) == 1
+    assert len(list(cache.parent.iterdir())) == 2

@@ -11,7 +11,7 @@ from gpu.check import Skipped, Work, checks_of
 from standins import gpu
 from standins.engines import without_cpu
 
-from edgeresnext.runtime.proof import CACHE_VARIABLE
+from edgeresnext.machine.cache import CACHE_VARIABLE
 
 RUNTIMES = [("tensorrt", "8.6"), ("tensorrt", "11.4"), ("tensorrt_rtx", "1.7")]
 

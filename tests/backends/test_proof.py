@@ -15,9 +15,11 @@ import edgeresnext
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import registry
 from edgeresnext.errors import BackendError, BundleError
+from edgeresnext.machine import cache as cache_files
+from edgeresnext.machine.cache import CACHE_VARIABLE, cache_directory
 from edgeresnext.runtime import load as loading
 from edgeresnext.runtime import proof
-from edgeresnext.runtime.proof import CACHE_VARIABLE, cache_directory, conditions
+from edgeresnext.runtime.proof import conditions
 from edgeresnext.spec import Artifact, Engine, EngineOptions, Fidelity
 
 
@@ -330,7 +332,7 @@ def test_a_cache_that_cannot_be_used_costs_only_time(bundle_copy, tmp_path, monk
 def test_without_a_home_there_is_no_cache_and_no_error(bundle_copy, monkeypatch, replays):
     monkeypatch.delenv(CACHE_VARIABLE)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(proof.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    monkeypatch.setattr(cache_files.Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
     edgeresnext.load(bundle_copy, backend="onnxruntime", precision="fp32").close()
     assert len(replays) == 1
 

@@ -7,6 +7,7 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from edgeresnext import files
 from edgeresnext.backends._trt.module import allow, load_module, make_runtime
 from edgeresnext.backends._trt.runtime_cache import RuntimeCache
 from edgeresnext.errors import BackendError
@@ -53,11 +54,12 @@ class LoadedEngine:
         self._errors: deque[str] = deque(maxlen=_KEPT_ERRORS)
         self._kept: tuple[Any, ...] = ()
         try:
-            self._deserialize(file.read_bytes() if content is None else content, file, options)
+            plan = files.read(file, files.ANY_SIZE) if content is None else content
+            self._deserialize(plan, file, options)
             self.smallest, self.largest = self._profile(model)
             size = "device_memory_size_v2" if hasattr(self.engine, "device_memory_size_v2") else "device_memory_size"
             self.scratch_bytes = int(getattr(self.engine, size))
-            self.cache = RuntimeCache(file, self.engine)
+            self.cache = RuntimeCache(plan, self.engine, str(self.trt.__version__))
         except BaseException:
             self.engine = self._runtime = None
             raise

@@ -37,7 +37,7 @@ def untimed(work, backend, name):
     import msgspec
 
     from edgeresnext import bundle as bundles
-    from edgeresnext.runtime.proof import CACHE_VARIABLE
+    from edgeresnext.machine.cache import CACHE_VARIABLE
 
     path = work.folder / f"{name}-{backend}"
     shutil.rmtree(path, ignore_errors=True)

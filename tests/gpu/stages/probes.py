@@ -80,7 +80,6 @@ def run(found, work, plan):
 
     file = work.folder / "probe.engine"
     file.write_bytes(plan)
-    file.with_name(f"{file.name}.runtime-cache").unlink(missing_ok=True)
     session = EngineSession("tensorrt_rtx", file, found.manifest.model)
     golden = found.golden()
     fidelity = golden.compare(session.run(golden.images))
