@@ -1,6 +1,10 @@
 """The child process in which engines are built: what it is told, what it tells, and how it may end."""
 
+import errno
+import os
+
 import msgspec
+import psutil
 import pytest
 from standins.engines import BATCH, compiled, engines, run_in_this_process
 
@@ -61,3 +65,17 @@ def test_what_the_system_refuses_the_child_becomes_an_error(install, built, tmp_
     )
     with pytest.raises(BackendError, match="sm89-fp32: tensorrt failed: FileNotFoundError"):
         run_in_this_process(request, silent)
+
+
+def test_a_child_that_cannot_be_started_is_an_error_and_leaves_nothing_open(install, lean, monkeypatch):
+    def refused(*_arguments, **_options):
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    install(child=True)
+    monkeypatch.setattr("edgeresnext.backends._trt.parent.subprocess.Popen", refused)
+    handles = []
+    for _ in range(3):
+        with pytest.raises(BackendError, match="no process can be started for the build: Resource temporarily"):
+            edgeresnext.build_engines(lean, precisions=["fp16"], engine_options=BATCH)
+        handles.append(psutil.Process().num_fds())
+    assert handles[1] == handles[2]

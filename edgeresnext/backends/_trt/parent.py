@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
@@ -74,12 +75,37 @@ def build_engine(request: EngineRequest, gpu: Gpu | None, progress: Progress) ->
 
 
 def run_in_child(request: EngineRequest, progress: Progress) -> Built:
-    """Run the child and pass on what it says until it has built or failed."""
-    reading, writing = os.pipe()
+    """Run the child and pass on what it says until it has built or failed.
+
+    Raises:
+        BackendError: The child cannot be started, or crashed; or what it says that it failed with.
+    """
     with tempfile.TemporaryFile() as output:
-        # A session of its own: Ctrl-C reaches this process alone, which then ends the child at once. Left to itself
-        # the child would go on until native code returns.
-        process = subprocess.Popen(  # noqa: S603 - our own module
+        reading, writing = os.pipe()
+        with os.fdopen(reading, "rb") as events:
+            try:
+                process = _child(request.name, writing, output)
+            finally:
+                os.close(writing)
+            built = _heard(process, request, events, progress)
+        if built is not None and process.returncode == 0:
+            return built
+        output.seek(0)
+        tail = output.read().decode(errors="replace").strip().splitlines()[-_TAIL:]
+    raise _crash(request.name, process.returncode, tail)
+
+
+def _child(name: str, writing: int, output: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start the child, which writes events to a pipe.
+
+    In a session of its own: Ctrl-C reaches this process alone, which then ends the child at once. Left to itself the
+    child would go on until native code returns.
+
+    Raises:
+        BackendError: It cannot be started.
+    """
+    try:
+        return subprocess.Popen(  # noqa: S603 - our own module
             [sys.executable, "-m", "edgeresnext.backends._trt.child", str(writing)],
             stdin=subprocess.PIPE,
             stdout=output,
@@ -88,24 +114,29 @@ def run_in_child(request: EngineRequest, progress: Progress) -> Built:
             env=environment(),  # TensorRT builds on the first GPU that it sees
             start_new_session=True,
         )
-        try:
-            os.close(writing)
-            assert process.stdin is not None
-            # A child that dies before it reads is reported by how it ended, not by the broken pipe.
-            with suppress(BrokenPipeError), process.stdin:
-                process.stdin.write(msgspec.json.encode(request, enc_hook=str))
-            with os.fdopen(reading, "rb") as events:
-                built = hear(events, request.name, progress)
+    except OSError as error:
+        raise BackendError(
+            f"{name}: no process can be started for the build: {error.strerror}",
+            "Free memory, or raise the limit of processes (ulimit -u).",
+        ) from error
+
+
+def _heard(
+    process: subprocess.Popen[bytes], request: EngineRequest, events: IO[bytes], progress: Progress
+) -> Built | None:
+    """Tell the child what to build, and return what it has built once it has ended."""
+    try:
+        assert process.stdin is not None
+        # A child that dies before it reads is reported by how it ended, not by the broken pipe.
+        with suppress(BrokenPipeError), process.stdin:
+            process.stdin.write(msgspec.json.encode(request, enc_hook=str))
+        built = hear(events, request.name, progress)
+        process.wait()
+        return built
+    finally:
+        if process.poll() is None:
+            process.kill()
             process.wait()
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        if built is not None and process.returncode == 0:
-            return built
-        output.seek(0)
-        tail = output.read().decode(errors="replace").strip().splitlines()[-_TAIL:]
-    raise _crash(request.name, process.returncode, tail)
 
 
 def hear(lines: Iterable[bytes], name: str, progress: Progress) -> Built | None:
