@@ -19,23 +19,35 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _TABLE_WIDTH = 170
-_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-"""What a terminal would act on or hide (control characters, other directions of writing), and what is no UTF-8."""
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb\U00013430-\U0001345f\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    "|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
+)
+"""What a terminal would act on (control characters, other directions of writing) or not show at all, and what is no
+UTF-8. Unseen is what Unicode calls Default_Ignorable_Code_Point, but for the selectors and joiners that emoji, Persian
+and the scripts of India are written with: a joiner between two letters that are not ASCII is let through."""
 
 
 def visible(text: str) -> str:
-    """Return a text whose control characters are shown as JSON writes them and not acted on."""
-    return _UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+    """Return a text of several lines whose unseen characters are shown as JSON writes them and not acted on."""
+    return _UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def in_one_line(text: str) -> str:
-    """Return a name as it is shown where a line has a meaning: its own ends of lines too."""
+    """Return a text that is one line: ends of lines in the names that it holds are shown too."""
     return visible(text).replace("\n", "\\u000a").replace("\t", "\\u0009")
 
 
-def say(text: object = "", *, err: bool = False, nl: bool = True) -> None:
-    """Print a text on stdout, or on stderr: the one door to the terminal for what files, names and labels hold."""
-    click.echo(visible(str(text)), err=err, nl=nl)  # noqa: TID251 - the door itself
+def say(*lines: object, err: bool = False, nl: bool = True) -> None:
+    """Print lines on stdout, or on stderr; what they hold of files, names and labels begins no other line."""
+    click.echo("\n".join(in_one_line(str(line)) for line in lines), err=err, nl=nl)  # noqa: TID251 - a door itself
+
+
+def say_text(text: str) -> None:
+    """Print a text that has lines of its own on stdout: JSON, where what is escaped keeps its meaning."""
+    click.echo(visible(text), nl=not text.endswith("\n"))  # noqa: TID251 - the other door
 
 
 class _Lines(logging.Formatter):
@@ -44,6 +56,11 @@ class _Lines(logging.Formatter):
     def __init__(self, *, as_json: bool) -> None:
         super().__init__("%(message)s")
         self._as_json = as_json
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the message alone; those of ours are one line, whatever names they hold."""
+        message = super().formatMessage(record)
+        return in_one_line(message) if record.name == "edgeresnext" and not self._as_json else message
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one message; a traceback follows where one belongs to it."""
@@ -117,7 +134,7 @@ def print_json(value: object) -> None:
         text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
     except UnicodeEncodeError:
         text = json.dumps(msgspec.to_builtins(value), indent=2)
-    say(text)  # what it escapes has the same meaning in JSON
+    say_text(text)
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> None:
@@ -143,12 +160,10 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: Se
 
 def hint(title: str, *commands: str) -> None:
     """Print commands to try, on stderr so that stdout holds results alone."""
-    say(title, err=True)
-    for command in commands:
-        say(f"  {command}", err=True)
+    say(title, *(f"  {command}" for command in commands), err=True)
 
 
-def fail(message: str, code: int) -> NoReturn:
-    """Say on stderr what went wrong, and leave with an exit code."""
-    say(f"error: {message}", err=True)
+def fail(what: str, *more: str, code: int) -> NoReturn:
+    """Say on stderr what went wrong, with more in lines of their own, and leave with an exit code."""
+    say(f"error: {what}", *(f"  {line}" for line in more if line), err=True)
     sys.exit(code)

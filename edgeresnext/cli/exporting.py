@@ -78,7 +78,7 @@ def export(
         _show(one)
     for line in lines:
         console.say(f"# {line.name}: build, then time{'' if not line.note else f'; {line.note}'}")
-        console.say(f"{line.build}\n{line.time}")
+        console.say(line.build, line.time)
 
 
 def _show(export: Export) -> None:

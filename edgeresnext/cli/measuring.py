@@ -60,7 +60,7 @@ def bench(bundle: Path, files: tuple[Path, ...], as_json: bool, **options: Any) 
     if interrupted:
         console.fail(
             f"{interruption.how()}; the report holds what was measured before, and is marked partial",
-            interruption.exit_code(),
+            code=interruption.exit_code(),
         )
     if all(row.status != "ok" for row in report.rows):
         raise EdgeResNeXtError("no variant could be benchmarked", "The table says why, variant by variant.")
@@ -145,7 +145,7 @@ def _show_report(report: Report, files: Sequence[Path], *, as_json: bool) -> Non
             except EdgeResNeXtError as error:
                 failed = failed or error
         if as_json:
-            say(to_json(report).decode(), nl=False)
+            console.say_text(to_json(report).decode())
         else:
             console.wide_console().print(render(report))
     if failed is not None:
@@ -154,7 +154,7 @@ def _show_report(report: Report, files: Sequence[Path], *, as_json: bool) -> Non
 
 def _show_sensitivity(found: Sensitivity) -> None:
     """Print what each layer's quantisation costs, the most sensitive first."""
-    say(f"{found.bundle}, {found.file}: each layer in INT8 alone, {found.images} images ({found.data})\n")
+    say(f"{found.bundle}, {found.file}: each layer in INT8 alone, {found.images} images ({found.data})", "")
     ranked = sorted(found.layers, key=lambda row: row.share, reverse=True)
     rows = [
         (

@@ -39,14 +39,16 @@ class _Root(click.Group):
                 _end()
             command = self.commands.get(ctx.invoked_subcommand or "")
             options = options_of(command, error.values) if command else ""
-            console.fail(f"{error}\n  Options: {options}" if options else str(error), error.exit_code)
+            console.fail(error.what, error.hint, f"Options: {options}" if options else "", code=error.exit_code)
+        except EOFError as error:  # which click would take for the end of what somebody types
+            _unforeseen(error)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             error = unknown_name("command", args[0], self.list_commands(ctx))
-            raise click.UsageError(str(error), ctx)
+            raise click.UsageError(f"{error.what}. {error.hint}", ctx)
         return super().resolve_command(ctx, args)
 
 
@@ -86,28 +88,28 @@ def run(arguments: Sequence[str] | None = None) -> None:
     try:
         cli.main(args=None if arguments is None else list(arguments), prog_name="edgeresnext", standalone_mode=False)
     except click.UsageError as error:
-        usage = f"\n  {error.ctx.command_path} --help shows the options" if error.ctx else ""
-        console.fail(error.format_message() + usage, RequestError.exit_code)
+        usage = f"{error.ctx.command_path} --help shows the options" if error.ctx else ""
+        console.fail(error.format_message(), usage, code=RequestError.exit_code)
     except click.ClickException as error:
-        console.fail(error.format_message(), error.exit_code)
+        console.fail(error.format_message(), code=error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _end()
     except Exception as error:  # noqa: BLE001 - whatever nobody foresaw; `_unforeseen` says it
-        if interruption.came():
-            _end()
         _unforeseen(error)
 
 
 def _end() -> NoReturn:
     """Leave after a signal, with the exit code that shells give it."""
-    console.fail(f"{interruption.how()}; nothing was left half-written", interruption.exit_code())
+    console.fail(f"{interruption.how()}; nothing was left half-written", code=interruption.exit_code())
 
 
 def _unforeseen(error: Exception) -> NoReturn:
     """Leave after an error that nobody foresaw: of the system with its own words, of ours as the bug that it is."""
+    if interruption.came():
+        _end()
     _log.debug("unforeseen", exc_info=error)
     if isinstance(error, OSError) and error.strerror:
         where = f" '{error.filename}'" if error.filename is not None else ""
-        console.fail(f"the system refuses{where}: {error.strerror}", InputError.exit_code)
+        console.fail(f"the system refuses{where}: {error.strerror}", code=InputError.exit_code)
     hint = "This is a bug; report it with what `edgeresnext -vv` prints."
-    console.fail(f"{type(error).__name__}: {error}\n  {hint}", EdgeResNeXtError.exit_code)
+    console.fail(f"{type(error).__name__}: {error}", hint, code=EdgeResNeXtError.exit_code)

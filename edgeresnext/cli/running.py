@@ -52,7 +52,7 @@ def predict(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool, **o
                 say(f"skipped: {error.what}", err=True)
                 continue
             if not as_json:
-                say(console.in_one_line(str(path)) if len(paths) > 1 else "", nl=len(paths) > 1)
+                say(*([path] if len(paths) > 1 else []), nl=len(paths) > 1)
                 for prediction in results[str(path)]:
                     say(f"{prediction.probability:8.2%}  {prediction.label}")
     if as_json:

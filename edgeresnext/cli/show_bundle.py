@@ -37,10 +37,10 @@ def show_bundle(bundle: Bundle, *, layers: bool = False) -> None:
     say(f"  calibration  {manifest.calibration or 'none'}")
     if manifest.calibration:
         say(f"  repairs      {', '.join(manifest.recipe.repairs) or 'none'}")
-    say(f"  golden       {manifest.golden}\n")
+    say(f"  golden       {manifest.golden}", "")
     gate = manifest.gate
     if gate is not None:
-        say(f"  gate         {_gate(gate)}\n")
+        say(f"  gate         {_gate(gate)}", "")
     files = []
     for file in manifest.onnx:
         counts = {p: list(file.plan.layers.values()).count(p) for p in ("int8", "fp16", "fp32")}

@@ -35,7 +35,7 @@ def show_onnx(found: dict[str, Any], *, layers: bool) -> None:
             say(f"  {kind[:-1]:9} {tensor['name']}: {tensor['dtype']} ({shape})")
     say("  operators " + ", ".join(f"{count} {name}" for name, count in found["operators"].items()))
     kinds = list(found["layers"].values())
-    say("  layers    " + ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) + "\n")
+    say("  layers    " + ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)), "")
     if layers:
         print_table(("layer", "weights"), list(found["layers"].items()), left=(0, 1))
 
@@ -47,7 +47,7 @@ def show_engine(found: dict[str, Any], *, layers: bool) -> None:
     release = engine["release"] if engine else found["release"]
     say(f"{found['path']}: {title} {release}, {found['bytes'] / 1e6:.1f} MB")
     if engine is None:
-        say("  it lies in no bundle that knows it; its header tells no more\n")
+        say("  it lies in no bundle that knows it; its header tells no more", "")
         return
     options = engine["options"]
     where = " and ".join(engine["compute_capabilities"])

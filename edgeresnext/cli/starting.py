@@ -46,7 +46,7 @@ def demo(output: Path, as_json: bool) -> None:  # noqa: FBT001
     with console.progress() as progress:
         checks, report = run(output, progress)
     if as_json:
-        say(to_json(report).decode(), nl=False)
+        console.say_text(to_json(report).decode())
         return
     show_checks(checks)
     say()

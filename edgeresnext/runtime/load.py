@@ -136,7 +136,7 @@ def _nothing_runs(bundle: Bundle, missing: dict[str, str], failed: dict[str, Edg
         error.what = f"{name} of bundle '{bundle.path}': {error.what}"
         return error
     hints = [*missing.values(), *(error.hint for error in failed.values() if error.hint)]
-    hint = "\n  ".join(dict.fromkeys(hints))
+    hint = "; ".join(dict.fromkeys(hints))
     if failed:
         what = ", ".join(f"{name} ({error.what})" for name, error in failed.items())
         return BackendError(f"nothing that was asked for from bundle '{bundle.path}' runs here rightly: {what}", hint)

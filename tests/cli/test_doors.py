@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from edgeresnext import bundle as bundles
 from edgeresnext.bundle.manifest import LABELS
 from edgeresnext.cli import console
 from edgeresnext.data.digits import prepare
+from edgeresnext.errors import DataError
 
 ESCAPE = "\x1b]52;c;aGVsbG8=\x07\u202eevil"
 SHOWN = r"\u001b]52;c;aGVsbG8=\u0007\u202eevil"
@@ -63,9 +65,60 @@ def test_messages_of_errors_are_shown_too(run):
     assert f"no{SHOWN}where" in err
 
 
-@pytest.mark.parametrize("text", ["a\tb\nc", "é 日本 🙂", "\\u001b"])
+@pytest.mark.parametrize(
+    "text", ["a\tb\nc", "é 日本 🙂", "\\u001b", "❤\ufe0f\u200d🔥", "\u0645\u06cc\u200c\u062e", "क्\u200dष"]
+)
 def test_text_of_people_is_left_alone(text):
     assert console.visible(text) == text
+
+
+@pytest.mark.parametrize(
+    "unseen",
+    ["\xad", "\u200b", "\u200c", "\u200d", "\u2060", "\u3164", "\ufeff", "\ufffb", "\U000e0041", "\U000e0100"],
+)
+def test_characters_of_no_width_are_shown_as_json_writes_them(unseen):
+    shown = console.visible(f"ad{unseen}min")
+    assert shown.isascii()
+    assert json.loads(f'"{shown}"') == f"ad{unseen}min"
+
+
+def test_every_character_that_unicode_calls_invisible_formatting_is_shown():
+    kept = {found for code in range(sys.maxunicode) if unicodedata.category(found := chr(code)) == "Cf"}
+    kept = {found for found in kept if console.visible(found) == found}
+    # Signs of Arabic, Syriac and Kaithi numbers and verses, which are drawn.
+    assert {ord(found) for found in kept} <= {*range(0x600, 0x606), 0x6DD, 0x70F, 0x890, 0x891, 0x8E2, 0x110BD, 0x110CD}
+
+
+def test_the_end_of_a_line_in_a_name_begins_no_other(run, built, few_digits, tmp_path):
+    name = "x.png\nerror: all images were deleted"
+    (tmp_path / name).write_bytes(b"no image")
+    shown = name.replace("\n", r"\u000a")
+    for arguments in (("predict", built.path, tmp_path / name), ("verify", tmp_path / name)):
+        code, _, err = run(*arguments)
+        assert code in (2, 5)
+        assert shown in err
+        assert name not in err
+
+
+def test_the_end_of_a_line_in_a_message_of_the_log_begins_no_other(run, built, monkeypatch, few_digits):
+    def told(*_arguments, **_options):
+        logging.getLogger("edgeresnext").warning("skipped: '%s'", "a\nerror: b")
+        raise DataError("c\nerror: d", "e\nerror: f")
+
+    monkeypatch.setattr("edgeresnext.verify", told, raising=False)
+    assert run("verify", "x")[2].splitlines() == [
+        r"skipped: 'a\u000aerror: b'", r"error: c\u000aerror: d", r"  e\u000aerror: f",
+    ]  # fmt: skip
+
+
+def test_an_end_of_file_that_nobody_foresaw_is_no_interruption(run, monkeypatch):
+    def broken(*_arguments, **_options):
+        raise EOFError("marker missing")
+
+    monkeypatch.setattr("edgeresnext.verify", broken, raising=False)
+    code, _, err = run("verify", "x")
+    assert code == 1
+    assert err.startswith("error: EOFError: marker missing\n  This is a bug")
 
 
 def test_a_bad_image_does_not_hide_the_others(run, built, few_digits, tmp_path):
