@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from edgeresnext import files
+from edgeresnext.data import effort
 from edgeresnext.errors import DataError, shortened
 from edgeresnext.spec import CHANNELS
 
@@ -83,9 +84,11 @@ def decode(source: ImageSource, channels: int = 3) -> Image.Image:
             return _upright(source, channels)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_upright` says what is too large
-            with _file(source) as file, Image.open(file, formats=_readable()) as image:
-                _check_density(image, file)
-                return _upright(image, channels)
+            with _file(source) as file:
+                effort.check(file)
+                with Image.open(file, formats=_readable()) as image:
+                    _check_density(image, file)
+                    return _upright(image, channels)
     except Exception as error:  # noqa: BLE001 - broken headers and EXIF make Pillow raise whatever they lead to
         name = str(source) if isinstance(source, str | Path) else getattr(source, "name", "") or type(source).__name__
         raise _refusal(str(name), error) from None
@@ -115,19 +118,21 @@ def _readable() -> tuple[str, ...]:
 
 @contextmanager
 def _file(source: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
-    """Yield an open file; one that is given open stays open."""
+    """Yield an open file, seekable; one that is given open stays open."""
     if isinstance(source, str | Path):
         with files.open_regular(source) as file:
             yield file
     else:
-        yield source
+        yield (
+            source if hasattr(source, "seekable") and source.seekable() else io.BytesIO(source.read(effort.LARGEST + 1))
+        )
 
 
 def _check_density(image: Image.Image, file: IO[bytes]) -> None:
     """Refuse an image of so many pixels from so few bytes that no camera and no drawing program has written it."""
     fewest = _FEWEST_BYTES_A_PIXEL.get(image.format or "", _FEWEST_OF_OTHERS)
     pixels = image.width * image.height
-    if pixels < _MANY_PIXELS or not file.seekable():
+    if pixels < _MANY_PIXELS:
         return
     where = file.tell()
     size = file.seek(0, io.SEEK_END)

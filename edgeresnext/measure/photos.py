@@ -83,7 +83,7 @@ def _timed(bundle: Bundle, given: ImageFolder) -> tuple[NDArray[np.uint8], list[
             decoded.append(load_image(path, bundle.manifest.model.preprocess))
         except DataError:  # the accuracy pass reports it by name
             continue
-        encoded.append(path.read_bytes())
+        encoded.append(files.read(path))
     if not decoded:
         raise DataError(f"no image of '{given.root}' can be read", "Replace them, or give another folder.")
     return np.stack(decoded), encoded

@@ -5,7 +5,7 @@ import os
 import msgspec
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from edgeresnext.data.images import FORMATS, Skipped, batches, crop, decode, load_image
 from edgeresnext.errors import DataError
@@ -263,6 +263,63 @@ def test_a_large_photo_is_read(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (600, 1000), dtype=np.uint8)
     Image.fromarray(noise).resize((10_000, 6_000)).convert("RGB").save(tmp_path / "large.jpg", quality=90)
     assert load_image(tmp_path / "large.jpg", SMALL).shape == (12, 12, 3)
+
+
+def with_scans(count):
+    """A progressive JPEG of few bytes with so many scans more: one that refines, repeated."""
+    content = stored(Image.new("L", (64, 48), 77), "JPEG", progressive=True).getvalue()
+    last = content.rindex(b"\xff\xda")
+    return content[:-2] + content[last:-2] * count + content[-2:]
+
+
+def test_a_jpeg_that_would_keep_its_decoder_busy_is_refused(tmp_path):
+    (tmp_path / "slow.jpg").write_bytes(with_scans(1000))
+    assert load_image(io.BytesIO(with_scans(50)), SMALL).shape == (12, 12, 3)
+    with pytest.raises(DataError, match=r"slow\.jpg' has more than 100 scans"):
+        load_image(tmp_path / "slow.jpg", SMALL)
+    plain = stored(Image.new("L", (64, 48)), "JPEG").getvalue()
+    block = b"\xff\xe1\x00\x10Exif\0\0MM\0*\0\0\0\x08"
+    with pytest.raises(DataError, match="has more than 100 blocks of EXIF"):
+        load_image(io.BytesIO(plain[:2] + block * 101 + plain[2:]), SMALL)
+
+
+def test_what_only_looks_like_scans_is_none(tmp_path):
+    """In a comment, a preview or behind the end, as videos of phones are, there may be anything."""
+    content = stored(Image.new("L", (64, 48)), "JPEG").getvalue()
+    comment = b"\xff\xfe" + (2 + 400).to_bytes(2, "big") + b"\xff\xda" * 200
+    (tmp_path / "phone.jpg").write_bytes(content[:2] + comment + content[2:] + b"\xff\xda" * 1000)
+    assert load_image(tmp_path / "phone.jpg", SMALL).shape == (12, 12, 3)
+
+
+@pytest.mark.parametrize(("beginning", "most"), [(b"GIF89a", "1,074"), (b"\xff\xd8\xff", "268")])
+def test_a_file_of_a_terabyte_is_not_read(tmp_path, beginning, most):
+    with (tmp_path / "sparse.jpg").open("wb") as file:
+        file.write(beginning)
+        file.truncate(1 << 40)
+    with pytest.raises(DataError, match=f"has 1,099,512 MB; {most} are read"):
+        load_image(tmp_path / "sparse.jpg", SMALL)
+
+
+def test_a_stream_that_cannot_go_back_is_read():
+    class Pipe:
+        def __init__(self, content):
+            self.read = io.BytesIO(content).read
+
+    content = stored(Image.new("RGB", (20, 20), RED)).getvalue()
+    assert decode(Pipe(content)).getpixel((3, 3)) == RED
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "TIFF", "WEBP"])
+def test_of_an_animation_the_first_picture_is_decoded_alone(kind, monkeypatch):
+    first = Image.new("RGB", (32, 32), RED)
+    file = stored(
+        first, kind, save_all=True, append_images=[Image.new("RGB", (32, 32), (0, index, 0)) for index in range(60)]
+    )
+    loads = []
+    load = ImageFile.ImageFile.load
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: (loads.append(self.tell()), load(self))[1])
+    assert abs(np.asarray(load_image(file, SMALL), int) - RED).max() < 12
+    assert set(loads) == {0}
 
 
 ZOO_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16")
