@@ -18,7 +18,16 @@ import numpy as np
 
 from edgeresnext import files
 from edgeresnext.bundle.golden import Golden
-from edgeresnext.bundle.manifest import LABELS, RANGES, READABLE, REBUILD, REFERENCE, parse_ranges, read_manifest
+from edgeresnext.bundle.manifest import (
+    LABELS,
+    OWN_NAMES,
+    RANGES,
+    READABLE,
+    REBUILD,
+    REFERENCE,
+    parse_ranges,
+    read_manifest,
+)
 from edgeresnext.bundle.signature import check_signature
 from edgeresnext.errors import BundleError, RequestError, unknown_name
 from edgeresnext.spec import Artifact, Fidelity, Manifest, Precision, Ranges
@@ -94,6 +103,15 @@ class Bundle:
         if digest != self.manifest.files[name].sha256:
             raise BundleError(f"file '{self.path / name}' was altered: its SHA-256 is not the manifest's", REBUILD)
 
+    def unlisted(self) -> list[str]:
+        """Return what lies in the directory and is neither the manifest's own nor listed there, by relative name."""
+        found = {
+            path.relative_to(self.path).as_posix()
+            for path in self.path.rglob("*")
+            if path.is_symlink() or not path.is_dir()
+        }
+        return sorted(found - {*OWN_NAMES, *self.manifest.files})
+
     def labels(self) -> tuple[str, ...]:
         """Return the label of each logit.
 
@@ -121,19 +139,19 @@ class Bundle:
         Raises:
             BundleError: The file is missing, altered, or does not hold what the model takes and returns.
         """
-        path = self.path / REFERENCE
+        path, content = self.path / REFERENCE, self.content(REFERENCE)
         try:
-            with np.load(io.BytesIO(self.content(REFERENCE)), allow_pickle=False) as arrays:
+            _check_stored(content)
+            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 golden = Golden(images=arrays["images"], logits=arrays["logits"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             raise BundleError(f"file '{path}' is damaged: {error}", REBUILD) from None
-        count = len(golden.images)
+        images, logits, count = golden.images, golden.logits, len(golden.images)
         shapes = (self.manifest.model.input.shape[1:], self.manifest.model.output.shape[1:])
-        if (golden.images.shape[1:], golden.logits.shape[1:]) != shapes or len(golden.logits) != count or not count:
-            raise BundleError(
-                f"file '{path}' holds images {golden.images.shape} and logits {golden.logits.shape}, not the model's",
-                REBUILD,
-            )
+        fit = (images.shape[1:], logits.shape[1:]) == shapes and len(logits) == count > 0
+        if not fit or (images.dtype.name, logits.dtype.name) != ("uint8", "float32") or not np.isfinite(logits).all():
+            kinds = f"images {images.dtype} {images.shape} and logits {logits.dtype} {logits.shape}"
+            raise BundleError(f"file '{path}' holds {kinds}, not the model's, or no finite numbers", REBUILD)
         return golden
 
     def shortfall(self, artifact: Artifact, fidelity: Fidelity) -> str:
@@ -185,6 +203,18 @@ class Bundle:
                 f"It has {', '.join(artifact.name for artifact in ranked)}.",
             )
         return found
+
+
+def _check_stored(archive: bytes) -> None:
+    """Refuse an archive whose content would be larger than it is: `np.savez` compresses nothing.
+
+    Raises:
+        ValueError: It is compressed.
+        zipfile.BadZipFile: It is none.
+    """
+    with zipfile.ZipFile(io.BytesIO(archive)) as found:
+        if sum(entry.file_size for entry in found.infolist()) > len(archive):
+            raise ValueError("it is compressed")
 
 
 def read(path: str | Path, trusted: Sequence[str | Path] = ()) -> Bundle:

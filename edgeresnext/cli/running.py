@@ -67,10 +67,17 @@ def predict(bundle: Path, images: tuple[Path, ...], top: int, as_json: bool, **o
 @bundle_argument
 @device_option
 @trusted_option
+@click.option(
+    "--deep",
+    is_flag=True,
+    help="Check too that the parts belong together: no other files, golden logits computed anew from the weights, each "
+    "ONNX file computed without a runtime and its weights compared, what ranges and engines were made from. Takes "
+    "PyTorch, and seconds to a minute.",
+)
 @json_option
-def verify(bundle: Path, device: str | None, trusted: tuple[Path, ...], as_json: bool) -> None:  # noqa: FBT001
+def verify(bundle: Path, as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     """Check every file of BUNDLE, then replay the golden images on every artefact that runs here."""
-    checks = edgeresnext.verify(bundle, device=device, trusted=trusted)
+    checks = edgeresnext.verify(bundle, **options)
     if as_json:
         console.print_json(checks)
     else:

@@ -50,6 +50,9 @@ class Evaluator:
         model: The file.
         saturating: Whether products saturate as on x86 CPUs without VNNI, where the file has unsigned levels.
 
+    Attributes:
+        constants: Its initializers, by name.
+
     Raises:
         BackendError: It has an operator that our files do not have, or another order of them.
     """
@@ -59,11 +62,16 @@ class Evaluator:
         """Return the evaluator of a file on disk, with exact products."""
         return cls(onnx.load(path))
 
+    @classmethod
+    def parse(cls, content: bytes) -> Evaluator:
+        """Return the evaluator of a file's content, with exact products."""
+        return cls(onnx.load_model_from_string(content))
+
     def __init__(self, model: onnx.ModelProto, *, saturating: bool = False) -> None:
         self._graph = model.graph
         self._saturating = saturating
-        self._constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        self._half = {name for name, array in self._constants.items() if array.dtype == np.float16}
+        self.constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+        self._half = {name for name, array in self.constants.items() if array.dtype == np.float16}
         self._wide = torch.float64 if any(n.op_type == "QuantizeLinear" for n in model.graph.node) else torch.float32
         self._last_reader = {name: node.name for node in model.graph.node for name in node.input}
         self._readers = Counter(name for node in model.graph.node for name in node.input)
@@ -93,9 +101,9 @@ class Evaluator:
         attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
         half = any(name in self._half for name in node.input)
         match node.op_type:
-            case "DequantizeLinear" if node.input[0] in self._constants:
-                scale = self._constants[node.input[1]].astype(np.float32)
-                self._weights[node.output[0]] = self._constants[node.input[0]], scale
+            case "DequantizeLinear" if node.input[0] in self.constants:
+                scale = self.constants[node.input[1]].astype(np.float32)
+                self._weights[node.output[0]] = self.constants[node.input[0]], scale
                 return None
             case "Cast":
                 half = attributes["to"] == TensorProto.FLOAT16
@@ -121,22 +129,22 @@ class Evaluator:
                 return lambda values: _plain(values).float()
             case "Transpose":
                 return lambda values: values.permute(attributes["perm"]).contiguous(memory_format=torch.channels_last)
-            case "Mul" if node.input[1] not in self._constants:
+            case "Mul" if node.input[1] not in self.constants:
                 return lambda one, other: _plain(one) * _plain(other)
-            case "Add" if node.input[1] in self._constants:
-                term = torch.from_numpy(self._constants[node.input[1]].astype(np.float32))
+            case "Add" if node.input[1] in self.constants:
+                term = torch.from_numpy(self.constants[node.input[1]].astype(np.float32))
                 return lambda values: _plain(values) + term
             case "Sigmoid":
                 return lambda values: _plain(values).sigmoid()
             case "Softmax":
                 return lambda values: values.softmax(1)
             case "Clip":
-                least = float(self._constants[node.input[1]])
+                least = float(self.constants[node.input[1]])
                 return lambda values: values.clamp(min=least)
             case "Log":
                 return lambda values: values.log()
             case "Sub" | "Mul":
-                constant = torch.from_numpy(self._constants[node.input[1]].astype(np.float32))
+                constant = torch.from_numpy(self.constants[node.input[1]].astype(np.float32))
                 operation = torch.sub if node.op_type == "Sub" else torch.mul
                 return lambda values: operation(_plain(values), constant)
             case "Relu" if self._readers[node.input[0]] == 1 and node.input[0] not in self._levels:
@@ -155,25 +163,25 @@ class Evaluator:
         raise BackendError(f"the file has an operator {node.op_type}, which no file of ours has", "Build it again.")
 
     def _quantise(self, node: onnx.NodeProto) -> Callable[[Any], _Levels]:
-        step, zero = float(self._constants[node.input[1]]), self._constants[node.input[2]]
+        step, zero = float(self.constants[node.input[1]]), self.constants[node.input[2]]
         low, high = (bound - int(zero) for bound in _BOUNDS[zero.dtype])
         half = node.input[1] in self._half
         return lambda values: _Levels(round_to_levels(_plain(values), step, low, high), step, half)
 
     def _product(self, node: onnx.NodeProto, attributes: Mapping[str, Any]) -> Callable[[Any], Tensor]:
         """Return a convolution or matrix product, of integers where both sides are INT8."""
-        bias = self._constants[node.input[2]].astype(np.float32) if len(node.input) > 2 else None  # noqa: PLR2004
+        bias = self.constants[node.input[2]].astype(np.float32) if len(node.input) > 2 else None  # noqa: PLR2004
         if node.input[1] in self._weights:
             values, scale = self._weights[node.input[1]]
             # Levels around another zero point are never so large that our weights saturate: `saturation.safe_weight`.
             source = next(one for one in self._graph.node if node.input[0] in one.output)
-            counted = self._constants[source.input[2]]
+            counted = self.constants[source.input[2]]
             saturating = self._saturating and counted.dtype == np.uint8 and not counted
             weight = torch.from_numpy(values.astype(np.float32))
             if weight.ndim == _IMAGE_DIMENSIONS:
                 weight = weight.contiguous(memory_format=torch.channels_last)
             product = IntegerProduct(weight, attributes, saturating=saturating)
-            step = np.float32(self._constants[source.input[1]])
+            step = np.float32(self.constants[source.input[1]])
             gain = _by_channel(scale * step, weight.ndim)
             shift = None if bias is None else _by_channel(bias, weight.ndim)
 
@@ -182,7 +190,7 @@ class Evaluator:
                 return found if shift is None else found.add_(shift)
 
             return integers
-        weight = torch.from_numpy(self._constants[node.input[1]].astype(np.float32)).to(self._wide)
+        weight = torch.from_numpy(self.constants[node.input[1]].astype(np.float32)).to(self._wide)
         term = None if bias is None else torch.from_numpy(bias).to(self._wide)
         if weight.ndim != _IMAGE_DIMENSIONS:
             return lambda inputs: functional.linear(_plain(inputs).to(self._wide), weight, term).float()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeresnext import files
 from edgeresnext.bundle import Bundle
 from edgeresnext.data import folder
 from edgeresnext.data.folder import ImageFolder

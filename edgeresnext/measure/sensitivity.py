@@ -18,12 +18,12 @@ from edgeresnext.errors import DataError, RequestError, unknown_name
 from edgeresnext.extras import require
 from edgeresnext.measure.photos import targets_of
 from edgeresnext.progress import Progress, silent
+from edgeresnext.runtime.deep import graph_of
 from edgeresnext.spec import LayerCost, OnnxFile, Sensitivity
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from edgeresnext.compiler.graph import Graph
 
 DEFAULT_SAMPLES = 64
 _PREFERRED = "int8-cpu"
@@ -73,7 +73,7 @@ def sensitivity(
     from edgeresnext.compiler.sensitivity import ALL, layer_costs
     from edgeresnext.model.resnext import normalise
 
-    graph = _graph(bundle)
+    graph = graph_of(bundle)
     numbers = read_numbers(graph, bundle.file(chosen.file), chosen.plan)
     seen = 0
 
@@ -154,16 +154,3 @@ def _batches(
         yield images, None if targets is None else [targets[i] for i in positions]
     if empty:
         raise DataError(f"no image of '{photos.root}' can be read", "Replace them, or give another folder.")
-
-
-def _graph(bundle: Bundle) -> Graph:
-    """Return the graph that a bundle's files were emitted from."""
-    from edgeresnext.compiler.equalise import rescaled
-    from edgeresnext.compiler.graph import trace
-    from edgeresnext.model import checkpoints
-
-    model = bundle.manifest.model
-    network = checkpoints.load_saved(model, bundle.file(bundles.WEIGHTS))
-    graph = trace(network, model.preprocess.size)
-    ranges = bundle.ranges()
-    return graph if ranges is None else rescaled(graph, ranges.exponents)

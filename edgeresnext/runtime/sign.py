@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgeresnext import bundle as bundles
-from edgeresnext.errors import BundleError
+from edgeresnext.errors import BundleError, shortened
 
 
 def sign(path: str | Path, *, key: str | Path) -> None:
@@ -26,10 +26,10 @@ def sign(path: str | Path, *, key: str | Path) -> None:
     bundle = bundles.read(path)
     for name in bundle.manifest.files:
         bundle.file(name)
-    others = sorted(bundles.list_files(bundle.path).keys() - bundle.manifest.files.keys())
+    others = bundle.unlisted()
     if others:
         raise BundleError(
-            f"bundle '{path}' holds files that its manifest does not list: {', '.join(others[:3])}",
+            f"bundle '{path}' holds files that its manifest does not list: {shortened(others)}",
             "Take them out: a signature would not cover them.",
         )
     bundles.sign(bundle.path, Path(key), bundle.digest)
