@@ -71,6 +71,7 @@ def fill(out: Any, logits: NDArray[np.float32]) -> None:  # noqa: ANN401 - of an
         out[...] = logits
         return
     if not dlpack.is_capsule(out):
+        check_writable(out)
         view = _view(out)
         if view.flags.writeable and view.flags.c_contiguous:
             check_out(str(view.dtype), view.shape, logits.shape)
@@ -142,6 +143,24 @@ def check_out(dtype: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> No
     """
     if (dtype, shape) != ("float32", wanted):
         raise DataError(f"out must be float32 {wanted}, and is {dtype} {shape}", "Give one of that type and shape.")
+
+
+def check_writable(array: Any, **exchange: Any) -> None:  # noqa: ANN401 - of any library
+    """Refuse an array to write to whose library says that it is read-only, as those of JAX always are.
+
+    Args:
+        array: With `__dlpack__`.
+        exchange: What that is told, such as the stream.
+
+    Raises:
+        DataError: It is read-only.
+    """
+    try:
+        capsule = array.__dlpack__(max_version=(1, 0), **exchange)
+    except _REFUSALS:  # of an earlier release, which does not tell
+        return
+    if dlpack.is_read_only(capsule):
+        raise DataError("out is read-only", "Give an array that can be written to.")
 
 
 def check_compact(shape: tuple[int, ...], strides: tuple[int, ...], what: str) -> None:

@@ -32,6 +32,8 @@ CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
 """DLDeviceType: kDLCPU, kDLCUDA, kDLCUDAHost (page-locked) and kDLCUDAManaged."""
 
 _NAME, _USED = b"dltensor", b"used_dltensor"
+_VERSIONED, _FLAGS_AT, _READ_ONLY = b"dltensor_versioned", 24, 1
+"""Of DLManagedTensorVersioned: before its flags stand two numbers of the version and two pointers."""
 _KINDS = {0: "int", 1: "uint", 2: "float", 4: "bfloat", 5: "complex", 6: "bool"}
 
 
@@ -120,6 +122,14 @@ def peek(capsule: object) -> int:
         return 0
     found: int = _Managed.from_address(_pointer(capsule, _NAME)).tensor.device.type
     return found
+
+
+def is_read_only(capsule: object) -> bool:
+    """Whether a capsule says that its memory may not be written to; those of releases before DLPack 1 cannot."""
+    if not _is_valid(capsule, _VERSIONED):
+        return False
+    flags = c_uint64.from_address(_pointer(capsule, _VERSIONED) + _FLAGS_AT).value
+    return bool(flags & _READ_ONLY)
 
 
 def compact(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeresnext.backends import dlpack
 from edgeresnext.backends.base import Backend, Opening, Session
 from edgeresnext.backends.registry import COMPILE, CUDA_TARGET
 from edgeresnext.errors import BackendError
@@ -113,11 +114,18 @@ class TorchSession(Session):
             parts.append(self._logits(filled)[: len(piece)])
         return np.concatenate(parts)
 
-    def _logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _tensor(self, images: NDArray[np.uint8]) -> Tensor:
+        """Return images on the device; PyTorch has no read-only tensors, warns of such arrays, and only reads here."""
         import torch
 
+        if not images.flags.writeable:
+            images = dlpack.view(images.ctypes.data, images.shape, np.uint8, images)
+        return torch.from_numpy(images).to(self._device)
+
+    def _logits(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+
         with self._running(len(images)) as forward:
-            logits: NDArray[np.float32] = forward(torch.from_numpy(images).to(self._device)).cpu().numpy()
+            logits: NDArray[np.float32] = forward(self._tensor(images)).cpu().numpy()
         return logits
 
     @contextmanager
@@ -154,7 +162,7 @@ class TorchSession(Session):
         if self._compiled is not None and len(images) != self._batch:
             return None  # it would be compiled anew
         with self._running(len(images)) as forward:
-            inputs = torch.from_numpy(np.ascontiguousarray(images)).to(self._device)
+            inputs = self._tensor(np.ascontiguousarray(images))
             if self._device.type == "cpu":
                 start = time.perf_counter()
                 forward(inputs)

@@ -53,6 +53,7 @@ _FUNCTIONS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "cuPointerGetAttribute": ("", (_out(c_int), c_int, c_uint64)),
     "cuStreamCreate": ("", (_out(c_void_p), c_uint)),
     "cuStreamGetCtx": ("", (c_void_p, _out(c_void_p))),
+    "cuStreamIsCapturing": ("", (c_void_p, _out(c_int))),
     "cuStreamSynchronize": ("", (c_void_p,)),
     "cuStreamWaitEvent": ("", (c_void_p, c_void_p, c_uint)),
     "cuStreamBeginCapture": ("_v2", (c_void_p, c_int)),

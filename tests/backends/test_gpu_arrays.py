@@ -412,6 +412,24 @@ def test_streams_that_cannot_be_used_are_refused(engine):
     assert clean()
 
 
+def test_a_stream_that_is_being_captured_is_refused_and_its_capture_goes_on(engine):
+    session, reference = engine()
+    stream, images = gpu.create_stream(), photographs(1)
+    given, out = Lending(images, stream), Lending(np.zeros((1, 10), np.float32), stream)
+    gpu.synchronise(stream)
+    gpu.begin_capture(stream, 1)
+    with pytest.raises(RequestError, match="is being captured into a CUDA graph") as caught:
+        session.run(given, out, stream)
+    assert caught.value.values == ("stream",)
+    assert not gpu.stream(stream).broken
+    assert gpu.stream(stream).captured == []
+    gpu.destroy_graph(gpu.end_capture(stream))
+    session.run(given, out, stream)
+    gpu.synchronise(stream)
+    assert_near(out.values(), reference(images))
+    assert clean()
+
+
 def test_memory_that_was_freed_is_told(engine):
     session, _ = engine()
     array = Described(photographs(1), 0)

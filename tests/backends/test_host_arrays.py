@@ -120,6 +120,35 @@ def test_an_out_that_is_read_only_is_refused(session, images):
         session.run(images, out)
 
 
+class Immutable:
+    """An array as those of JAX: read-only by DLPack 1, and by earlier releases, which cannot say that, as any other."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __dlpack__(self, *, max_version=None, **_exchange):
+        frozen = self.values.view()
+        frozen.flags.writeable = False
+        return frozen.__dlpack__(max_version=max_version) if max_version else self.values.__dlpack__()
+
+    def __dlpack_device__(self):
+        return self.values.__dlpack_device__()
+
+
+@pytest.mark.skipif(np.lib.NumpyVersion(np.__version__) < "2.1.0", reason="NumPy says so since 2.1")
+def test_an_out_whose_library_calls_it_read_only_is_not_written_to(session, images):
+    values = np.zeros((3, 10), np.float32)
+    with pytest.raises(DataError, match="out is read-only"):
+        session.run(images, Immutable(values))
+    assert not values.any()
+
+
+def test_images_that_are_read_only_are_read(session, images):
+    frozen = images.numpy().copy()
+    frozen.flags.writeable = False
+    assert np.array_equal(session.run(frozen), session.run(images))
+
+
 def test_a_strided_numpy_out_is_filled(session, images):
     out = np.zeros((3, 20), np.float32)[:, ::2]
     session.run(images, out)

@@ -51,6 +51,7 @@ SIGNATURES = {
     "cuMemcpyDtoDAsync_v2": (c_uint64, c_uint64, c_size_t, c_void_p),
     "cuStreamCreate": (OUT[c_void_p], c_uint),
     "cuStreamGetCtx": (c_void_p, OUT[c_void_p]),
+    "cuStreamIsCapturing": (c_void_p, OUT[c_int]),
     "cuStreamSynchronize": (c_void_p,),
     "cuStreamWaitEvent": (c_void_p, c_void_p, c_uint),
     "cuStreamBeginCapture_v2": (c_void_p, c_int),

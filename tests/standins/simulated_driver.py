@@ -209,6 +209,11 @@ def cuStreamGetCtx(hStream):
     return FIRST_CONTEXT + gpu.streams[hStream].device
 
 
+def cuStreamIsCapturing(hStream):
+    stream = gpu.streams[hStream]
+    return 2 if stream.broken else int(stream.captured is not None)
+
+
 def cuStreamSynchronize(hStream):
     if not gpu.synchronise(usable(hStream)):
         raise Refused("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")

@@ -37,12 +37,14 @@ def number(stream: Any) -> int:
             (pycuda), `ptr` (CuPy) or `__int__` (cuda.bindings).
 
     Raises:
-        RequestError: It is none, was destroyed, or belongs to another GPU or context.
+        RequestError: It is none, is being captured, belongs to another GPU or context, or was destroyed, as far as CUDA
+            tells that.
     """
     found = _number(stream)
     call = libcuda.load().call
     try:
         ours = call("cuStreamGetCtx", found) == call("cuStreamGetCtx", LEGACY)
+        captured = call("cuStreamIsCapturing", found)
     except CudaError as error:
         raise RequestError(
             f"stream {stream!r} cannot be used: {error.what}", "Was it destroyed? Give one that is alive.",
@@ -52,6 +54,12 @@ def number(stream: Any) -> int:
         raise RequestError(
             f"stream {stream!r} is of another GPU or context than the engine",
             "Give a stream of the engine's GPU; device chooses that when the bundle is loaded.",
+            values=("stream",),
+        )
+    if captured:
+        raise RequestError(
+            f"stream {stream!r} is being captured into a CUDA graph",
+            "End the capture first: what is queued here is kept until it has run, and a graph may run it later.",
             values=("stream",),
         )
     return found
@@ -108,6 +116,8 @@ class Borrowed:
         if hasattr(array, "__dlpack_device__"):
             self._check_device(array.__dlpack_device__(), cuda, what)
         if dlpack.is_capsule(array) or hasattr(array, "__dlpack__"):
+            if what == OUT and hasattr(array, "__dlpack__"):
+                arrays.check_writable(array, stream=-1)
             self._lent(arrays.borrow(array, stream=stream or LEGACY), cuda, what)
             if dlpack.is_capsule(array):  # nobody could be told the stream
                 follow(stream, LEGACY)
