@@ -19,7 +19,7 @@ from edgeresnext.backends import unreported
 from edgeresnext.backends.base import Backend, Opening, Operation, Session
 from edgeresnext.errors import BackendError
 from edgeresnext.extras import lacking
-from edgeresnext.machine import cpu
+from edgeresnext.machine import child, cpu
 from edgeresnext.spec import ModelSpec, Precision
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _crash() -> str | None:
         return None
     try:
         tried = subprocess.run(  # noqa: S603 - Python itself, and a constant
-            [sys.executable, "-c", _PROBE], capture_output=True, timeout=_PROBE_S, check=False
+            child.running(_PROBE), capture_output=True, timeout=_PROBE_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return f"OpenVINO does not start here: '{_TOPOLOGY.parent}' lacks what it asks of an Arm processor"

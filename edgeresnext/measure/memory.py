@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from edgeresnext.errors import BackendError
-from edgeresnext.machine import gpu
+from edgeresnext.machine import child, gpu
 from edgeresnext.spec import Artifact
 
 _RUNS = 3
@@ -32,8 +32,7 @@ def peak_memory(bundle: Path, artifact: Artifact, batch: int, threads: int | Non
         raise BackendError("it is not measured on Windows")
     if artifact.mode:
         raise BackendError(f"not measured of mode {artifact.mode}, whose compiler would count")
-    command = [sys.executable, "-m", __name__, str(bundle), str(batch)]
-    command += [str(threads)] if threads else []
+    command = child.command(__name__, str(bundle), str(batch), *([str(threads)] if threads else []))
     try:
         done = subprocess.run(  # noqa: S603
             command,

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ from edgeresnext.backends.engine_header import platform_name
 from edgeresnext.backends.request import EngineRequest
 from edgeresnext.errors import BackendError, EdgeResNeXtError, InputError, NotInstalledError, RequestError
 from edgeresnext.files import digest
+from edgeresnext.machine import child
 from edgeresnext.machine.gpu import Gpu, environment
 from edgeresnext.progress import Progress
 from edgeresnext.spec import Engine
@@ -106,7 +106,7 @@ def _child(name: str, writing: int, output: IO[bytes]) -> subprocess.Popen[bytes
     """
     try:
         return subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "edgeresnext.backends._trt.child", str(writing)],
+            child.command("edgeresnext.backends._trt.child", str(writing)),
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
