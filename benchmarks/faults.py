@@ -6,7 +6,9 @@ python benchmarks/faults.py [--only SECTION]. About a quarter of an hour on two 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
+import multiprocessing
 import os
 import shutil
 import signal
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KILLS, EXCHANGES, THREADS, RUNS_A_THREAD, PREDICTIONS, CYCLES = 100, 200, 64, 16, 10_000, 100
+PROCESSES, TURNS = 8, 8
 BACKENDS = (
     ("onnxruntime", "fp32"),
     ("onnxruntime", "int8"),
@@ -136,6 +139,39 @@ def threads(root: Path) -> dict[str, Any]:
     return {"threads": THREADS, "trials": runs, "lost": differing}
 
 
+def answered(arguments: tuple[str, str, str, Any]) -> list[Any]:
+    """Return the logits of images one by one, in a process of its own.
+
+    Unprepared: PyTorch would choose its memory layout by time, and each rounds in another way.
+    """
+    path, backend, precision, images = arguments
+    with edgeresnext.load(path, backend=backend, precision=precision, batches=()) as classifier:
+        return [classifier.logits(image[None]) for image in images]
+
+
+def processes(root: Path) -> dict[str, Any]:
+    """Run every artefact in eight processes and in tasks of asyncio; each answer must be that of one, to the bit."""
+    bundle, _ = prepared(root)
+    images = bundles.read(bundle).golden().images
+    differing = runs = tasks = 0
+    for backend, precision in BACKENDS:
+        job = (str(bundle), backend, precision, images)
+        expected = answered(job)
+        with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
+            found = [one for answers in pool.map(answered, [job] * PROCESSES, chunksize=1) for one in answers]
+        runs += len(found)
+        with edgeresnext.load(bundle, backend=backend, precision=precision, batches=()) as classifier:
+
+            async def ask(answer: Callable[..., Any] = classifier.logits) -> list[Any]:
+                return await asyncio.gather(*(asyncio.to_thread(answer, image[None]) for image in [*images] * TURNS))
+
+            found += asyncio.run(ask())
+        tasks += TURNS * len(images)
+        wanted = expected * (len(found) // len(expected))
+        differing += sum(not np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
+    return {"processes": PROCESSES, "trials": runs, "tasks": tasks, "lost": differing}
+
+
 def long_runs(root: Path) -> list[dict[str, Any]]:
     """Predict ten thousand times, and load and close a hundred; return how the process grew, in bytes and handles."""
     bundle, _ = prepared(root)
@@ -172,7 +208,8 @@ def long_runs(root: Path) -> list[dict[str, Any]]:
 
 
 SECTIONS: dict[str, Callable[[Path], Any]] = {
-    "kills": kills, "exchanges": exchanges, "threads": threads, "long_runs": long_runs,
+    "kills": kills, "exchanges": exchanges, "threads": threads, "processes": processes,
+    "long_runs": long_runs,
 }  # fmt: skip
 
 

@@ -17,14 +17,28 @@ ENDING = (signal.SIGINT, signal.SIGTERM)
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    _open_standard_streams()
     chosen = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]  # nohup, `&` in a script
-    for number in chosen:
-        signal.signal(number, _leave)
+    try:
+        for number in chosen:
+            signal.signal(number, _leave)
+    except ValueError:  # in another thread than the main one, signals are not ours
+        chosen = []
     from edgeresnext.cli import interruption, root
 
     for number in chosen:
         signal.signal(number, interruption.interrupt)
     root.run()
+
+
+def _open_standard_streams() -> None:
+    """Open what was closed (`2>&-`) on nothing: the next file would get its number, and what is printed natively."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.set_inheritable(number, True)  # noqa: FBT003 - os takes it so
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:

@@ -14,7 +14,9 @@ _UNTRIED = "n/a: not tried yet"
 def faults() -> str:
     """Trials and losses; what was not tried says so."""
     figures: dict[str, Any] = load("faults") if (RESULTS / "faults.json").exists() else {}
-    kills, exchanges, threads = (figures.get(name) for name in ("kills", "exchanges", "threads"))
+    kills, exchanges, threads, processes = (
+        figures.get(name) for name in ("kills", "exchanges", "threads", "processes")
+    )
     rows = [
         (
             "SIGKILL at a random moment of a rebuild, then every file compared with the manifest",
@@ -30,6 +32,13 @@ def faults() -> str:
             "five artefacts from many threads, against the answers of one, to the bit",
             f"{threads['threads']} threads, {threads['trials']:,} runs" if threads else _UNTRIED,
             f"{threads['lost']} answers" if threads else "",
+        ),
+        (
+            "five artefacts from processes that were started anew, and from tasks of asyncio, likewise",
+            f"{processes['processes']} processes, {processes['trials']:,} runs; {processes['tasks']:,} tasks"
+            if processes
+            else _UNTRIED,
+            f"{processes['lost']} answers" if processes else "",
         ),
     ]
     for row in figures.get("long_runs", []):

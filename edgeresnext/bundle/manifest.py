@@ -37,7 +37,7 @@ def read_manifest(path: Path) -> tuple[Manifest, bytes, bytes | None]:
     manifest_path = path / MANIFEST
     try:
         raw, line, signature = _manifest_and_beside(path)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):  # the last of a zero byte in a name
         what = "is not a bundle: it has no manifest.json" if path.is_dir() else "does not exist"
         what = "is a file, not a bundle" if path.is_file() else what
         hint = "A bundle is the directory that `edgeresnext build --output` wrote."

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, overload
+from typing import IO, Any, NoReturn, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,7 +69,8 @@ class Classifier:
                 be compact.
             out: Takes the logits: float32, compact, where the images are (host or GPU).
             stream: For images on the GPU: the CUDA stream to work on, a number or an object of any library. The call
-                then returns at once, and its result is for that stream; without it, the logits are there on return.
+                then returns at once, and its result is for that stream; without it, the logits are there on return. It
+                must live until then, which CUDA does not check, and not be in a capture.
 
         Returns:
             `out` where it is given; else a NumPy array, or for images on the GPU one with `__dlpack__` and
@@ -77,7 +78,7 @@ class Classifier:
 
         Raises:
             DataError: The images, or `out`, have another shape, type or layout, or lie elsewhere.
-            RequestError: The stream is none of this GPU, or this classifier is closed.
+            RequestError: The stream is none of this GPU or is being captured, or this classifier is closed.
             BackendError: The runtime failed.
         """
         if self._session is None:
@@ -107,8 +108,8 @@ class Classifier:
             DataError: An image cannot be decoded.
             RequestError: `top` is not positive.
         """
-        if top < 1:
-            raise RequestError(f"top is {top}", "Ask for one class or more.", values=("top",))
+        if not is_count(top):
+            raise RequestError(f"top is {top!r}", "Ask for one class or more.", values=("top",))
         several = isinstance(images, list | tuple) or (isinstance(images, np.ndarray) and images.ndim == _BATCH_NDIM)
         sources: Sequence[ImageSource] = images if several else [images]  # type: ignore[assignment,list-item]
         results = []
@@ -136,8 +137,17 @@ class Classifier:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        what = "a classifier cannot be copied or sent to another process"
+        raise RequestError(what, "Call edgeresnext.load there, or share this one.")
+
     def __repr__(self) -> str:
         return f"<Classifier {self.artifact.name}, {len(self.labels)} classes, {self.artifact.file}>"
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is a whole number of things, one or more."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) > 0
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -155,8 +165,8 @@ def open_artifact(bundle: Bundle, artifact: Artifact, threads: int | None = None
         BundleError: The file is missing or altered.
         BackendError: The runtime refuses it.
     """
-    if threads is not None and threads < 1:
-        raise RequestError(f"threads is {threads}", "Give one thread or more, or leave it out.", values=("threads",))
+    if threads is not None and not is_count(threads):
+        raise RequestError(f"threads is {threads!r}", "Give one thread or more, or leave it out.", values=("threads",))
     file, model, content = bundle.path / artifact.file, bundle.manifest.model, bundle.content(artifact.file)
     if artifact.backend in _READERS_OF_ONNX:  # whatever the manifest calls the file
         check_onnx(content, model, file)

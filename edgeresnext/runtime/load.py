@@ -15,7 +15,7 @@ from edgeresnext.backends.base import ForkedError, Session
 from edgeresnext.bundle import Bundle
 from edgeresnext.errors import BackendError, EdgeResNeXtError, NotInstalledError, RequestError
 from edgeresnext.machine import gpu
-from edgeresnext.runtime.classifier import Classifier, open_artifact
+from edgeresnext.runtime.classifier import Classifier, is_count, open_artifact
 from edgeresnext.runtime.proof import Proofs
 from edgeresnext.spec import Artifact
 
@@ -78,10 +78,13 @@ def _sizes(batches: Iterable[int]) -> tuple[int, ...]:
     Raises:
         RequestError: One is not a positive number.
     """
+    hint = "Give one image or more, such as (1, 8)."
+    if not isinstance(batches, Iterable):
+        raise RequestError(f"batches is {batches!r}", hint, values=("batches",))
     sizes = tuple(dict.fromkeys(batches))
     for size in sizes:
-        if not isinstance(size, int) or size < 1:
-            raise RequestError(f"a batch is {size!r}", "Give one image or more, such as (1, 8).", values=("batches",))
+        if not is_count(size):
+            raise RequestError(f"a batch is {size!r}", hint, values=("batches",))
     return sizes
 
 
@@ -206,6 +209,10 @@ def _prepared(session: Session, sizes: tuple[int, ...]) -> Session:
     try:
         for size in sizes:
             session.prepare(generator.integers(0, 256, (size, height, width, channels), dtype=np.uint8))  # type: ignore[arg-type]
+    except MemoryError as error:
+        session.close()
+        what = f"batches of {max(sizes):,} images do not fit into memory"
+        raise BackendError(f"{what}: {error}", "Ask for smaller ones.", values=("batches",)) from None
     except BaseException:
         session.close()
         raise

@@ -3,10 +3,12 @@
 import json
 import logging
 import os
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import unicodedata
 from pathlib import Path
@@ -204,3 +206,22 @@ def test_a_build_that_is_asked_to_end_leaves_what_was_there(tmp_path, number, co
     assert "Traceback" not in said
     assert stage == "start" or word in said
     assert [path.name for path in output.parent.iterdir()] in ([], [".bundle.lock"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="of POSIX shells")
+def test_streams_that_are_closed_do_not_lend_their_numbers_to_files(built):
+    program = "import os, sys; from edgeresnext import __main__; __main__._open_standard_streams(); print(os.dup(1))"
+    script = f"exec {shlex.quote(sys.executable)} -c {shlex.quote(program)} <&- 2>&-"
+    assert subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout == "3\n"
+    script = f"exec {shlex.quote(sys.executable)} -m edgeresnext inspect {shlex.quote(str(built.path))} <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", script], check=False).returncode == 0
+
+
+def test_the_command_line_runs_in_any_thread(built, capsys, monkeypatch):
+    from edgeresnext.__main__ import main
+
+    monkeypatch.setattr(sys, "argv", ["edgeresnext", "inspect", str(built.path)])
+    thread = threading.Thread(target=main)
+    thread.start()
+    thread.join()
+    assert "resnext20_8x4d" in capsys.readouterr().out

@@ -1,6 +1,7 @@
 import ctypes
 import errno
 import hashlib
+import io
 import json
 import math
 import os
@@ -8,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +19,7 @@ import pytest
 
 import edgeresnext
 from edgeresnext import bundle as bundles
-from edgeresnext.errors import BundleError, DataError, InputError, RequestError
+from edgeresnext.errors import BundleError, DataError, EdgeResNeXtError, InputError, RequestError
 from edgeresnext.model.catalogue import specify
 from edgeresnext.spec import Artifact, Manifest, Selection
 
@@ -197,10 +199,47 @@ def test_a_damaged_reference_whose_digest_matches_is_refused(bundle_copy):
         edit_manifest(bundle_copy, lambda m: m.update(files=msgspec.to_builtins(bundles.list_files(bundle_copy))))
         with pytest.raises(BundleError, match=r"reference\.npz' is damaged"):
             bundles.read(bundle_copy).golden()
-    np.savez(bundle_copy / "reference.npz", images=np.zeros((2, 8, 8, 3), np.uint8), logits=np.zeros((2, 10)))
+    np.savez(
+        bundle_copy / "reference.npz", images=np.zeros((2, 8, 8, 3), np.uint8), logits=np.zeros((2, 10), np.float32)
+    )
     edit_manifest(bundle_copy, lambda m: m.update(files=msgspec.to_builtins(bundles.list_files(bundle_copy))))
     with pytest.raises(BundleError, match="not the model's"):
         bundles.read(bundle_copy).golden()
+
+
+def archived(compression, shape, real=0):
+    """An archive as np.savez writes it, whose images are said to have this shape."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, kind, size in (("images", "|u1", shape), ("logits", "<f4", (shape[0], 10))):
+            header = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {size}, }}".ljust(117) + "\n"
+            archive.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00v\x00" + header.encode() + bytes(real))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda golden: archived(zipfile.ZIP_DEFLATED, (1000, 32, 32, 3), 3_072_000), "it is compressed"),
+        (lambda golden: archived(zipfile.ZIP_STORED, (10**12, 32, 32, 3)), "is damaged"),
+        (lambda golden: saved(golden.images, golden.logits * np.nan), "no finite numbers"),
+        (lambda golden: saved(golden.images, golden.logits.astype("c8")), "logits complex64"),
+        (lambda golden: saved(golden.images.astype("f4"), golden.logits), "images float32"),
+    ],
+    ids=["a bomb", "a shape of petabytes", "NaN", "complex logits", "float images"],
+)
+def test_golden_images_that_are_none_are_refused(bundle_copy, content, message):
+    (bundle_copy / "reference.npz").write_bytes(content(bundles.read(bundle_copy).golden()))
+    edit_manifest(bundle_copy, lambda m: m.update(files=msgspec.to_builtins(bundles.list_files(bundle_copy))))
+    with pytest.raises(BundleError, match=message):
+        bundles.read(bundle_copy).golden()
+
+
+def saved(images, logits):
+    """The content of an archive with these arrays."""
+    file = io.BytesIO()
+    np.savez(file, images=images, logits=logits)
+    return file.getvalue()
 
 
 def test_a_manifest_without_artefacts_is_refused(bundle_copy):
@@ -456,3 +495,45 @@ def test_what_a_killed_build_left_is_swept_up_by_the_next(tmp_path):
     with bundles.replacing(tmp_path / "out", print) as staging:
         write_one(staging)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "out"]
+
+
+WRONG = (None, True, -1, 10**400, 1.5, "", "../x", "x" * 100_000, [], [[]], {}, {"x": {}}, [None])
+
+
+def fields_of(value, kind=()):
+    """Each field of a JSON value, one of those that differ in an index or name alone: its kind, and a setter."""
+    pairs = enumerate(value) if isinstance(value, list) else value.items() if isinstance(value, dict) else ()
+    for name, inner in list(pairs):
+        generic = isinstance(value, list) or len(value) > 30 or "/" in str(name) or "." in str(name)
+        below = (*kind, "*" if generic else name)
+        yield below, lambda new, name=name: value.__setitem__(name, new), inner
+        yield from fields_of(inner, below)
+
+
+def test_whatever_stands_in_a_field_of_the_manifest_nothing_but_our_errors_come_of_it(built, tmp_path, capsys):
+    from edgeresnext.cli.show_bundle import show_bundle
+
+    shutil.copytree(built.path, tmp_path / "b")
+    manifest = json.loads((built.path / "manifest.json").read_text())
+    tried, refused, seen = 0, 0, set()
+    for kind, put, before in fields_of(manifest):
+        if kind in seen:
+            continue
+        seen.add(kind)
+        for wrong in WRONG:
+            put(wrong)
+            write_raw(tmp_path / "b", json.dumps(manifest).encode())
+            tried += 1
+            try:
+                bundle = bundles.read(tmp_path / "b")
+                bundle.artifacts()
+                bundle.golden()
+                bundle.ranges()
+                bundle.labels()
+                show_bundle(bundle, layers=True)
+            except EdgeResNeXtError:
+                refused += 1
+            capsys.readouterr()
+        put(before)
+    assert len(seen) > 60
+    assert refused > tried / 2

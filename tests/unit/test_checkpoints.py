@@ -1,3 +1,5 @@
+import os
+
 import msgspec
 import numpy as np
 import pytest
@@ -109,3 +111,13 @@ def test_saved_weights_can_be_read_by_others(tmp_path):
     save_state(random_network(SPEC, 0), tmp_path / "w.safetensors")
     assert not any(name.endswith("num_batches_tracked") for name in load_file(tmp_path / "w.safetensors"))
     assert np.bitwise_and((tmp_path / "w.safetensors").stat().st_mode, 0o400)
+
+
+def test_a_disk_that_fills_leaves_the_weights_that_were_there(tmp_path, monkeypatch):
+    save_state(random_network(SPEC, 0), tmp_path / "w.safetensors")
+    before = (tmp_path / "w.safetensors").read_bytes()
+    monkeypatch.setattr(os, "fsync", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        save_state(random_network(SPEC, 1), tmp_path / "w.safetensors")
+    assert (tmp_path / "w.safetensors").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
