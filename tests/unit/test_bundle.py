@@ -510,9 +510,7 @@ def fields_of(value, kind=()):
         yield from fields_of(inner, below)
 
 
-def test_whatever_stands_in_a_field_of_the_manifest_nothing_but_our_errors_come_of_it(built, tmp_path, capsys):
-    from edgeresnext.cli.show_bundle import show_bundle
-
+def test_whatever_stands_in_a_field_of_the_manifest_nothing_but_our_errors_come_of_it(built, tmp_path):
     shutil.copytree(built.path, tmp_path / "b")
     manifest = json.loads((built.path / "manifest.json").read_text())
     tried, refused, seen = 0, 0, set()
@@ -527,13 +525,10 @@ def test_whatever_stands_in_a_field_of_the_manifest_nothing_but_our_errors_come_
             try:
                 bundle = bundles.read(tmp_path / "b")
                 bundle.artifacts()
-                bundle.golden()
                 bundle.ranges()
                 bundle.labels()
-                show_bundle(bundle, layers=True)
             except EdgeResNeXtError:
                 refused += 1
-            capsys.readouterr()
         put(before)
     assert len(seen) > 60
     assert refused > tried / 2
