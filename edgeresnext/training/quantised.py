@@ -27,6 +27,8 @@ from edgeresnext.model.ensemble import Ensemble
 from edgeresnext.spec import TRAINED, Activations, ModelSpec, Ranges
 
 _FILES: dict[Activations, str] = {"signed": "int8", "unsigned": INT8_CPU}
+_ROUNDING = 0.5
+"""The most, in steps, that rounding adds to a value; clipping adds more."""
 _BELOW = 1 - 2**-40
 """A threshold that must be the smaller of two is at most this share of the other: the same step in float32."""
 
@@ -42,10 +44,8 @@ class _Round(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor, step: Tensor, low: int, high: int) -> Tensor:  # noqa: ANN401 - PyTorch's
         """Return the levels, integers in float32."""
-        exact = values / step
-        levels = exact.round().clamp_(low, high)
+        levels = (values / step).round_().clamp_(low, high)
         ctx.save_for_backward(values, levels, step)
-        ctx.bounds = low, high
         return levels
 
     @staticmethod
@@ -53,11 +53,11 @@ class _Round(torch.autograd.Function):
         """Return the gradients of values and step, from that of the levels."""
         values, levels, step = ctx.saved_tensors
         gradient = gradients[0] / step
-        exact = values / step
-        outside = (exact < ctx.bounds[0]) | (exact > ctx.bounds[1])
+        added = (values / step).neg_().add_(levels)
+        outside = added.abs() > _ROUNDING
         by_step = None
         if ctx.needs_input_grad[1]:
-            by_step = (gradient * (levels - exact.masked_fill_(outside, 0))).sum()
+            by_step = torch.where(outside, levels, added).mul_(gradient).sum()
         return gradient.masked_fill_(outside, 0) if ctx.needs_input_grad[0] else None, by_step, None, None
 
 
