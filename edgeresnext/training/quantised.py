@@ -72,16 +72,16 @@ class _RoundWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, steps: Tensor) -> Tensor:  # noqa: ANN401 - PyTorch's
         """Return the levels, integers in float32."""
-        ctx.save_for_backward(steps)
+        ctx.save_for_backward(weight, steps)
         levels = (weight / steps.double()).round_().clamp_(-INT8_MAX, INT8_MAX).to(weight)
         return levels.contiguous(memory_format=torch.channels_last) if weight.ndim > 2 else levels  # noqa: PLR2004 - images
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401 - PyTorch's
         """Return the gradient of the weights, from that of the levels."""
-        (steps,) = ctx.saved_tensors
-        laid_out_as_the_parameter = torch.empty(gradients[0].shape).to(gradients[0])  # distributed training needs it
-        return torch.div(gradients[0], steps, out=laid_out_as_the_parameter), None
+        weight, steps = ctx.saved_tensors
+        laid_out = torch.empty_like(weight)  # as the parameter is: processes exchange gradients in that order
+        return torch.div(gradients[0], steps, out=laid_out), None
 
 
 def _weight_levels(weight: Tensor) -> tuple[Tensor, Tensor]:

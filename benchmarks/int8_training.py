@@ -1,6 +1,6 @@
 """What training in INT8 wins back, with labels and without, where calibration alone loses accuracy.
 
-    python benchmarks/training_int8.py [--shapes WEIGHTS.safetensors --shapes-data DIR] [--only CASE ...]
+    python benchmarks/int8_training.py [--shapes WEIGHTS.safetensors --shapes-data DIR] [--only CASE ...]
 
 Accuracy is that of the emitted files: each result is built, and its files are computed operator by operator.
 """
