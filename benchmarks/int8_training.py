@@ -11,14 +11,14 @@ import argparse
 import copy
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from common import load, save_section, scratch
 from quantization import rescaled
-from tasks import PACKAGES, add_shapes, tasks
+from tasks import PACKAGES, add_shapes, folder_images, trained_tasks
 from torch.nn import functional
 
 import edgeresnext
@@ -26,8 +26,6 @@ from edgeresnext.compiler.calibrate import observe, thresholds
 from edgeresnext.compiler.evaluate import Evaluator
 from edgeresnext.compiler.graph import trace
 from edgeresnext.compiler.thresholds import Method
-from edgeresnext.data import folder
-from edgeresnext.data.images import batches
 from edgeresnext.machine.allocator import keeping_freed_memory
 from edgeresnext.machine.environment import package_versions
 from edgeresnext.model import checkpoints
@@ -43,6 +41,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 BATCH = 64
+MEASURABLE = 0.01
+"""Top-1 that must be lost, as a share, before it makes sense to say how much of it is won back."""
 KINDS: tuple[Activations, ...] = ("signed", "unsigned")
 
 
@@ -84,11 +84,10 @@ class Schedule:
     temperature: float = 2.0
 
 
-def read(root: Path, task: Task) -> tuple[Tensor, Tensor]:
+def read(path: Path, task: Task) -> tuple[Tensor, Tensor]:
     """Return all images of a labelled folder and their classes."""
-    found = folder.scan(root)
-    arrays = np.concatenate([images for images, _ in batches(found.images, task.spec.preprocess, BATCH)])
-    return torch.from_numpy(arrays), torch.tensor(found.targets)
+    images, targets = folder_images(path, task.spec.preprocess)
+    return torch.from_numpy(images), torch.from_numpy(targets)
 
 
 def top1(network: nn.Module, task: Task, images: Tensor, targets: Tensor) -> float:
@@ -156,26 +155,30 @@ def measure(name: str, case: Case, task: Task, root: Path, how: Schedule) -> lis
     fp32 = top1(exact, task, *tests)
     before = top1(QuantisedNetwork(exact, task.spec, start(exact, task, images[few], case.method)), task, *tests)
     print(f"  FP32 {fp32:.4f}, calibrated {before:.4f}", flush=True)
+    base = {
+        "case": name, "task": task.name, "images": len(used), "top1_fp32": fp32, "top1_calibrated": before, **asdict(how)
+    }  # fmt: skip
+    lost = fp32 - before
+    if lost < MEASURABLE:
+        return [base | {"recovered": None}]
     rows = []
-    for labels in (True, False):
-        for equalised in (False, True) if case.factor != 1 else (False,):
-            network = copy.deepcopy(exact).requires_grad_()
-            if equalised:
-                equalise(network, task.spec, normalise(images[used[:BATCH]], task.spec).split(16))
-            trained = QuantisedNetwork(network, task.spec, start(network, task, images[few], case.method))
-            at_start = top1(trained, task, *tests)
-            began = time.perf_counter()
-            train(trained, task, images[used], targets[used] if labels else None, teacher=exact, how=how)
-            seconds = time.perf_counter() - began
-            after = top1(trained, task, *tests)
-            lost = fp32 - before
-            rows.append({
-                "case": name, "task": task.name, "labels": labels, "equalised": equalised, "top1_fp32": fp32,
-                "top1_calibrated": before, "top1_start": at_start, "top1": after,
-                "recovered": (after - before) / lost if lost > 0 else None, "seconds": seconds, "images": len(used),
-                "epochs": how.epochs, "learning_rate": how.learning_rate, "threshold_rate": how.threshold_rate,
-            })  # fmt: skip
-            print(f"  labels {labels}, equalised {equalised}: {after:.4f} in {seconds:.0f} s", flush=True)
+    for labels, equalised in product((True, False), (False, True) if case.factor != 1 else (False,)):
+        network = copy.deepcopy(exact).requires_grad_()
+        if equalised:
+            equalise(network, task.spec, normalise(images[used[:BATCH]], task.spec))
+        trained = QuantisedNetwork(network, task.spec, start(network, task, images[few], case.method))
+        at_start = top1(trained, task, *tests)
+        began = time.perf_counter()
+        train(trained, task, images[used], targets[used] if labels else None, teacher=exact, how=how)
+        seconds = time.perf_counter() - began
+        after = top1(trained, task, *tests)
+        rows.append(
+            base | {
+                "labels": labels, "equalised": equalised, "top1_start": at_start, "top1": after,
+                "recovered": (after - before) / lost, "seconds": seconds,
+            }
+        )  # fmt: skip
+        print(f"  labels {labels}, equalised {equalised}: {at_start:.4f} to {after:.4f} in {seconds:.0f} s", flush=True)
     return rows
 
 
@@ -191,7 +194,7 @@ def everything(task: Task, root: Path, how: Schedule, count: int | None) -> list
     for kind in KINDS:
         network = copy.deepcopy(exact).requires_grad_()
         sample = normalise(images[used[:BATCH]], task.spec)
-        equalise(network, task.spec, sample.split(16))
+        equalise(network, task.spec, sample)
         begin = start(network, task, images[order[:512]], "percentile:99.999")
         trained = QuantisedNetwork(network, task.spec, begin, activations=kind, images=sample)
         train(trained, task, images[used], targets[used], teacher=exact, how=how)
@@ -219,7 +222,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=[*CASES, "everything"], default=[*CASES, "everything"])
     given = parser.parse_args()
     with scratch() as root, keeping_freed_memory():
-        known = {name: task for name, task in tasks(root, given).items() if name != "random"}
+        known = trained_tasks(root, given)
         try:
             figures = load("training").get("int8", {})
         except FileNotFoundError:

@@ -77,20 +77,26 @@ def tasks(root: Path, given: argparse.Namespace) -> dict[str, Task]:
 
     spec = specify(RESNEXT)
     checkpoints.save_state(checkpoints.random_network(spec, 0), root / "random.safetensors")
-    found = {
-        "random": Task(
-            name="ResNeXt-50 32x4d, 224 px, random weights", spec=spec, weights=root / "random.safetensors",
-            calibration=make_photos(root / "photos", MANY_IMAGES), test=make_photos(root / "test", TEST_IMAGES, 1),
-            labelled=False,
-        )
-    }  # fmt: skip
+    random = Task(
+        name="ResNeXt-50 32x4d, 224 px, random weights", spec=spec, weights=root / "random.safetensors",
+        calibration=make_photos(root / "photos", MANY_IMAGES), test=make_photos(root / "test", TEST_IMAGES, 1),
+        labelled=False,
+    )  # fmt: skip
+    return {"random": random} | trained_tasks(root, given)
+
+
+def trained_tasks(root: Path, given: argparse.Namespace) -> dict[str, Task]:
+    """Return the networks that are trained; the shapes only where their weights are given."""
     folders = digits.prepare(root / "digits")
     with digits_weights() as path:
         (root / "digits.safetensors").write_bytes(path.read_bytes())
-    found["digits"] = Task(
-        name="resnext20_8x4d, handwritten digits", spec=specify("resnext20_8x4d"), weights=root / "digits.safetensors",
-        calibration=folders["calibration"], test=folders["validation"], labelled=True,
-    )  # fmt: skip
+    found = {
+        "digits": Task(
+            name="resnext20_8x4d, handwritten digits", spec=specify("resnext20_8x4d"),
+            weights=root / "digits.safetensors", calibration=folders["calibration"], test=folders["validation"],
+            labelled=True,
+        )
+    }  # fmt: skip
     if given.shapes:
         sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "calibration"))
         from shapes import drawing as shapes

@@ -34,8 +34,8 @@ class TrainingRecipe(Value, frozen=True, kw_only=True):
     `tensorboard` writes events for TensorBoard too.
 
     `int8` quantises in training as the files for GPUs (signed) or CPUs (unsigned) do; with `learned_ranges` it trains
-    the thresholds too. `distil` learns from what the network in floating point says, at a `temperature`, without labels
-    (arXiv:1503.02531).
+    the thresholds too, their logarithms at `threshold_factor` times the learning rate. `distil` learns from what the
+    network in floating point says, at a `temperature`, without labels (arXiv:1503.02531).
     """
 
     epochs: int = 30
@@ -69,6 +69,7 @@ class TrainingRecipe(Value, frozen=True, kw_only=True):
     tensorboard: bool = False
     int8: Activations | None = None
     learned_ranges: bool = True
+    threshold_factor: float | None = None
     distil: bool = False
     temperature: float = 2.0
 

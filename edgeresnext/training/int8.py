@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,14 +11,16 @@ from torch import Tensor, nn
 
 from edgeresnext import files
 from edgeresnext.compiler.calibrate import channel_statistics
-from edgeresnext.compiler.equalise import channel_groups, find_exponents, per_input
-from edgeresnext.compiler.graph import trace
+from edgeresnext.compiler.equalise import IMAGES as TRIAL_IMAGES
+from edgeresnext.compiler.equalise import STATISTICS_IMAGES, channel_groups, find_exponents, per_input
+from edgeresnext.compiler.execute import in_cache
 from edgeresnext.data.calibration_set import CalibrationSet
 from edgeresnext.model.checkpoints import save_state
+from edgeresnext.model.resnext import normalise
 from edgeresnext.pipeline.ranges import file_beside, measured
 from edgeresnext.progress import Progress, silent
-from edgeresnext.spec import ModelSpec, Ranges, Recipe
-from edgeresnext.training.quantised import QuantisedNetwork
+from edgeresnext.spec import Activations, ModelSpec, Ranges, Recipe
+from edgeresnext.training.quantised import QuantisedNetwork, traced
 
 _RECIPE = Recipe()
 
@@ -40,10 +41,34 @@ def start_ranges(
         DataError: An activation is NaN or infinite.
     """
     plain = msgspec.structs.replace(recipe, repairs=())
-    return measured(trace(network, spec.preprocess.size), spec, images, plain, progress=progress).ranges
+    return measured(traced(network, spec), spec, images, plain, progress=progress).ranges
 
 
-def equalise(network: nn.Module, spec: ModelSpec, batches: Sequence[Tensor]) -> None:
+def quantised(
+    network: nn.Module,
+    spec: ModelSpec,
+    images: CalibrationSet,
+    recipe: Recipe = _RECIPE,
+    *,
+    activations: Activations = "signed",
+    learned: bool = True,
+    progress: Progress = silent,
+) -> QuantisedNetwork:
+    """Return a network as its INT8 file will run it, ready to be trained: equalised, with calibrated thresholds.
+
+    Arguments are those of `start_ranges` and `QuantisedNetwork`; the network's weights are changed, by powers of two.
+
+    Raises:
+        DataError: An activation is NaN or infinite.
+        RequestError: As `QuantisedNetwork`.
+    """
+    sample = torch.cat([normalise(torch.from_numpy(batch), spec) for batch in images.batches(STATISTICS_IMAGES)])
+    equalise(network, spec, sample)
+    start = start_ranges(network, spec, images, recipe, progress)
+    return QuantisedNetwork(network, spec, start, activations=activations, images=sample, learned=learned)
+
+
+def equalise(network: nn.Module, spec: ModelSpec, images: Tensor) -> None:
     """Rescale the channels of a network where INT8 gains by it, as a build does; what it computes stays the same.
 
     Gradients cannot do it: a channel that is 64 times as large as the others needs a gain that is 64 times smaller, and
@@ -52,10 +77,11 @@ def equalise(network: nn.Module, spec: ModelSpec, batches: Sequence[Tensor]) -> 
     Args:
         network: Its weights are changed, by powers of two.
         spec: What it is.
-        batches: Normalised images, float32 `(N, channels, H, W)`.
+        images: Normalised, float32 `(N, channels, H, W)`.
     """
-    graph = trace(network, spec.preprocess.size)
-    exponents = find_exponents(graph, channel_statistics(graph, batches), batches)
+    graph = traced(network, spec)
+    seen = channel_statistics(graph, in_cache(images))
+    exponents = find_exponents(graph, seen, in_cache(images[:TRIAL_IMAGES]))
     with torch.no_grad():
         for group in channel_groups(graph):
             if group.name not in exponents:

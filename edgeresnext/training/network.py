@@ -245,7 +245,8 @@ def parameter_groups(network: nn.Module, plain: nn.Module, recipe: TrainingRecip
         recipe: Their rates.
     """
     groups: list[dict[str, Any]] = []
-    seen: set[int] = set()
+    thresholds = [one for name, one in network.named_parameters() if name == "log_thresholds"]
+    seen = set(map(id, thresholds))
     by_depth = [
         *reversed(parts(plain).values()),
         [network],
@@ -259,6 +260,8 @@ def parameter_groups(network: nn.Module, plain: nn.Module, recipe: TrainingRecip
             if chosen := [one for one in fresh if (one.ndim > 1) is decays]:
                 decay = recipe.weight_decay if decays else 0.0
                 groups.append({"params": chosen, "factor": factor, "weight_decay": decay})
+    if thresholds:
+        groups.append({"params": thresholds, "factor": recipe.threshold_factor, "weight_decay": 0.0})
     return groups
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from edgeresnext.compiler import INPUT
 from edgeresnext.compiler.execute import Executor
-from edgeresnext.compiler.graph import Layer, fold, gain_and_shift, trace
+from edgeresnext.compiler.graph import Graph, Layer, fold, gain_and_shift, trace
 from edgeresnext.compiler.plan import INT8_CPU, calibrated_tensors, candidates, plan_for, threshold_source
 from edgeresnext.compiler.quantise import INT8_MAX, quantise
 from edgeresnext.compiler.saturation import with_pixel_step
@@ -94,6 +94,21 @@ def _weight_levels(weight: Tensor) -> tuple[Tensor, Tensor]:
     return levels, steps
 
 
+def traced(network: nn.Module, spec: ModelSpec) -> Graph:
+    """Return the graph of a network.
+
+    Raises:
+        RequestError: It has a layer that the compiler does not know.
+    """
+    try:
+        return trace(network, spec.preprocess.size)
+    except (NotImplementedError, fx.proxy.TraceError) as error:
+        raise RequestError(
+            f"the network cannot be trained in INT8: {error}",
+            "Build it of Conv2d, BatchNorm2d, ReLU, MaxPool2d, AdaptiveAvgPool2d(1), Linear, torch.add, torch.flatten.",
+        ) from None
+
+
 class QuantisedNetwork(nn.Module):
     """A network as one of its INT8 files will run it.
 
@@ -115,7 +130,7 @@ class QuantisedNetwork(nn.Module):
             whatever its size, and none becomes negative (Jain et al. 2020, arXiv:1903.08066).
 
     Raises:
-        RequestError: The network is an ensemble, or the ranges are of an equalised network.
+        RequestError: The network is an ensemble or has a layer that is not known; the ranges are of an equalised one.
     """
 
     def __init__(
@@ -133,7 +148,7 @@ class QuantisedNetwork(nn.Module):
             raise RequestError("an ensemble cannot be trained in INT8", "Train its members, one by one.")
         if start.exponents:
             raise RequestError("the ranges are those of an equalised network", "Take them without equalisation.")
-        graph = trace(network, spec.preprocess.size)
+        graph = traced(network, spec)
         limits = start.limits(activations)
         plan = plan_for(graph, _FILES[activations], limits)
         numbers = quantise(graph, plan, limits, pixels=spec.preprocess.range)

@@ -19,6 +19,7 @@ from edgeresnext import files
 from edgeresnext.data import calibration_set
 from edgeresnext.errors import RequestError
 from edgeresnext.extras import lacking, require
+from edgeresnext.machine.allocator import keeping_freed_memory
 from edgeresnext.machine.environment import package_versions
 from edgeresnext.progress import Progress, silent
 from edgeresnext.spec import Epoch, Preprocess, Recipe, TrainingRecipe
@@ -141,7 +142,8 @@ def train(
         run.load_weights(START, start.network)
         told = (*callbacks, *([_tensorboard(run)] if now.recipe.tensorboard else []))
         trainer = _trainer(start, pictures, now, run, processes, told, progress)
-        trainer.go()
+        with keeping_freed_memory():
+            trainer.go()
         run.load_weights(BEST, start.network)
         if processes.first:
             _draw(trainer, now, run)
@@ -230,8 +232,7 @@ def _trainer(  # noqa: PLR0917 - the values of a run, each of a kind of its own
 
 def _quantised(start: Start, pictures: Split, recipe: TrainingRecipe, progress: Progress) -> nn.Module:
     """Return the network as its INT8 file will run it, with the ranges that calibration finds."""
-    from edgeresnext.training.int8 import start_ranges
-    from edgeresnext.training.quantised import QuantisedNetwork
+    from edgeresnext.training.int8 import quantised
 
     assert recipe.int8 is not None
     usual = Recipe(seed=recipe.seed)
@@ -239,8 +240,10 @@ def _quantised(start: Start, pictures: Split, recipe: TrainingRecipe, progress: 
         pictures.train, start.spec.preprocess, usual.samples, usual.seed,
         lambda done, total: progress("read images", done, total), stratified=usual.stratified,
     )  # fmt: skip
-    ranges = start_ranges(start.network, start.spec, images, usual, progress)
-    return QuantisedNetwork(start.network, start.spec, ranges, activations=recipe.int8, learned=recipe.learned_ranges)
+    return quantised(
+        start.network, start.spec, images, usual,
+        activations=recipe.int8, learned=recipe.learned_ranges, progress=progress,
+    )  # fmt: skip
 
 
 def _tensorboard(run: RunFolder) -> Callable[[Epoch], None]:

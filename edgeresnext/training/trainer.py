@@ -217,7 +217,7 @@ class Trainer:
         state = self.state
         finished = Epoch(
             epoch=state.epoch + 1, loss=state.loss / max(state.images, 1), images=state.images,
-            learning_rate=max(group["lr"] for group in self.optimiser.param_groups), seconds=state.seconds,
+            learning_rate=self.optimiser.param_groups[0]["lr"], seconds=state.seconds,
         )  # fmt: skip
         state.epoch, state.step, state.loss, state.images, state.seconds = state.epoch + 1, 0, 0.0, 0, 0.0
         self._note(finished)

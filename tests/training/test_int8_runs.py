@@ -13,6 +13,7 @@ from edgeresnext.data import folder
 from edgeresnext.data.images import batches
 from edgeresnext.errors import RequestError
 from edgeresnext.model.catalogue import PREPROCESS
+from edgeresnext.training.network import parameter_groups
 
 RECIPE = TrainingRecipe(epochs=1, batch=20, int8="signed", distil=True, checkpoint_minutes=0.0)
 
@@ -81,3 +82,12 @@ def test_a_new_head_is_not_trained_in_int8_at_once(three, digit_weights, tmp_pat
     with pytest.raises(RequestError, match="begins with weights"):
         edgeresnext.train(three, model="resnet20", output=tmp_path / "run", recipe=RECIPE)
     assert torch.is_grad_enabled()
+
+
+def test_thresholds_have_a_rate_of_their_own(tiny):
+    tiny.log_thresholds = torch.nn.Parameter(torch.zeros(3))
+    groups = parameter_groups(tiny, tiny, TrainingRecipe(int8="signed", weight_decay=0.1, threshold_factor=50.0))
+    (own,) = [group for group in groups if group["factor"] == 50.0]
+    assert own["params"] == [tiny.log_thresholds]
+    assert own["weight_decay"] == 0
+    assert sum(len(group["params"]) for group in groups) == len([*tiny.parameters()])

@@ -2,6 +2,7 @@
 
 import copy
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -175,7 +176,7 @@ def test_equalised_channels_compute_the_same_and_quantise_better():
         reader.weight.div_(by_group[:, :, None, None])
     before = Case(spec, network)
     equal = copy.deepcopy(network)
-    equalise(equal, spec, [before.images])
+    equalise(equal, spec, before.images)
     after = Case(spec, equal)
     exact = network(before.images).detach().numpy()
     np.testing.assert_allclose(equal(before.images).detach().numpy(), exact, atol=1e-5)
@@ -229,10 +230,30 @@ def test_what_cannot_be_trained_in_int8_is_refused(post):
     members = ensemble.join([random_network(post.spec, seed) for seed in range(2)], "logits")
     with pytest.raises(RequestError, match="ensemble"):
         QuantisedNetwork(members, post.spec, post.start)
-    from msgspec.structs import replace
-
     with pytest.raises(RequestError, match="equalised"):
-        QuantisedNetwork(post.network, post.spec, replace(post.start, exponents={"layer1.0.conv1": (1,)}))
+        QuantisedNetwork(
+            post.network, post.spec, msgspec.structs.replace(post.start, exponents={"layer1.0.conv1": (1,)})
+        )
+
+
+class _Functional(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return torch.relu(self.conv(x)).mean((2, 3))
+
+
+class _Branching(_Functional):
+    def forward(self, x):
+        return self.conv(x if x.sum() > 0 else -x)
+
+
+@pytest.mark.parametrize("network", [_Functional(), _Branching()])
+def test_a_network_that_the_compiler_does_not_know_is_refused_in_words(post, network):
+    with pytest.raises(RequestError, match="cannot be trained in INT8"):
+        QuantisedNetwork(network, post.spec, post.start)
 
 
 def test_two_processes_as_one_module_have_the_gradients_of_one(post):
