@@ -16,7 +16,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
-from common import load, save_section, scratch
+from common import save_section, scratch
 from quantization import rescaled
 from tasks import PACKAGES, add_shapes, folder_images, trained_tasks
 from torch.nn import functional
@@ -56,6 +56,7 @@ class Case:
         images: Of the training images, on which it is calibrated.
         method: How.
         train: Training images; None for all.
+        equalised: Whether training starts from evened channels; each is tried.
     """
 
     task: str
@@ -63,14 +64,15 @@ class Case:
     images: int = 512
     method: str = "max"
     train: int | None = None
+    equalised: tuple[bool, ...] = (False,)
 
 
 CASES = {
     "4 images, no repairs": Case(task="digits", images=4),
     "4 images, percentile:99, no repairs": Case(task="digits", images=4, method="percentile:99"),
-    "channels rescaled by 64, no repairs": Case(task="digits", factor=64.0),
-    "signed, max thresholds": Case(task="shapes", train=3000),
-    "signed, max thresholds, channels rescaled by 16": Case(task="shapes", factor=16.0, train=3000),
+    "channels rescaled by 64, no repairs": Case(task="digits", factor=64.0, equalised=(False, True)),
+    "signed, max thresholds": Case(task="shapes", train=1500),
+    "signed, max thresholds, channels rescaled by 16": Case(task="shapes", factor=16.0, train=1500),
 }
 
 
@@ -162,7 +164,7 @@ def measure(name: str, case: Case, task: Task, root: Path, how: Schedule) -> lis
     if lost < MEASURABLE:
         return [base | {"recovered": None}]
     rows = []
-    for labels, equalised in product((True, False), (False, True) if case.factor != 1 else (False,)):
+    for labels, equalised in product((True, False), case.equalised):
         network = copy.deepcopy(exact).requires_grad_()
         if equalised:
             equalise(network, task.spec, normalise(images[used[:BATCH]], task.spec))
@@ -223,10 +225,6 @@ def main() -> None:
     given = parser.parse_args()
     with scratch() as root, keeping_freed_memory():
         known = trained_tasks(root, given)
-        try:
-            figures = load("training").get("int8", {})
-        except FileNotFoundError:
-            figures = {}
         for name in given.only:
             wanted = [one for one in known if name == "everything" or one == CASES[name].task]
             for task in wanted:
@@ -240,8 +238,7 @@ def main() -> None:
                     key = f"everything, {task}"
                 else:
                     found, key = measure(name, CASES[name], known[task], where, Schedule()), name
-                figures = figures | {key: found}
-                save_section("training", "int8", figures, **package_versions(*PACKAGES))
+                save_section("int8_training", key, found, **package_versions(*PACKAGES))
 
 
 if __name__ == "__main__":

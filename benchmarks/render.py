@@ -26,6 +26,7 @@ TABLES = {
     "quantisers": int8.quantisers,
     "calibration": int8.calibration,
     "processors": int8.processors,
+    "int8-training": int8.trained,
     "build": building.build,
     "engines": building.engines,
     "checkpoints": building.checkpoints,

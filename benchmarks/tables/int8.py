@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from common import load
+from common import RESULTS, load
 
 from tables.cells import cell, decibels, machine, plus_minus, table, top1
 
@@ -176,3 +176,31 @@ def processors() -> str:
         )
         + f"\n\n{machine(figures, 'load')}."
     )
+
+
+def trained() -> str:
+    """What training in INT8 wins back."""
+    if not (RESULTS / "int8_training.json").exists():
+        return "n/a: not measured yet"
+    figures = load("int8_training")
+    cells, whole = [], []
+    for name, rows in figures.items():
+        if name in ("environment", "measured"):
+            continue
+        for row in rows:
+            images = row["task"].split(", ")[1]
+            if name.startswith("everything"):
+                whole.append((images, row["trained_for"], row["file"].removeprefix("onnx/"), top1(row)))
+                continue
+            how = "n/a: too little is lost"
+            if row["recovered"] is not None:
+                how = ("labels" if row["labels"] else "FP32 teaches") + (
+                    ", evened out first" if row["equalised"] else ""
+                )
+            cells.append((
+                f"{images}: {name}", *(f"{100 * row[at]:.2f}" for at in ("top1_fp32", "top1_calibrated")), how,
+                cell(row.get("top1"), ".2f", 100), cell(row["recovered"], ".0f", 100),
+            ))  # fmt: skip
+    found = table(("case", "FP32, top-1 %", "calibrated", "trained by", "top-1, %", "% won back"), cells)
+    files = table(("with everything on", "trained for", "file", "top-1, % (against FP32)"), whole)
+    return f"{found}\n\n{files}\n\n{machine(figures)}."
