@@ -175,7 +175,11 @@ class QuantisedNetwork(nn.Module):
         self.log_thresholds = nn.Parameter(logarithms.to(next(network.parameters()).device), requires_grad=learned)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits that the file returns."""
+        """Return the logits that the file returns, in whatever precision others around it may run."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self._logits(images.float())
+
+    def _logits(self, images: Tensor) -> Tensor:
         values = {INPUT: images.contiguous(memory_format=torch.channels_last)}
         levels: dict[str, Tensor] = {}
         steps = self._steps()

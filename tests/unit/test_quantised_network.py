@@ -184,6 +184,13 @@ def test_equalised_channels_compute_the_same_and_quantise_better():
     assert snr(exact, found[1]) > snr(exact, found[0]) + 6
 
 
+def test_mixed_precision_around_it_changes_nothing(post):
+    trained = post.quantised()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = trained(post.images)
+    assert torch.equal(found, trained(post.images))
+
+
 def test_copies_and_saved_states_compute_the_same(post):
     trained = post.quantised()
     expected = trained(post.images)
