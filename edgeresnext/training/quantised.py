@@ -2,7 +2,8 @@
 
 What is trained are the network's own parameters and one threshold a quantised tensor. In every pass each BatchNorm, its
 statistics frozen, is folded into its convolution, weights and activations are rounded to levels, and the levels are
-multiplied and scaled as the file says: sums of integers are exact, so that training sees the file's logits.
+multiplied and scaled as the file says: sums of integers are exact, so that training sees the file's logits (up to 2^24;
+above it sums are float32's here, and integers there).
 """
 
 from __future__ import annotations
