@@ -30,7 +30,7 @@ from edgeresnext.machine.environment import package_versions
 from edgeresnext.model import checkpoints
 from edgeresnext.model.resnext import normalise
 from edgeresnext.spec import Activations, Ranges, Recipe
-from edgeresnext.training.int8 import equalise, save
+from edgeresnext.training.int8 import equalise, quantised, save
 from edgeresnext.training.quantised import QuantisedNetwork
 
 if TYPE_CHECKING:
@@ -195,10 +195,7 @@ def everything(task: Task, root: Path, how: Schedule, count: int | None) -> list
     rows = []
     for kind in KINDS:
         network = copy.deepcopy(exact).requires_grad_()
-        sample = normalise(images[used[:BATCH]], task.spec)
-        equalise(network, task.spec, sample)
-        begin = start(network, task, images[order[:512]], "percentile:99.999")
-        trained = QuantisedNetwork(network, task.spec, begin, activations=kind, images=sample)
+        trained = quantised(network, task.spec, task.images(), activations=kind)
         train(trained, task, images[used], targets[used], teacher=exact, how=how)
         path = root / f"{kind}.safetensors"
         save(trained, path)
