@@ -71,8 +71,8 @@ def quantised(
 def equalise(network: nn.Module, spec: ModelSpec, images: Tensor) -> None:
     """Rescale the channels of a network where INT8 gains by it, as a build does; what it computes stays the same.
 
-    Gradients cannot do it: a channel that is 64 times as large as the others needs a gain that is 64 times smaller, and
-    weights in its readers that are 64 times larger, and each alone makes the loss worse.
+    Training does the same far more slowly: a channel that is 64 times as large as the others needs a gain that is 64
+    times smaller, and weights in its readers that are 64 times larger.
 
     Args:
         network: Its weights are changed, by powers of two.
