@@ -56,6 +56,7 @@ class Case:
         method: How.
         train: Training images; None for all.
         equalised: Whether training starts from channels that are evened out.
+        learned: Whether thresholds are trained.
     """
 
     task: str
@@ -64,11 +65,13 @@ class Case:
     method: str = "max"
     train: int | None = None
     equalised: bool = False
+    learned: bool = True
 
 
 CASES = {
     "4 images, no repairs": Case(task="digits", images=4),
     "4 images, percentile:99, no repairs": Case(task="digits", images=4, method="percentile:99"),
+    "4 images, percentile:99, thresholds fixed": Case(task="digits", images=4, method="percentile:99", learned=False),
     "channels rescaled by 64, no repairs": Case(task="digits", factor=64.0, equalised=True),
     "channels rescaled by 64, left so": Case(task="digits", factor=64.0),
     "signed, max thresholds": Case(task="shapes", train=1500),
@@ -120,10 +123,8 @@ def train(
 ) -> None:
     """Train with labels, or without by what the teacher says (Hinton et al. 2015, arXiv:1503.02531)."""
     generator = torch.Generator().manual_seed(0)
-    groups = [
-        {"params": list(network.network.parameters())},
-        {"params": [network.log_thresholds], "lr": how.threshold_rate},
-    ]
+    thresholds = {"params": [network.log_thresholds], "lr": how.threshold_rate}
+    groups = [{"params": list(network.network.parameters())}, thresholds]
     optimiser = torch.optim.Adam(groups, lr=how.learning_rate)
     steps = how.epochs * -(-len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -168,7 +169,8 @@ def measure(name: str, case: Case, task: Task, root: Path, how: Schedule) -> lis
         network = copy.deepcopy(exact).requires_grad_()
         if case.equalised:
             equalise(network, task.spec, normalise(images[used[:BATCH]], task.spec))
-        trained = QuantisedNetwork(network, task.spec, start(network, task, images[few], case.method))
+        begin = start(network, task, images[few], case.method)
+        trained = QuantisedNetwork(network, task.spec, begin, learned=case.learned)
         at_start = top1(trained, task, *tests)
         began = time.perf_counter()
         train(trained, task, images[used], targets[used] if labels else None, teacher=exact, how=how)
@@ -177,6 +179,7 @@ def measure(name: str, case: Case, task: Task, root: Path, how: Schedule) -> lis
         rows.append(
             base | {
                 "labels": labels, "equalised": case.equalised, "top1_start": at_start, "top1": after,
+                "top1_fp32_after": top1(network.eval(), task, *tests),
                 "recovered": (after - before) / lost, "seconds": seconds,
             }
         )  # fmt: skip
