@@ -188,8 +188,8 @@ def measure(name: str, case: Case, task: Task, root: Path, how: Schedule) -> lis
 
 
 def everything(task: Task, root: Path, how: Schedule, count: int | None) -> list[dict[str, Any]]:
-    """Return the accuracy of both emitted files after training for each scheme, as a build makes them."""
-    images, targets = read(task.calibration.parent / "train", task)
+    """Return the accuracy of both emitted files after distillation for each scheme, as a build makes them."""
+    images, _ = read(task.calibration.parent / "train", task)
     tests = read(task.test, task)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     used = order[:count]
@@ -199,7 +199,7 @@ def everything(task: Task, root: Path, how: Schedule, count: int | None) -> list
     for kind in KINDS:
         network = copy.deepcopy(exact).requires_grad_()
         trained = quantised(network, task.spec, task.images(), activations=kind)
-        train(trained, task, images[used], targets[used], teacher=exact, how=how)
+        train(trained, task, images[used], None, teacher=exact, how=how)
         path = root / f"{kind}.safetensors"
         save(trained, path)
         bundle = edgeresnext.build(
