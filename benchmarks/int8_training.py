@@ -99,7 +99,7 @@ def top1(network: nn.Module, task: Task, images: Tensor, targets: Tensor) -> flo
     """Return the share of images that are classified right."""
     with torch.no_grad():
         found = torch.cat([network(normalise(part, task.spec)).argmax(1) for part in images.split(BATCH)])
-    return float((found == targets).float().mean())
+    return float((found == targets).double().mean())
 
 
 def start(network: nn.Module, task: Task, images: Tensor, method: str) -> Ranges:
