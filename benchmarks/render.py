@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from tables import building, faults, gpu, int8, speed
+from tables import building, faults, gpu, int8, speed, training
 
 ROOT = Path(__file__).parent.parent
 TABLES = {
@@ -32,6 +32,8 @@ TABLES = {
     "checkpoints": building.checkpoints,
     "ensembles": faults.ensembles,
     "faults": faults.faults,
+    "training": training.training,
+    "cardinality": training.cardinality,
     "gpu-checks": gpu.checks,
     "gpu-probes": gpu.probes,
     "gpu-speed": gpu.speed,
