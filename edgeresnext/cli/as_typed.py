@@ -12,7 +12,7 @@ import msgspec
 
 from edgeresnext import files
 from edgeresnext.errors import InputError, RequestError, unknown_name
-from edgeresnext.spec import Preprocess
+from edgeresnext.spec import REPAIRS, Preprocess
 
 _ALSO = {"mode": ("quick", "official")}
 """Values that are not typed by their own name."""
@@ -110,16 +110,20 @@ def preprocessing(text: str) -> Preprocess:
 
 
 def repairs(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the repairs that were named; `none` is no repair.
+    """Return the repairs that were named; `none` is no repair, `all` is every one.
 
     Raises:
-        RequestError: `none` stands beside others.
+        RequestError: `none` or `all` stands beside others.
     """
-    if "none" not in names:
+    whole: dict[str, tuple[str, ...]] = {"none": (), "all": REPAIRS}
+    named = next((name for name in names if name in whole), None)
+    if named is None:
         return names
     if len(names) > 1:
-        raise RequestError("repair none contradicts the other repairs", "Leave one of them out.", values=("repairs",))
-    return ()
+        raise RequestError(
+            f"repair {named} contradicts the other repairs", "Leave one of them out.", values=("repairs",)
+        )
+    return whole[named]
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:

@@ -170,7 +170,7 @@ QUANTISATION_OPTIONS = (
         multiple=True,
         metavar="NAME",
         callback=repairs,
-        help="equalisation, bias-correction, weight-clipping, none. Repeatable. [all]",
+        help="equalisation, bias-correction, weight-clipping, rounding; none, all. Repeatable. [the first three]",
     ),
     click.option(
         "--keep",

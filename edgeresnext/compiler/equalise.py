@@ -3,7 +3,8 @@
 A ReLU, an Add, a pooling pass a positive factor on unchanged. So the channels of a tensor can be multiplied where
 convolutions write them and divided where convolutions read them (cross-layer equalisation: Nagel et al. 2019,
 arXiv:1906.04721; with activations: Xiao et al. 2023, SmoothQuant, arXiv:2211.10438). Factors are powers of two, which
-float32 multiplies by exactly: the logits stay the same to the bit.
+float32 multiplies by exactly: the logits stay the same to the bit. Where they may differ in the last bits, eighths of
+powers of two give every channel nearly the step that it would have by itself.
 """
 
 from __future__ import annotations
@@ -29,8 +30,6 @@ _PASSES_FACTORS = ("Relu", "Add", "Mul", "MaxPool", "AveragePool", "GlobalAverag
 """Of a Mul the first input's: the second is a gate, which a sigmoid has made."""
 _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """How much of the difference between activations is moved into the weights; 0 looks at the weights alone."""
-_WORTHWHILE = (0.5, 0.8)
-"""Shares of a group's expected noise: what is expected to leave more behind is not rescaled."""
 IMAGES = 16
 """Images that the outcomes are compared on."""
 SATURATION_IMAGES = 4
@@ -38,6 +37,26 @@ SATURATION_IMAGES = 4
 STATISTICS_IMAGES = 64
 """Images that show what the channels are like."""
 _LARGEST_EXPONENT = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fineness:
+    """How finely channels are rescaled.
+
+    Args:
+        parts: Exponents are multiples of 1 / parts.
+        worthwhile: Shares of a group's expected noise: what is expected to leave more behind is not rescaled.
+        weights: Share of the noise of rounded weights that will remain.
+    """
+
+    parts: int
+    worthwhile: tuple[float, float]
+    weights: float
+
+
+WHOLE = Fineness(parts=1, worthwhile=(0.5, 0.8), weights=1.0)
+EIGHTHS = Fineness(parts=8, worthwhile=(0.8, 1.0), weights=0.2)
+"""For weights that are rounded with feedback, whose biases are then corrected: little of their noise remains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +109,8 @@ def channel_groups(graph: Graph) -> tuple[ChannelGroup, ...]:
 
 
 def find_exponents(
-    graph: Graph, observed: Mapping[str, ChannelStatistics], batches: Sequence[Tensor]
-) -> dict[str, tuple[int, ...]]:
+    graph: Graph, observed: Mapping[str, ChannelStatistics], batches: Sequence[Tensor], fineness: Fineness = WHOLE
+) -> dict[str, tuple[float, ...]]:
     """Return the power of two for each channel of every group that gains by it, by the group's name.
 
     What is expected of each group decides which are candidates; what the logits of an INT8 simulation say, whether the
@@ -101,12 +120,13 @@ def find_exponents(
         graph: The folded graph.
         observed: What was seen of its tensors' channels.
         batches: Some of the same images, normalised float32 `(N, 3, H, W)`.
+        fineness: `WHOLE`, or `EIGHTHS`, after which FP32 differs in its last bits.
     """
-    best: dict[str, tuple[int, ...]] = {}
-    candidates = _candidates(graph, observed)
+    best: dict[str, tuple[float, ...]] = {}
+    candidates = _candidates(graph, observed, fineness)
     promising, all_of_them = (
         {name: exponents for name, (exponents, remaining) in candidates.items() if remaining < share}
-        for share in _WORTHWHILE
+        for share in fineness.worthwhile
     )
     if not all_of_them:
         return best
@@ -123,7 +143,7 @@ def find_exponents(
 def _simulated_noise(
     graph: Graph,
     observed: Mapping[str, ChannelStatistics],
-    exponents: Mapping[str, tuple[int, ...]],
+    exponents: Mapping[str, tuple[float, ...]],
     batches: Sequence[Tensor],
     exact: Sequence[Tensor],
 ) -> float:
@@ -136,7 +156,7 @@ def _simulated_noise(
     limits = {}
     for tensor in calibrated_tensors(graph):
         largest = observed[threshold_source(graph, tensor)].maximum.numpy()
-        factors = np.ldexp(1.0, exponents.get(group_of.get(tensor, ""), (0,) * len(largest)))
+        factors = powers(exponents.get(group_of.get(tensor, ""), (0,) * len(largest)))
         limits[tensor] = float((largest * factors).max()) or 1.0
     signed = Simulation(graph, quantise(graph, plan_for(graph, "int8", limits), limits))
     noise = sum(_squared_error(signed, batch, logits) for batch, logits in zip(batches, exact, strict=True))
@@ -151,27 +171,36 @@ def _squared_error(simulation: Simulation, images: Tensor, exact: Tensor) -> flo
     return float((simulation.logits(images) - exact).double().square().sum())
 
 
-def _candidates(graph: Graph, observed: Mapping[str, ChannelStatistics]) -> dict[str, tuple[tuple[int, ...], float]]:
+def _candidates(
+    graph: Graph, observed: Mapping[str, ChannelStatistics], fineness: Fineness
+) -> dict[str, tuple[tuple[float, ...], float]]:
     """Return the best exponents of each group, and the share of its expected noise that would remain."""
     found = {}
     for group in channel_groups(graph):
         readers = [(layer, observed[threshold_source(graph, layer.inputs[0])]) for layer in group.readers]
-        none = np.zeros(len(readers[0][1].maximum), np.int64)
-        candidates = [none, *(_exponents(readers, strength) for strength in _STRENGTHS)]
-        noise = [sum(_noise(layer, seen, exponents) for layer, seen in readers) for exponents in candidates]
+        none = np.zeros(len(readers[0][1].maximum))
+        candidates = [none, *(_exponents(readers, strength, fineness.parts) for strength in _STRENGTHS)]
+        noise = [sum(_noise(layer, seen, one, fineness.weights) for layer, seen in readers) for one in candidates]
         best = int(np.argmin(noise))
         remaining = noise[best] / noise[0] if noise[0] else 1.0
-        found[group.name] = tuple(int(exponent) for exponent in candidates[best]), remaining
+        found[group.name] = tuple(float(exponent) for exponent in candidates[best]), remaining
     return found
 
 
-def rescaled(graph: Graph, exponents: Mapping[str, tuple[int, ...]]) -> Graph:
+def powers(exponents: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 2 to the power of each exponent, exact where that is an integer."""
+    whole = np.floor(exponents)
+    found: NDArray[np.float64] = np.ldexp(np.exp2(np.asarray(exponents) - whole), whole.astype(np.int64))
+    return found
+
+
+def rescaled(graph: Graph, exponents: Mapping[str, tuple[float, ...]]) -> Graph:
     """Return the graph with channel c of each group multiplied by 2 to the power of `exponents[group][c]`."""
     layers = {layer.name: layer for layer in graph.layers}
     for group in channel_groups(graph):
         if group.name not in exponents:
             continue
-        factors = np.ldexp(np.float32(1), np.array(exponents[group.name]))
+        factors = powers(exponents[group.name]).astype(np.float32)
         for writer in group.writers:
             layer = layers[writer.name]
             assert layer.weight is not None
@@ -196,7 +225,7 @@ def per_input(layer: Layer, values: NDArray[np.floating]) -> NDArray[np.floating
     return by_row.reshape(outputs, inputs, *[1] * (layer.weight.ndim - 2))
 
 
-def _exponents(readers: list[tuple[Layer, ChannelStatistics]], strength: float) -> NDArray[np.int64]:
+def _exponents(readers: list[tuple[Layer, ChannelStatistics]], strength: float, parts: int) -> NDArray[np.float64]:
     """Return exponents that even out activations by `strength`, and weights by the rest."""
     logarithms = counted = np.zeros(len(readers[0][1].maximum))
     for layer, seen in readers:
@@ -209,15 +238,15 @@ def _exponents(readers: list[tuple[Layer, ChannelStatistics]], strength: float) 
         logarithms, counted = logarithms + np.where(used, wanted, 0), counted + used
     used = counted > 0
     if not used.any():
-        return np.zeros(len(used), np.int64)
+        return np.zeros(len(used))
     mean = logarithms / np.maximum(counted, 1)
-    exponents = np.where(used, np.rint(mean - np.median(mean[used])), 0)
+    exponents = np.where(used, np.rint((mean - np.median(mean[used])) * parts) / parts, 0)
     before = max(float(seen.maximum.max()) for _, seen in readers)
-    after = max(float(np.max(np.ldexp(seen.maximum.numpy(), exponents.astype(int)))) for _, seen in readers)
+    after = max(float(np.max(seen.maximum.numpy() * powers(exponents))) for _, seen in readers)
     # Most channels stay as they are, and none may become larger than the largest was: float16 ends at 65504.
-    shift = min(0.0, np.floor(np.log2(before / after))) if after > 0 else 0.0
-    limited = np.clip(np.where(used, exponents + shift, 0), -_LARGEST_EXPONENT, _LARGEST_EXPONENT)
-    return limited.astype(np.int64)
+    shift = min(0.0, np.floor(np.log2(before / after) * parts) / parts) if after > 0 else 0.0
+    limited: NDArray[np.float64] = np.clip(np.where(used, exponents + shift, 0), -_LARGEST_EXPONENT, _LARGEST_EXPONENT)
+    return limited
 
 
 def _column_maximum(values: NDArray[np.floating], channels: int) -> NDArray[np.floating]:
@@ -228,15 +257,15 @@ def _column_maximum(values: NDArray[np.floating], channels: int) -> NDArray[np.f
     return found
 
 
-def _noise(layer: Layer, seen: ChannelStatistics, exponents: NDArray[np.int64]) -> float:
+def _noise(layer: Layer, seen: ChannelStatistics, exponents: NDArray[np.float64], share: float) -> float:
     """Return the expected quantisation noise of a layer's outputs over their power, averaged over the outputs.
 
     Rounding to a step d leaves a variance of d squared over 12. With factors s, activations of largest value a and mean
     square m, weights w: the activations' step is max(a s) / 127 and reaches output o with the gain of w / s; the
-    weights' step is max(w / s) / 127 of that row, and multiplies inputs of power m s squared.
+    weights' step is max(w / s) / 127 of that row, and multiplies inputs of power m s squared; a `share` of it remains.
     """
     assert layer.weight is not None
-    factors = np.ldexp(1.0, exponents)
+    factors = powers(exponents)
     power = per_input(layer, seen.mean_square.numpy())
     weight = layer.weight.astype(np.float64)
     scaled = weight / per_input(layer, factors)
@@ -246,6 +275,6 @@ def _noise(layer: Layer, seen: ChannelStatistics, exponents: NDArray[np.int64]) 
     weight_step = np.abs(scaled).max(axis=rest) / INT8_MAX
     kernel = float(np.prod(weight.shape[2:]))
     noise = activation_step**2 * (scaled**2).sum(axis=rest)
-    noise += weight_step**2 * (power * per_input(layer, factors**2)).sum(axis=rest) * kernel
+    noise += share * weight_step**2 * (power * per_input(layer, factors**2)).sum(axis=rest) * kernel
     useful = signal > signal.max() * np.finfo(np.float32).eps
     return float((noise[useful] / signal[useful]).mean() / 12) if useful.any() else 0.0

@@ -21,8 +21,9 @@ from torch.nn import functional
 from edgeresnext.compiler import INPUT
 from edgeresnext.compiler.arithmetic import INT16_MAX, IntegerProduct, Pairs, round_to_levels
 from edgeresnext.compiler.execute import Executor
+from edgeresnext.compiler.feedback import rounded_with_feedback, second_moments
 from edgeresnext.compiler.graph import Graph, Layer
-from edgeresnext.compiler.quantise import INT8_MAX, UINT8_MAX, Quantised, QuantisedWeight, weight_levels
+from edgeresnext.compiler.quantise import UINT8_MAX, Quantised, QuantisedWeight, weight_levels
 
 STEPS = (1.0, 1.15, 1.35, 1.6, 2.0)
 """What a row's step may be multiplied by. At twice the step two weights together have at most 127 levels: 255 x 127
@@ -34,8 +35,6 @@ _PIXELS = 2**18
 _FEWEST_LEVELS = 224
 _PAIR_LIMIT = INT16_MAX // UINT8_MAX
 """Two neighbouring weights of one sign that reach at most this never saturate."""
-_DAMPING = 0.01
-"""Added to the diagonal of the inputs' second moments, as a share of its mean (Frantar et al. 2022, section 3.3)."""
 
 
 def row_steps(graph: Graph, quantised: Quantised, images: Tensor) -> dict[str, NDArray[np.float64]]:
@@ -154,10 +153,6 @@ def pixel_layers(quantised: Quantised) -> tuple[str, ...]:
 def safe_weight(layer: Layer, quantised: Quantised, batches: Iterable[Tensor]) -> QuantisedWeight:
     """Return weights of a convolution such that no inputs can saturate, rounded with regard to each other.
 
-    Weight after weight is rounded, and what is lost is made up for by those of its row that are still to come, as far
-    as their inputs go together on the images: in a photograph neighbouring pixels nearly do (Hassibi and Stork 1993,
-    optimal brain surgeon; Frantar et al. 2022, GPTQ, arXiv:2210.17323).
-
     Args:
         layer: A convolution without groups.
         quantised: The plan's numbers.
@@ -165,47 +160,19 @@ def safe_weight(layer: Layer, quantised: Quantised, batches: Iterable[Tensor]) -
     """
     assert layer.weight is not None
     tensor = quantised.plan.inputs[layer.name]
-    moments = _second_moments(layer, quantised, tensor, batches)
+    step, bounds = float(quantised.scales[tensor]), quantised.bounds(tensor)
+    moments = torch.stack([second_moments(layer, round_to_levels(batch, step, *bounds)) for batch in batches]).sum(0)
     rows = torch.from_numpy(layer.weight).double().flatten(1)
     scale = torch.from_numpy(quantised.weights[layer.name].scale.astype(np.float64))
     scale = scale * (_largest_pair(rows / scale[:, None], layer.weight.shape) / (_PAIR_LIMIT - 1)).clamp_min(1)
     while True:
         single = scale.float()  # as the file stores it
-        levels = _rounded_with_feedback(rows, single.double(), moments)
+        levels = rounded_with_feedback(rows[None], single.double()[None], moments)[0]
         excess = _largest_pair(levels, layer.weight.shape) > _PAIR_LIMIT
         if not excess.any():
             values = levels.view(layer.weight.shape).numpy().astype(np.int8)
             return QuantisedWeight(values=values, scale=single.numpy())
         scale = torch.where(excess, scale * (1 + 1 / _PAIR_LIMIT), scale)
-
-
-def _second_moments(layer: Layer, quantised: Quantised, tensor: str, batches: Iterable[Tensor]) -> Tensor:
-    """Return the sums of products of any two inputs that one output reads, `(K, K)`, float64."""
-    assert layer.weight is not None
-    step = float(quantised.scales[tensor])
-    attributes = layer.attributes
-    size = layer.weight[0].size
-    found = torch.zeros(size, size, dtype=torch.float64)
-    for batch in batches:
-        levels = round_to_levels(batch, step, *quantised.bounds(tensor))
-        patches = functional.unfold(
-            levels, layer.weight.shape[2:], padding=attributes["pads"][:2], stride=attributes["strides"]
-        )
-        patches = patches.transpose(1, 2).flatten(0, 1)
-        found += (patches.T @ patches).double()
-    return found
-
-
-def _rounded_with_feedback(rows: Tensor, scale: Tensor, moments: Tensor) -> Tensor:
-    """Return the levels of `rows` `(out, K)`, each rounded after the errors of those before it were passed on."""
-    damped = moments + torch.eye(len(moments), dtype=moments.dtype) * (_DAMPING * moments.diagonal().mean() + 1e-12)
-    inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
-    rest, levels = rows.clone(), torch.zeros_like(rows)
-    for column in range(rows.shape[1]):
-        levels[:, column] = (rest[:, column] / scale).round().clamp(-INT8_MAX, INT8_MAX)
-        error = (rest[:, column] - levels[:, column] * scale) / inverse[column, column]
-        rest[:, column:] -= error[:, None] * inverse[column, column:]
-    return levels
 
 
 def _largest_pair(levels: Tensor, shape: tuple[int, ...]) -> Tensor:

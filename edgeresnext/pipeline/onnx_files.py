@@ -18,6 +18,7 @@ from edgeresnext.compiler.correct import channel_means, corrected
 from edgeresnext.compiler.emit import emit, save
 from edgeresnext.compiler.evaluate import Evaluator
 from edgeresnext.compiler.execute import in_cache
+from edgeresnext.compiler.feedback import with_feedback
 from edgeresnext.compiler.graph import Graph
 from edgeresnext.compiler.plan import INT8_CPU, Keep, activations_of, plan_for
 from edgeresnext.compiler.quantise import Quantised, QuantisedWeight, quantise, weight_limits
@@ -52,7 +53,7 @@ class Writer:
     images: Tensor | None
     golden: Golden
     folder: Path
-    _biases: dict[tuple[Activations, frozenset[str]], Mapping[str, NDArray[np.float32]]] = field(default_factory=dict)
+    _repaired: dict[tuple[Activations, frozenset[str], str], Quantised] = field(default_factory=dict)
 
     def write(self, name: str, keep: Mapping[str, Keep] = _NONE) -> OnnxFile:
         """Write the file called `name`, one of `compiler.plan.ONNX_FILES` or `GROUPED_FLOAT_FILES`.
@@ -101,17 +102,26 @@ class Writer:
         found = self._quantised(plan)
         if self.images is None:
             return found
-        unsigned = plan.activations == "unsigned"
-        if unsigned:
+        if plan.activations == "unsigned":
             found = self._without_saturation(found)
-        if "bias-correction" not in self.recipe.repairs:
-            return found
-        # The steps of a float16 file are those of its float32 twin but for their rounding: one correction serves both.
-        key = plan.activations, frozenset(plan.inputs)
-        if key not in self._biases:
-            repaired = corrected(self.graph, found, self.images, self._means, saturating=unsigned)
-            self._biases[key] = repaired.biases
-        return dataclasses.replace(found, biases=self._biases[key])
+        # The steps of a float16 file are those of its float32 twin but for their rounding: one correction serves both,
+        # unless weights were rounded for the one.
+        rounding = "rounding" in self.recipe.repairs
+        key = plan.activations, frozenset(plan.inputs), plan.floating if rounding else ""
+        if key not in self._repaired:
+            self._repaired[key] = self._repair(found, self.images)
+        repaired = self._repaired[key]
+        weights = repaired.weights if rounding else found.weights
+        return dataclasses.replace(found, weights=weights, biases=repaired.biases)
+
+    def _repair(self, found: Quantised, images: Tensor) -> Quantised:
+        """Return numbers with weights rounded with regard to each other, then biases corrected, as the recipe says."""
+        if "rounding" in self.recipe.repairs:
+            found = with_feedback(self.graph, found, images, pixel_layers(found))
+        if "bias-correction" in self.recipe.repairs:
+            unsigned = found.plan.activations == "unsigned"
+            found = corrected(self.graph, found, images, self._means, saturating=unsigned)
+        return found
 
     def _quantised(self, plan: Plan) -> Quantised:
         """Return the numbers of a plan before anything is done for them."""

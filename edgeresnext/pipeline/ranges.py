@@ -17,8 +17,16 @@ from edgeresnext import bundle as bundles
 from edgeresnext.compiler.calibrate import channel_statistics, observe, thresholds
 from edgeresnext.compiler.choose import IMAGES as CHOICE_IMAGES
 from edgeresnext.compiler.choose import choose_methods
+from edgeresnext.compiler.equalise import (
+    EIGHTHS,
+    STATISTICS_IMAGES,
+    WHOLE,
+    Fineness,
+    channel_groups,
+    find_exponents,
+    rescaled,
+)
 from edgeresnext.compiler.equalise import IMAGES as TRIAL_IMAGES
-from edgeresnext.compiler.equalise import STATISTICS_IMAGES, channel_groups, find_exponents, rescaled
 from edgeresnext.compiler.execute import in_cache
 from edgeresnext.compiler.graph import Graph
 from edgeresnext.compiler.plan import calibrated_tensors
@@ -27,7 +35,7 @@ from edgeresnext.data.calibration_set import CalibrationSet
 from edgeresnext.errors import BundleError, DataError
 from edgeresnext.model.resnext import normalise
 from edgeresnext.progress import Progress, silent
-from edgeresnext.spec import AUTO, REPAIRS, TRAINED, ModelSpec, Preprocess, Ranges, Recipe
+from edgeresnext.spec import AUTO, STANDARD_REPAIRS, TRAINED, ModelSpec, Preprocess, Ranges, Recipe
 
 _log = logging.getLogger("edgeresnext")
 _WITHOUT = "Delete or rename it to calibrate anew, or train in INT8 again."
@@ -160,7 +168,7 @@ def _instead(recipe: Recipe) -> str:
     """Return what a recipe asks for that trained ranges are not, or nothing."""
     if recipe.method != AUTO:
         return f"method {recipe.method} is asked for"
-    if recipe.repairs not in ((), REPAIRS):
+    if recipe.repairs not in ((), STANDARD_REPAIRS):
         return f"{' and '.join(recipe.repairs)} are asked for"
     return ""
 
@@ -185,9 +193,16 @@ def _misfit(known: Ranges, graph: Graph, recipe: Recipe, digests: dict[str, str]
         return f"they were trained, and {instead}" if instead else "" if _is_whole(known, graph) else "they are damaged"
     if known.equalised != ("equalisation" in recipe.repairs):
         return f"they were taken {'with' if known.equalised else 'without'} equalisation"
+    if known.parts != _fineness(recipe).parts:
+        return f"they were taken {'without' if known.parts == WHOLE.parts else 'with'} channel steps for rounding"
     if recipe.method != AUTO and recipe.method not in known.thresholds:
         return f"they have no thresholds of {recipe.method}, only {', '.join(known.thresholds)}"
     return "" if _is_whole(known, graph) else "they are damaged"
+
+
+def _fineness(recipe: Recipe) -> Fineness:
+    """Return how finely channels are rescaled."""
+    return EIGHTHS if {"equalisation", "rounding"} <= set(recipe.repairs) else WHOLE
 
 
 def _is_whole(known: Ranges, graph: Graph) -> bool:
@@ -220,11 +235,11 @@ def measured(
             yield from in_cache(normalise(torch.from_numpy(batch), spec))
 
     equalise = "equalisation" in recipe.repairs
-    exponents: dict[str, tuple[int, ...]] = {}
+    exponents: dict[str, tuple[float, ...]] = {}
     if equalise:
         count = min(images.count, STATISTICS_IMAGES)
         seen = channel_statistics(graph, batches(count), lambda done: progress("equalise", done, count))
-        exponents = find_exponents(graph, seen, list(batches(TRIAL_IMAGES)))
+        exponents = find_exponents(graph, seen, list(batches(TRIAL_IMAGES)), _fineness(recipe))
         graph = rescaled(graph, exponents)
     observed = observe(graph, batches(), lambda done: progress("calibrate", done, images.count))
     methods = dict.fromkeys((*STANDARD, *([] if recipe.method == AUTO else [recipe.method])))
@@ -238,5 +253,6 @@ def measured(
         image_digests=images.image_digests,
         equalised=equalise,
         exponents=exponents,
+        parts=_fineness(recipe).parts,
     )
     return Calibrated(graph=graph, ranges=ranges)

@@ -31,6 +31,7 @@ from edgeresnext.spec.network import TensorSpec as TensorSpec
 from edgeresnext.spec.quantisation import AUTO as AUTO
 from edgeresnext.spec.quantisation import RANGES_SCHEMA as RANGES_SCHEMA
 from edgeresnext.spec.quantisation import REPAIRS as REPAIRS
+from edgeresnext.spec.quantisation import STANDARD_REPAIRS as STANDARD_REPAIRS
 from edgeresnext.spec.quantisation import TRAINED as TRAINED
 from edgeresnext.spec.quantisation import Activations as Activations
 from edgeresnext.spec.quantisation import Gate as Gate

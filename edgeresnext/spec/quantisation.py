@@ -6,10 +6,12 @@ from typing import Literal
 
 from edgeresnext.spec.value import ClassOrder, Precision, Value
 
-Repair = Literal["equalisation", "bias-correction", "weight-clipping"]
+Repair = Literal["equalisation", "bias-correction", "weight-clipping", "rounding"]
 
-REPAIRS: tuple[Repair, ...] = ("equalisation", "bias-correction", "weight-clipping")
+REPAIRS: tuple[Repair, ...] = ("equalisation", "bias-correction", "weight-clipping", "rounding")
 """What makes a network quantise better without changing what it computes in floating point."""
+STANDARD_REPAIRS = REPAIRS[:3]
+"""Those that are made without being asked for: after them FP32 is the same to the bit."""
 
 Activations = Literal["signed", "unsigned"]
 
@@ -35,7 +37,7 @@ class Recipe(Value, frozen=True, kw_only=True):
     samples: int = 512
     seed: int = 0
     stratified: bool = True
-    repairs: tuple[Repair, ...] = REPAIRS
+    repairs: tuple[Repair, ...] = STANDARD_REPAIRS
     keep: tuple[str, ...] = ()
 
 
@@ -44,9 +46,9 @@ class Ranges(Value, frozen=True, kw_only=True):
 
     `thresholds` are by method, then by tensor; `chosen` the method that leaves the smallest error in each tensor, by
     `signed` and `unsigned` activations. `exponents` are the powers of two by which channels were rescaled first, by the
-    first tensor that has them. `method` is the one that was asked for. `images` counts the images seen, and
-    `image_digests` are the first 64 bits of the SHA-256 of each one's decoded and cropped pixels. `digests` are those
-    of weights, images and preprocessing, by which ranges of another build can be told.
+    first tensor that has them, in multiples of 1 / `parts`. `method` is the one that was asked for. `images` counts the
+    images seen, and `image_digests` are the first 64 bits of the SHA-256 of each one's decoded and cropped pixels.
+    `digests` are those of weights, images and preprocessing, by which ranges of another build can be told.
     """
 
     method: str
@@ -56,7 +58,8 @@ class Ranges(Value, frozen=True, kw_only=True):
     digests: dict[str, str]
     image_digests: tuple[str, ...] = ()
     equalised: bool = False
-    exponents: dict[str, tuple[int, ...]] = {}
+    exponents: dict[str, tuple[float, ...]] = {}
+    parts: int = 1
     schema: int = RANGES_SCHEMA
 
     def limits(self, activations: Activations) -> dict[str, float]:

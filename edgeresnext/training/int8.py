@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from edgeresnext import files
 from edgeresnext.compiler.calibrate import channel_statistics
 from edgeresnext.compiler.equalise import IMAGES as TRIAL_IMAGES
-from edgeresnext.compiler.equalise import STATISTICS_IMAGES, channel_groups, find_exponents, per_input
+from edgeresnext.compiler.equalise import STATISTICS_IMAGES, channel_groups, find_exponents, per_input, powers
 from edgeresnext.compiler.execute import in_cache
 from edgeresnext.data.calibration_set import CalibrationSet
 from edgeresnext.model.checkpoints import save_state
@@ -86,7 +86,7 @@ def equalise(network: nn.Module, spec: ModelSpec, images: Tensor) -> None:
         for group in channel_groups(graph):
             if group.name not in exponents:
                 continue
-            factors = np.ldexp(np.float32(1), np.array(exponents[group.name]))
+            factors = powers(exponents[group.name]).astype(np.float32)
             for layer in group.writers:
                 module = network.get_submodule(layer.norm or layer.name)
                 for values in (module.weight, module.bias):

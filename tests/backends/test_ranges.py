@@ -4,21 +4,29 @@ import shutil
 from types import SimpleNamespace
 
 import msgspec
+import numpy as np
+import onnx
 import pytest
+import torch
 
 import edgeresnext
 from edgeresnext import files
+from edgeresnext.compiler.equalise import EIGHTHS
+from edgeresnext.compiler.evaluate import Evaluator
+from edgeresnext.compiler.execute import Executor
 from edgeresnext.compiler.graph import trace
 from edgeresnext.compiler.plan import parse_keep, plan_for
 from edgeresnext.compiler.thresholds import STANDARD
 from edgeresnext.data import calibration_set, folder
 from edgeresnext.data.digits import prepare
+from edgeresnext.data.images import batches
 from edgeresnext.errors import BundleError, DataError, InputError, RequestError
 from edgeresnext.model.catalogue import PREPROCESS, specify
 from edgeresnext.model.checkpoints import load_saved
+from edgeresnext.model.resnext import normalise
 from edgeresnext.pipeline import ranges
 from edgeresnext.pipeline.ranges import preprocess_digest
-from edgeresnext.spec import Recipe
+from edgeresnext.spec import REPAIRS, Recipe
 
 SAMPLES = 32
 SPEC = specify("resnext20_8x4d")
@@ -100,6 +108,7 @@ def test_another_method_needs_no_new_calibration_and_gives_its_own_thresholds(ca
         ({"seed": 1}, "calibration images"),
         ({"samples": 24}, "calibration images"),
         ({"repairs": ()}, "equalisation"),
+        ({"repairs": REPAIRS}, "without channel steps for rounding"),
         ({"method": "percentile:99.95"}, "percentile:99.95"),
         ({"preprocess": edgeresnext.Preprocess(resize_px=36, crop_px=32)}, "preprocessing"),
         ({"digest": "0" * 64}, "weights"),
@@ -187,6 +196,30 @@ def test_activations_that_are_not_finite_name_the_layer_and_leave_nothing(build,
     assert not (tmp_path / "out").exists()
 
 
+def test_rounding_makes_int8_better_on_other_images_and_leaves_fp32_within_rounding(
+    build, digits, digit_folders, tmp_path
+):
+    plain, _ = build(samples=100, output=tmp_path / "plain")
+    bundle, _ = build(samples=100, repairs=REPAIRS, precisions=["fp32", "fp16", "int8"])
+    assert bundle.ranges().parts == EIGHTHS.parts
+    photos = folder.scan(digit_folders["validation"]).images[::3]
+    seen = np.concatenate([images for images, _ in batches(photos, SPEC.preprocess, 16)])
+    exact = Executor(digits.graph).logits(normalise(torch.from_numpy(seen), SPEC)).numpy()
+
+    def noise(of, name, **how):
+        found = Evaluator(onnx.load(of.path / "onnx" / f"{name}.onnx"), **how).logits(seen)
+        return float(np.square(found - exact).sum() / np.square(exact).sum())
+
+    assert noise(bundle, "fp32") < 1e-10
+    assert noise(bundle, "int8") < 0.8 * noise(plain, "int8")
+    assert noise(bundle, "int8-fp16") < 0.8 * noise(plain, "int8")
+    assert noise(bundle, "int8-cpu") < noise(plain, "int8-cpu")
+    saturated = [noise(one, "int8-cpu", saturating=True) for one in (bundle, plain)]
+    assert saturated[0] < 1.12 * saturated[1]  # 0.5 dB
+    costs = edgeresnext.sensitivity(bundle.path, data=digits.photos.root, samples=16)  # reads the file's own numbers
+    assert costs.together.snr_db > 25
+
+
 def test_a_recipe_is_read_from_a_file(build, tmp_path):
     (tmp_path / "r.toml").write_text('method = "mse"\nsamples = 24\nseed = 3\nrepairs = ["bias-correction"]\n')
     bundle, _ = build(recipe=edgeresnext.read_recipe(tmp_path / "r.toml"))
@@ -229,7 +262,7 @@ def test_layers_are_kept_in_a_file_without_int8_too(digits):
     assert "by hand" in plan.reasons["fc"]
 
 
-@pytest.mark.parametrize("recipe", ["default", "max", "entropy", "quick"])
+@pytest.mark.parametrize("recipe", ["default", "max", "entropy", "quick", "rounding"])
 def test_the_recipes_of_the_repository_are_recipes(recipe, request):
     found = edgeresnext.read_recipe(request.config.rootpath / "calibration" / "recipes" / f"{recipe}.toml")
     assert found.samples >= 64

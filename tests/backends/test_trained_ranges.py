@@ -22,7 +22,7 @@ from edgeresnext.model.catalogue import specify
 from edgeresnext.model.checkpoints import load_saved
 from edgeresnext.model.resnext import normalise
 from edgeresnext.pipeline import ranges
-from edgeresnext.spec import Preprocess, Recipe
+from edgeresnext.spec import REPAIRS, Preprocess, Recipe
 from edgeresnext.training.int8 import save, start_ranges
 from edgeresnext.training.quantised import QuantisedNetwork
 
@@ -100,6 +100,7 @@ def test_without_their_file_a_build_calibrates_also_over_a_bundle_that_was_train
     [
         (Recipe(method="max"), "method max is asked for"),
         (Recipe(repairs=("equalisation",)), "equalisation are asked for"),
+        (Recipe(repairs=REPAIRS), "equalisation and bias-correction and weight-clipping and rounding are asked for"),
     ],
 )
 def test_what_is_asked_for_is_done_instead(trained, caplog, recipe, said):

@@ -63,6 +63,7 @@ def test_a_build_with_a_gate_and_kept_layers_shows_their_figures_and_reasons(bui
         (("--keep", "fp16:layr1.*"), 2, "Did you mean layer1.*"),
         (("--max-drop", 1), 2, "Options: --max-drop POINTS, --validation"),
         (("--repair", "none", "--repair", "equalisation"), 2, "contradicts"),
+        (("--repair", "rounding", "--repair", "all"), 2, "repair all contradicts"),
         (("--repair", "equalization"), 2, "Did you mean 'equalisation'?"),
         (("--recipe", "nowhere.toml"), 5, "cannot read recipe"),
         (("--ranges", "nowhere.json"), 5, "cannot read ranges"),

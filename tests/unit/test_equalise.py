@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from edgeresnext.compiler import INPUT
 from edgeresnext.compiler.calibrate import channel_statistics, observe, thresholds
 from edgeresnext.compiler.emit import emit
-from edgeresnext.compiler.equalise import channel_groups, find_exponents, rescaled
+from edgeresnext.compiler.equalise import EIGHTHS, WHOLE, channel_groups, find_exponents, powers, rescaled
 from edgeresnext.compiler.execute import Executor
 from edgeresnext.compiler.graph import trace
 from edgeresnext.compiler.plan import plan_for
@@ -71,6 +71,31 @@ def test_any_powers_of_two_leave_the_logits_as_they_are_to_the_bit(graph, seed, 
     other = rescaled(graph, exponents)
     assert any((a.weight != b.weight).any() for a, b in zip(graph.layers, other.layers, strict=True) if a.computes)
     assert torch.equal(Executor(other).logits(batch), Executor(graph).logits(batch))
+
+
+def test_powers_are_exact_where_exponents_are_integers():
+    assert powers([-24.0, -1.0, 0.0, 3.0]).tolist() == [2.0**-24, 0.5, 1.0, 8.0]
+    assert np.allclose(powers([-0.125, 1.5]), [2**-0.125, 2**1.5], rtol=1e-12)
+
+
+def test_eighths_of_powers_of_two_even_out_what_whole_ones_cannot_and_leave_the_logits_within_rounding():
+    network = random_network(SPEC, 0)
+    with torch.no_grad():
+        for block in (network.layer1[0], network.layer2[0], network.layer3[0]):
+            for values in (block.bn1.weight, block.bn1.bias):
+                values[::2] *= 1.4  # less than half of a power of two
+    graph = trace(network, (32, 32))
+    seen = images(32, 16)
+    found = {
+        fineness: find_exponents(graph, channel_statistics(graph, [seen]), [seen], fineness)
+        for fineness in (WHOLE, EIGHTHS)
+    }
+    assert all(exponent.is_integer() for one in found[WHOLE].values() for exponent in one)
+    exponents = np.concatenate([np.array(one) for one in found[EIGHTHS].values()])
+    assert (exponents * 8 == np.rint(exponents * 8)).all()
+    assert (exponents != np.rint(exponents)).any()
+    exact, other = (Executor(one).logits(seen) for one in (graph, rescaled(graph, found[EIGHTHS])))
+    assert float((exact - other).abs().max() / exact.abs().max()) < 1e-5
 
 
 def test_scaled_channels_are_found_and_evened_out():
