@@ -2,7 +2,7 @@
 
     python benchmarks/quantization.py [--shapes WEIGHTS.safetensors --shapes-data DIR] [--only SECTION ...]
 
-Sections: calibration (time and memory), peers, methods, repairs, rescaled, gate. Every quantiser runs in a process of its
+Sections: calibration (time and memory), peers, methods, repairs, rounding, rescaled, gate. Every quantiser runs in a process of its
 own, so that peak memory is its own. The shapes' weights come from `calibration/shapes/train.py`.
 """
 
@@ -43,6 +43,7 @@ from edgeresnext import Gate
 from edgeresnext.machine.environment import package_versions
 from edgeresnext.measure.memory import own_peak
 from edgeresnext.measure.statistics import speedup, summarise
+from edgeresnext.spec import REPAIRS as EVERY_REPAIR
 from edgeresnext.spec import ModelSpec, Recipe
 
 if TYPE_CHECKING:
@@ -56,8 +57,10 @@ from rescaled import rescale
 
 COST_ROUNDS = 2
 METHODS = ("max", "percentile:99.99", "percentile:99.999", "mse", "entropy", "auto")
-REPAIRS = ((), ("equalisation",), ("bias-correction",), ("weight-clipping",), ("equalisation", "bias-correction"), None)
+REPAIRS = ((), ("equalisation",), ("bias-correction",), ("weight-clipping",), ("equalisation", "bias-correction"))
 DEFAULT_AND_NAIVE = {"max, no repair": Recipe(method="max", repairs=()), "default": Recipe()}
+ROUNDING = {"standard": Recipe().repairs, "and rounding": EVERY_REPAIR}
+FILES = ("int8", "int8-cpu")
 QUANTISERS = ("edgeresnext", "NNCF", "onnxruntime, MinMax", "onnxruntime, Entropy")
 
 
@@ -65,8 +68,12 @@ def quantise(task: Task, quantiser: str, samples: int, output: Path, fp32: Path)
     """Quantise a network, and return what that took."""
     images = task.images(samples)
     singles = (image for batch in images.batches(None) for image in batch)
-    started = time.perf_counter()
-    if quantiser == "edgeresnext":
+    started, worked = time.perf_counter(), time.process_time()
+    if quantiser in ROUNDING:
+        writer = next(writers(task, images, [Recipe(samples=samples, repairs=ROUNDING[quantiser])], output))
+        for name in FILES:
+            writer.write(name)
+    elif quantiser == "edgeresnext":
         next(writers(task, images, [Recipe(samples=samples)], output)).write("int8-cpu")
     elif quantiser == "edgeresnext, entropy calibration alone":
         calibrate_alone(task, images)
@@ -74,7 +81,8 @@ def quantise(task: Task, quantiser: str, samples: int, output: Path, fp32: Path)
         with_nncf(singles, fp32, output)
     else:
         with_onnxruntime(singles, fp32, output, quantiser.rpartition(", ")[2])
-    return {"seconds": time.perf_counter() - started, "peak_bytes": own_peak()}
+    seconds, worked = time.perf_counter() - started, time.process_time() - worked
+    return {"seconds": seconds, "cpu_seconds": worked, "peak_bytes": own_peak()}
 
 
 def calibrate_alone(task: Task, images: CalibrationSet) -> None:
@@ -174,11 +182,26 @@ def variants(task: Task, root: Path, recipes: dict[str, Recipe]) -> list[dict[st
     output = root / f"{task.weights.stem}-variants"
     drawn = task.images(next(iter(recipes.values())).samples)
     for name, writer in zip(recipes, writers(task, drawn, recipes.values(), output), strict=True):
-        for file in ("int8", "int8-cpu"):
+        for file in FILES:
             writer.write(file)
             found = quality(task, logits_of(open_model(output / f"{file}.onnx", task.spec), images), exact, targets)
             rows.append({"recipe": name, "file": file, **found})
             print(f"  {name} {file}: {said(found)}", flush=True)
+    return rows
+
+
+def rounding(task: Task, root: Path) -> list[dict[str, Any]]:
+    """Quality of both files without rounding among the repairs and with it, and what calibrating and writing them takes."""
+    fp32 = fp32_file(task, root)
+    images, targets = task.tests()
+    exact = logits_of(open_model(fp32, task.spec), images)
+    rows = []
+    for recipe in ROUNDING:
+        output = root / f"{task.weights.stem}-{recipe.replace(' ', '-')}"
+        costs = apart(task, recipe, CALIBRATION_IMAGES, output, fp32)
+        for file in FILES:
+            found = quality(task, logits_of(open_model(output / f"{file}.onnx", task.spec), images), exact, targets)
+            rows.append({"recipe": recipe, "file": file, **costs, **found})
     return rows
 
 
@@ -189,17 +212,14 @@ def by_method(samples: int) -> dict[str, Recipe]:
 
 def by_repair(samples: int) -> dict[str, Recipe]:
     """Return a recipe a set of repairs, all with the default method."""
-    names = {" and ".join(repairs) or "none": repairs for repairs in REPAIRS if repairs is not None}
-    found = {name: Recipe(samples=samples, repairs=repairs) for name, repairs in names.items()}
-    return found | {"all": Recipe(samples=samples)}
+    names = {" and ".join(repairs) or "none": repairs for repairs in REPAIRS} | {"all": Recipe().repairs}
+    return {name: Recipe(samples=samples, repairs=repairs) for name, repairs in names.items()}
 
 
 def rescaled(task: Task, root: Path, factor: float = 64.0) -> Task:
     """Return the same network with a quarter of the channels inside each block times `factor`, undone by their reader."""
-    target = root / f"rescaled-{task.weights.name}"
-    return dataclasses.replace(
-        task, weights=rescale(task.weights, target, factor=factor), name=f"{task.name}, rescaled"
-    )
+    weights = rescale(task.weights, root / f"rescaled-{task.weights.name}", factor=factor)
+    return dataclasses.replace(task, weights=weights, name=f"{task.name}, rescaled")
 
 
 def broken(task: Task, root: Path) -> Task:
@@ -252,6 +272,7 @@ def main() -> None:
         "repairs": lambda known, _, root: [
             row for task in known.values() for row in variants(task, root, by_repair(64))
         ],
+        "rounding": lambda known, _, root: [row for task in known.values() for row in rounding(task, root)],
         "rescaled": lambda _, trained, root: [
             row for task in trained for row in variants(rescaled(task, root), root, DEFAULT_AND_NAIVE)
         ],

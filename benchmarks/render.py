@@ -20,6 +20,7 @@ TABLES = {
     "comparisons": speed.comparisons,
     "fidelity": int8.fidelity,
     "repairs": int8.repairs,
+    "rounding": int8.rounding,
     "methods": int8.methods,
     "rescaled": int8.rescaled,
     "gate": int8.gate,

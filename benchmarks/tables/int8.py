@@ -59,10 +59,35 @@ def repairs() -> str:
     """What each repair does alone."""
     figures = load("quantization")
     return (
-        "Each alone and all together, method `auto`, 64 calibration images; signal-to-noise ratio of the logits and top-1 on "
+        "Each alone and all standard ones together, method `auto`, 64 calibration images; signal-to-noise ratio of the logits and top-1 on "
         "images that nothing was calibrated on, with the change against FP32 in brackets:\n\n"
         + _both_files(figures["repairs"], "repairs")
         + f"\n\n{machine(figures, 'repairs')}."
+    )
+
+
+def rounding() -> str:
+    """What rounding wins beside the other repairs, and what it costs."""
+    figures = load("quantization")
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in figures["rounding"]:
+        found.setdefault((row["task"], row["recipe"]), {})[row["file"]] = row
+    rows = (
+        (
+            *key,
+            *(text for row in files.values() for text in (decibels(row["snr_db"]), top1(row))),
+            f"{files['int8']['cpu_seconds']:.0f}", f"{files['int8']['peak_bytes'] / 2**20:.0f}",
+        )
+        for key, files in found.items()
+    )  # fmt: skip
+    headings = (
+        "network", "repairs", "int8, dB", "int8, top-1 %", "int8-cpu, dB", "int8-cpu, top-1 %", "CPU seconds", "peak MiB",
+    )  # fmt: skip
+    return (
+        "The standard repairs, and `--repair all`: method `auto`, 64 calibration images, judged on images that nothing was calibrated on; with the seconds "
+        "that one core works to calibrate and to write both files, in a process of its own:\n\n"
+        + table(headings, rows)
+        + f"\n\n{machine(figures, 'rounding')}."
     )
 
 
