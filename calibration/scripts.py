@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import subset
 
 import edgeresnext
-from edgeresnext import EdgeResNeXtError
+from edgeresnext import EdgeResNeXtError, files
+from edgeresnext.cli.console import say, visible
+from edgeresnext.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +31,7 @@ def prepare(about: str | None, write: Prepare) -> None:
     parser = _parser(about)
     parser.add_argument("folder")
     for split, folder in _done(lambda: write(parser.parse_args().folder)).items():
-        print(f"{split:12} {len(list(folder.glob('*/*.png'))):5} images in {folder}")
+        say(f"{split:12} {len(list(folder.glob('*/*.png'))):5} images in {folder}")
 
 
 def train(about: str | None, write: Prepare, name: str, *, preprocess: Preprocess, recipe: TrainingRecipe) -> None:
@@ -48,12 +50,13 @@ def train(about: str | None, write: Prepare, name: str, *, preprocess: Preproces
             output=output.with_suffix(""),
             preprocess=preprocess,
             recipe=recipe,
-            callbacks=[lambda one: print(f"epoch {one.epoch} of {recipe.epochs}: top-1 {one.top1:.2%}", flush=True)],
+            callbacks=[lambda one: say(f"epoch {one.epoch} of {recipe.epochs}: top-1 {one.top1:.2%}")],
         )
     )
     for beside in done.path.glob("best.*"):
-        shutil.copy(beside, output.with_name(output.stem + beside.name.removeprefix("best")))
-    print(f"{output}: top-1 {done.best.top1:.2%} on {folders['validation']}")
+        target = output.with_name(output.stem + beside.name.removeprefix("best"))
+        _done(partial(_copy, beside, target))
+    say(f"{output}: top-1 {done.best.top1:.2%} on {folders['validation']}")
 
 
 def draw(about: str | None, check: Callable[[Path], None] = lambda _: None) -> None:
@@ -75,11 +78,25 @@ def draw(about: str | None, check: Callable[[Path], None] = lambda _: None) -> N
         drawn = _done(lambda: subset.draw(given.source, given.output, samples=samples, seed=given.seed or 0))
     classes = {image.file.rpartition("/")[0] for image in drawn.images} - {""}
     of = f" of {len(classes)} classes" if classes else ""
-    print(f"{len(drawn.images)} images{of} in {given.output}, and their manifest")
+    say(f"{len(drawn.images)} images{of} in {given.output}, and their manifest")
 
 
 def _parser(about: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, whole or not at all.
+
+    Raises:
+        InputError: It cannot be written.
+    """
+    try:
+        files.write(target, source.read_bytes())
+    except OSError as error:
+        raise InputError(
+            f"cannot write '{target}': {error.strerror}", "Free some space, or give another file."
+        ) from None
 
 
 def _done(work: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever the work returns
@@ -87,4 +104,4 @@ def _done(work: Callable[[], Any]) -> Any:  # noqa: ANN401 - whatever the work r
     try:
         return work()
     except EdgeResNeXtError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(visible(f"error: {error}"))

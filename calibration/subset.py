@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
-import tempfile
 from pathlib import Path
 
 import msgspec
 
-from edgeresnext import files
+from edgeresnext import bundle as bundles
+from edgeresnext import directories, files
 from edgeresnext.data import folder
-from edgeresnext.errors import DataError, shortened
+from edgeresnext.errors import DataError, InputError, shortened
 from edgeresnext.spec import Value
 
 MANIFEST = "manifest.json"
@@ -99,21 +100,23 @@ def draw_again(source: str | Path, output: str | Path, manifest: str | Path) -> 
     return subset
 
 
+def _nothing() -> set[str]:
+    """Return the files of a folder that may be replaced.
+
+    Raises:
+        InputError: There are none: a set that was drawn before may have been worked on.
+    """
+    raise InputError("it is not empty")
+
+
 def _copy(subset: Subset, root: Path, output: Path) -> None:
     """Write the images and their manifest to `output`, whole or not at all."""
-    if root.resolve() in (output.resolve(), *output.resolve().parents):
+    if files.real(output).is_relative_to(files.real(root)):
         raise DataError(f"'{output}' lies in '{root}', which the images come from", "Give a directory elsewhere.")
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise DataError(f"'{output}' is not empty", "Give a new directory.")
-    try:
-        output.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.absolute().parent) as scratch:
-            prepared = Path(scratch) / output.name
-            for image in subset.images:
-                target = prepared / image.file
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(root / image.file, target)
-            (prepared / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(subset), indent=2) + b"\n")
-            prepared.replace(output)
-    except OSError as error:
-        raise DataError(f"cannot write '{output}': {error.strerror}", "Give another directory.") from None
+    bundles.check_replaceable(output, "an empty folder", _nothing)
+    with directories.replacing(output, logging.getLogger("edgeresnext").warning) as prepared:
+        for image in subset.images:
+            target = prepared / image.file
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(root / image.file, target)
+        (prepared / MANIFEST).write_bytes(files.to_json(subset))

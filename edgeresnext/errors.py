@@ -100,6 +100,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str], values: tuple[str, 
     return RequestError(f"unknown {kind} '{name}'", f"{suggestion}Known: {shortened(known, _LISTED)}.", values=values)
 
 
+def shown(number: float) -> str:
+    """Return a number as messages have it, however large: Python makes a float of no integer beyond 1.8e308."""
+    try:
+        return f"{number:g}"
+    except OverflowError:
+        return f"a number of {int(number).bit_length()} bits"
+
+
 def shortened(names: Iterable[str], limit: int = 6) -> str:
     """Return names joined by commas, the ones beyond `limit` counted instead of listed."""
     names = list(names)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import glob
 import hashlib
 import os
+import re
 import secrets
-import shutil
 import stat
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 import msgspec
 
-from edgeresnext.errors import EdgeResNeXtError, InputError
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 T = TypeVar("T")
 ANY_SIZE = 1 << 62
@@ -42,7 +42,7 @@ def open_regular(path: str | Path) -> BinaryIO:
         OSError: It cannot be opened, or is no regular file.
     """
     # Opening a pipe that nobody writes to would wait for ever; what was opened is asked, not what has the name now.
-    return _regular(os.open(path, _READING), path)
+    return _regular(_opened(path, _READING), path)
 
 
 def open_inside(root: Path, name: str) -> BinaryIO:
@@ -61,7 +61,7 @@ def open_inside(root: Path, name: str) -> BinaryIO:
             raise OSError(errno.ELOOP, _LINK, str(where))
         return open_regular(where)
     *folders, last = name.split("/")
-    directory = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    directory = _opened(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for folder in folders:
             inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
@@ -76,6 +76,19 @@ def open_inside(root: Path, name: str) -> BinaryIO:
         os.close(directory)
 
 
+def _opened(path: str | Path, flags: int) -> int:
+    """Open a path whatever its name.
+
+    Raises:
+        OSError: It cannot be opened.
+    """
+    try:
+        return os.open(path, flags)
+    except ValueError:
+        raise OSError(errno.EINVAL, NO_NAME, str(path)) from None
+
+
+NO_NAME = "no file has a name with a null character"
 _READING = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _LINK = "it is a link, or lies below one"
 
@@ -140,139 +153,94 @@ def to_json(value: msgspec.Struct) -> bytes:
 def write(path: Path, content: bytes) -> None:
     """Write beside, sync, rename: whoever reads sees the old file or the new one, also after a power cut.
 
-    A link is followed.
+    A link is followed. What a process that was killed has left of the same file is removed.
 
     Raises:
         OSError: The file cannot be written; what was there is as it was.
     """
-    path = Path(os.path.realpath(path))
+    path = real(path)
+    mark = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]  # a name of 255 bytes has no room for more
+    for abandoned in path.parent.glob(f".{mark}-*.partial"):
+        _remove_unlocked(abandoned)
     # Opened by us rather than by tempfile, whose files only their owner may read.
-    staging = path.with_name(f".{secrets.token_hex(6)}.partial")
+    staging = path.with_name(f".{mark}-{secrets.token_hex(4)}.partial")
     try:
-        with staging.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        staging.replace(path)
+        with _locked(staging):
+            with staging.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            staging.replace(path)
+            with suppress(OSError):  # not every file system can: the content is safe, the new name soon
+                sync_path(path.parent)
     finally:
         with suppress(OSError):
             staging.unlink(missing_ok=True)
 
 
-@contextmanager
-def replacing_directory(output: Path, waiting: Callable[[str], None]) -> Iterator[Path]:
-    """Yield an empty directory that takes the place of `output` when the block ends, or vanishes when it fails.
+def real(path: Path) -> Path:
+    """Return where a path leads through links; one that leads to itself stays, and is refused by whoever opens it."""
+    return Path(os.path.realpath(path))
 
-    Builds of one output take turns.
 
-    Args:
-        output: Where the bundle will be.
-        waiting: Called with a message if another build holds the output.
-
-    Raises:
-        InputError: The disk is full or not writable.
-        EdgeResNeXtError: The file system fails.
-    """
-    from filelock import FileLock, Timeout
-
-    output = output.absolute()
+def why_unwritable(path: Path) -> str:
+    """Return why a file cannot be written, or nothing, as far as that is known before it is written."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return f"folder '{folder}' does not exist"
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return f"folder '{folder}' cannot be written"
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(output.parent / f".{output.name}.lock")
-        Path(lock.lock_file).touch()  # where no file can be made, say so instead of waiting for the lock
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            waiting(f"another build is writing '{output}'; waiting for it to end (Ctrl-C to give up)")
-            lock.acquire()
-        try:
-            _recover(output)
-            staging = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-            try:
-                yield staging
-                staging.chmod(0o777 & ~_umask())
-                _sync(staging)
-                _exchange(staging, output)
-                _sync_path(output.parent)  # makes the new name itself durable
-            finally:
-                _remove(staging)
-        finally:
-            lock.release()  # the empty lock file stays: removing it would race with a build that waits on it
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(output.parent).free
-            raise InputError(
-                f"the disk is full: '{output}' could not be written ({free / 1e6:,.0f} MB are free)",
-                "Free some space; what was there before is untouched.",
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise InputError(f"cannot write '{output}': {error.strerror}", "Choose another directory.") from error
-        raise EdgeResNeXtError(f"cannot write '{output}': {error}") from error
+        return f"'{path}' is a folder" if stat.S_ISDIR(path.stat().st_mode) else ""
+    except FileNotFoundError:
+        return ""
+    except OSError as error:  # a name that is too long, a link to itself
+        return f"'{path}' cannot be written: {error.strerror}"
+    except ValueError:
+        return f"'{path}' cannot be written: {NO_NAME}"
 
 
-def _remove(directory: Path) -> None:
-    """Remove a directory that is ours, even if what was exchanged into it was write-protected."""
-    for root, _, _ in os.walk(directory):
-        Path(root).chmod(0o700)
-    shutil.rmtree(directory, ignore_errors=True)
+def is_partial(name: str) -> bool:
+    """Whether a file of this name is what `write` leaves where its process is killed."""
+    return re.fullmatch(r"\.[0-9a-f]{12}(-[0-9a-f]{8})?\.partial", name) is not None
 
 
-def _umask() -> int:
-    """Return the process's file mode mask, which can be read only by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Create a file and keep it locked, by which it is told from one whose writer was killed; not on Windows."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        with suppress(OSError):  # a file system without locks: nothing on it is taken for abandoned
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
-def _sync(directory: Path) -> None:
-    """Flush every file and directory below `directory` to the disk."""
-    for path in [*directory.rglob("*"), directory]:
-        _sync_path(path)
+def remove_abandoned(folder: Path) -> None:
+    """Remove what writers of any file in a folder have left that were killed."""
+    for path in folder.glob(".*.partial"):
+        if is_partial(path.name):
+            _remove_unlocked(path)
 
 
-def _sync_path(path: Path) -> None:
+def _remove_unlocked(path: Path) -> None:
+    """Remove what a writer that was killed has left; not what one is writing."""
+    with suppress(OSError):
+        file = open_regular(path)
+        with file:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+
+def sync_path(path: Path) -> None:
     """Flush one file or directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def previous(output: Path) -> Path:
-    """Return where a replaced bundle waits while the new one takes its place, without renameat2."""
-    output = output.absolute()
-    return output.parent / f".{output.name}.previous"
-
-
-def _recover(output: Path) -> None:
-    """Undo what a build that was killed left: a half-written directory, or a bundle moved aside."""
-    for abandoned in output.parent.glob(f".{glob.escape(output.name)}.partial-*"):
-        shutil.rmtree(abandoned, ignore_errors=True)
-    if previous(output).exists():
-        if output.exists():
-            shutil.rmtree(previous(output))
-        else:
-            previous(output).rename(output)
-
-
-_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-
-
-def _exchange(staging: Path, output: Path) -> None:
-    """Put `staging` in the place of `output`; what was there, if anything, ends up in `staging`.
-
-    One system call on Linux (renameat2). Elsewhere two renames: between them the bundle is missing, never half, and a
-    build that is killed there leaves the old one aside, from where the next build puts it back.
-    """
-    if not output.exists():
-        staging.rename(output)
-        return
-    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is not None:
-        names = os.fsencode(staging), os.fsencode(output)
-        if renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_EXCHANGE) == 0:
-            return
-    output.rename(previous(output))
-    staging.rename(output)
-    shutil.rmtree(previous(output))

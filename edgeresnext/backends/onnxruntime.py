@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -65,8 +66,13 @@ class ONNXRuntimeSession(Session):
             self.run(images)
         session = self._open()
         file = Path(session.end_profiling())
-        events = msgspec.json.decode(file.read_bytes())
-        file.unlink()
+        try:
+            events = msgspec.json.decode(file.read_bytes())
+        except (OSError, msgspec.DecodeError) as error:  # scratch that is full or read-only
+            raise BackendError(f"ONNX Runtime's profile in '{file}' cannot be read: {error}") from None
+        finally:
+            with suppress(OSError):
+                file.unlink()
         seconds: dict[tuple[str, str], list[float]] = {}
         for event in events:
             if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):

@@ -1,6 +1,6 @@
 """The bundle: a directory whose manifest names every other file with its size and SHA-256.
 
-A bundle appears whole or not at all (`files.replacing_directory`). Nothing in it is executed or unpickled, and no file
+A bundle appears whole or not at all (`directories.replacing`). Nothing in it is executed or unpickled, and no file
 reaches native code before its digest has been checked.
 """
 

@@ -16,7 +16,7 @@ from typing import BinaryIO, TypeVar
 
 import numpy as np
 
-from edgeresnext import files
+from edgeresnext import directories, files
 from edgeresnext.bundle.golden import Golden
 from edgeresnext.bundle.manifest import (
     LABELS,
@@ -104,11 +104,14 @@ class Bundle:
             raise BundleError(f"file '{self.path / name}' was altered: its SHA-256 is not the manifest's", REBUILD)
 
     def unlisted(self) -> list[str]:
-        """Return what lies in the directory and is neither the manifest's own nor listed there, by relative name."""
+        """Return what lies in the directory and is neither the manifest's own nor listed there, by relative name.
+
+        What a signing that was killed has left does not count: the next one removes it.
+        """
         found = {
             path.relative_to(self.path).as_posix()
             for path in self.path.rglob("*")
-            if path.is_symlink() or not path.is_dir()
+            if (path.is_symlink() or not path.is_dir()) and not files.is_partial(path.name)
         }
         return sorted(found - {*OWN_NAMES, *self.manifest.files})
 
@@ -263,6 +266,6 @@ def _read_in_exchange(path: Path, trusted: Sequence[str | Path]) -> Bundle:
         try:
             return read(path, trusted)
         except BundleError:
-            if path.exists() or not files.previous(path).exists() or time.monotonic() > end:
+            if path.exists() or not directories.previous(path).exists() or time.monotonic() > end:
                 raise
         time.sleep(_MISSING_S / 100)

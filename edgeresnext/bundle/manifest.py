@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from edgeresnext import __version__, files
+from edgeresnext import __version__, directories, files
 from edgeresnext.errors import BundleError, shortened
 from edgeresnext.spec import RANGES_SCHEMA, READABLE_SCHEMAS, Manifest, Ranges
 
@@ -41,7 +41,7 @@ def read_manifest(path: Path) -> tuple[Manifest, bytes, bytes | None]:
         what = "is not a bundle: it has no manifest.json" if path.is_dir() else "does not exist"
         what = "is a file, not a bundle" if path.is_file() else what
         hint = "A bundle is the directory that `edgeresnext build --output` wrote."
-        aside = files.previous(path)
+        aside = directories.previous(path)
         if aside.exists():
             hint = f"A build was killed while it replaced the bundle; it waits in '{aside}': build again, or rename it."
         raise BundleError(f"'{path}' {what}", hint) from None

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edgeresnext import files
+from edgeresnext import directories, files
 from edgeresnext.bundle.bundle import read
 from edgeresnext.bundle.manifest import OWN_NAMES
 from edgeresnext.errors import BundleError, InputError, shortened
@@ -19,12 +19,23 @@ def check_output(output: Path) -> None:
     """Refuse an output path that a bundle must not replace.
 
     Raises:
-        BundleError: It is a file, or a directory that holds something other than a bundle.
+        BundleError: It is a file, a directory that holds something other than a bundle, or one inside a bundle.
     """
+    if around := [folder for folder in output.absolute().parents if _is_bundle(folder)]:
+        raise BundleError(f"output '{output}' lies in bundle '{around[0]}'", "Give a directory outside it.")
     try:
         check_replaceable(output, "a bundle", lambda: {*OWN_NAMES, *read(output).manifest.files})
     except InputError as error:
         raise BundleError(error.what, error.hint) from None
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether a folder is a bundle."""
+    try:
+        read(folder)
+    except (BundleError, OSError):
+        return False
+    return True
 
 
 def check_replaceable(output: Path, kind: str, known: Callable[[], set[str]], by_products: str | None = None) -> None:
@@ -37,9 +48,25 @@ def check_replaceable(output: Path, kind: str, known: Callable[[], set[str]], by
         by_products: Suffix of files that whoever uses it leaves there, and that are no loss; None where there are none.
 
     Raises:
-        InputError: It is a file, or a directory that holds something else.
+        InputError: It is a file, a directory that holds something else, or where nothing may be looked for.
     """
-    _check_name(output)
+    directories.check_name(output)
+    try:
+        _check_place(output, kind, known, by_products)
+    except OSError as error:
+        raise InputError(f"cannot write '{output}': {error.strerror}", _MAY_WRITE) from None
+
+
+_MAY_WRITE = "Choose an output directory that you may write to."
+
+
+def _check_place(output: Path, kind: str, known: Callable[[], set[str]], by_products: str | None) -> None:
+    """Refuse an output path as `check_replaceable` does.
+
+    Raises:
+        InputError: It may not be replaced.
+        OSError: It cannot be looked at.
+    """
     if output.exists() and Path.cwd().is_relative_to(output.resolve()):
         what = "the current directory" if output.resolve() == Path.cwd() else "a folder around the current directory"
         raise InputError(f"output is {what}, which {kind} would replace", "Leave it first (cd), or give another.")
@@ -54,7 +81,8 @@ def check_replaceable(output: Path, kind: str, known: Callable[[], set[str]], by
         on_disk = {
             path.relative_to(output).as_posix()
             for path in output.rglob("*")
-            if not path.is_dir() and not (by_products and path.name.endswith(by_products))
+            if not path.is_dir() and not files.is_partial(path.name)
+            if not (by_products and path.name.endswith(by_products))
         }
         if on_disk - files_of_ours:
             raise InputError(
@@ -65,11 +93,8 @@ def check_replaceable(output: Path, kind: str, known: Callable[[], set[str]], by
     parent = check_parent(output)
     if output.exists() and _is_somebody_else_s(output, parent):
         raise InputError(
-            f"output '{output}' is somebody else's, in a folder where only its owner may replace it", _OTHER
+            f"output '{output}' is somebody else's, in a folder where only its owner may replace it", _MAY_WRITE
         )
-
-
-_OTHER = "Choose an output directory that you may write to."
 
 
 def check_parent(output: Path) -> Path:
@@ -78,37 +103,16 @@ def check_parent(output: Path) -> Path:
     Raises:
         InputError: Nothing can be written there, or no file can have the output's name.
     """
-    _check_name(output)
+    directories.check_name(output)
     parent = output.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write in '{parent}'", _OTHER)
-    return parent
-
-
-_LONGEST_NAME = 255 - len("..partial-12345678")
-"""Bytes that most file systems take for a name, less what is added to it while it is written."""
-_LONGEST_PATH = 4096 - 300
-"""Bytes that Linux takes for a path, less the longest name below it."""
-
-
-def _check_name(output: Path) -> None:
-    """Refuse a name that no file can have, or that cannot be said.
-
-    Raises:
-        InputError: It is such a name.
-    """
-    name, path = os.fsencode(output.name), os.fsencode(output.absolute())
-    hint = "Choose a shorter one."
-    if len(name) > _LONGEST_NAME:
-        raise InputError(f"the name of output '{output.name[:40]}...' has {len(name)} bytes, of {_LONGEST_NAME}", hint)
-    if len(path) > _LONGEST_PATH:
-        raise InputError(f"the path of output '{output.name}' has {len(path)} bytes, of {_LONGEST_PATH}", hint)
     try:
-        str(output).encode()
-    except UnicodeEncodeError:
-        raise InputError(f"the path of output '{output}' is no UTF-8", "Choose another name.") from None
+        while not parent.exists():
+            parent = parent.parent
+    except OSError as error:  # a folder that may not be entered
+        raise InputError(f"cannot write '{output}': {error.strerror}", _MAY_WRITE) from None
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write in '{parent}'", _MAY_WRITE)
+    return parent
 
 
 def _is_somebody_else_s(output: Path, parent: Path) -> bool:
@@ -120,14 +124,14 @@ def _is_somebody_else_s(output: Path, parent: Path) -> bool:
 
 @contextmanager
 def replacing(output: Path, waiting: Callable[[str], None]) -> Iterator[Path]:
-    """Yield an empty directory that takes the place of `output`: `files.replacing_directory`, of bundles alone.
+    """Yield an empty directory that takes the place of `output`: `directories.replacing`, of bundles alone.
 
     Raises:
         BundleError: The output may not be replaced.
         InputError: The disk is full or not writable.
     """
     check_output(output)
-    with files.replacing_directory(output, waiting) as staging:
+    with directories.replacing(output, waiting) as staging:
         yield staging
 
 

@@ -22,6 +22,7 @@ from edgeresnext.cli.options import (
     with_options,
 )
 from edgeresnext.cli.show_bundle import show_bundle
+from edgeresnext.directories import previous
 from edgeresnext.errors import InputError, RequestError
 
 
@@ -75,7 +76,7 @@ def build(models: tuple[str, ...], as_json: bool, **options: Any) -> None:  # no
             values=("average",),
         )
     named = model in CATALOGUE and bool(asked.keys() & {"weights", "random_weights"})
-    from_bundle = Path(model).is_dir() and not named
+    from_bundle = not named and (Path(model).is_dir() or previous(Path(model)).is_dir())
     engine_options = replaced(EngineOptions(), asked)
     with console.progress() as progress:
         if from_bundle:

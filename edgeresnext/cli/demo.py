@@ -23,7 +23,7 @@ from edgeresnext.spec import Check
 
 MODEL = "resnext20_8x4d"
 _BENCH = BenchOptions(seconds=10.0, skip=("compile",))
-_OWN = ("digits", "bundle", ".bundle.lock")
+_OWN = ("digits", "bundle")
 
 
 @contextlib.contextmanager
@@ -41,10 +41,11 @@ def demo(output: str | Path, progress: Progress = silent) -> tuple[tuple[Check, 
 
     Raises:
         NotInstalledError: A package of the `demo`, `build` or `cpu` extra is missing.
-        DataError: `output` holds something else.
+        InputError: `output` holds something else, or cannot be written.
     """
     output = Path(output)
-    strangers = [path.name for path in output.glob("*") if path.name not in _OWN] if output.is_dir() else []
+    # Beside each of its folders are the lock, and what a demo that was killed has left.
+    strangers = [path.name for path in output.glob("*") if path.name.strip(".").partition(".")[0] not in _OWN]
     if strangers or (output.exists() and not output.is_dir()):
         raise DataError(
             f"'{output}' holds something other than a demo: {shortened(strangers)}", "Give a new directory."

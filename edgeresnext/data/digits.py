@@ -6,13 +6,14 @@ split by class and seed into training, calibration and validation. Images of equ
 
 from __future__ import annotations
 
+import logging
 import random
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from edgeresnext import directories
 from edgeresnext.errors import DataError
 from edgeresnext.extras import require
 
@@ -20,6 +21,7 @@ SPLITS = {"train": 1000, "calibration": 197, "validation": 600}
 SEED = 0
 _WHITE = 16
 """The brightest value in the data set."""
+_log = logging.getLogger("edgeresnext")
 
 
 def prepare(root: str | Path) -> dict[str, Path]:
@@ -29,7 +31,8 @@ def prepare(root: str | Path) -> dict[str, Path]:
 
     Raises:
         NotInstalledError: scikit-learn is missing.
-        DataError: `root` holds something else, or cannot be written.
+        DataError: `root` holds something else.
+        InputError: `root` cannot be written.
     """
     require("demo", "sklearn", needed_by="the set of digits")
     root = Path(root)
@@ -43,18 +46,12 @@ def prepare(root: str | Path) -> dict[str, Path]:
 
     digits = load_digits()
     images = np.rint(digits.images * (255 / _WHITE)).astype(np.uint8)
-    try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
-            prepared = Path(scratch) / root.name
-            for split, indices in split_indices(images, digits.target).items():
-                for index in indices:
-                    folder = prepared / split / str(digits.target[index])
-                    folder.mkdir(parents=True, exist_ok=True)
-                    Image.fromarray(images[index]).save(folder / f"{index:04}.png")
-            prepared.replace(root)  # whole or not at all, also when interrupted
-    except OSError as error:
-        raise DataError(f"cannot write the digits to '{root}': {error.strerror}", "Give another directory.") from None
+    with directories.replacing(root, _log.warning) as prepared:
+        for split, indices in split_indices(images, digits.target).items():
+            for index in indices:
+                folder = prepared / split / str(digits.target[index])
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(images[index]).save(folder / f"{index:04}.png")
     return folders
 
 

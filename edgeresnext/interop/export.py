@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 from typing import cast, get_args
 
-from edgeresnext import __version__, files
+from edgeresnext import __version__, directories, files
 from edgeresnext import bundle as bundles
 from edgeresnext.bundle import Bundle
 from edgeresnext.errors import NotInstalledError, RequestError, unknown_name
@@ -79,7 +79,7 @@ def export(
         jobs.append(for_deepstream(bundle, Path(deepstream), chosen, batch))
     for job in jobs:
         check_output(job, bundle)
-    if len({job.output.resolve() for job in jobs}) < len(jobs):
+    if len({files.real(job.output) for job in jobs}) < len(jobs):
         raise RequestError(
             f"both exports would be '{jobs[0].output}'", "Give two directories.", values=("triton", "deepstream")
         )
@@ -99,7 +99,7 @@ def check_precision(name: str) -> Precision:
 
 def _publish(job: Job, bundle: Bundle) -> Export:
     """Write, replay, record; all of it appears at once or not at all."""
-    with files.replacing_directory(job.output, _log.warning) as staging:
+    with directories.replacing(job.output, _log.warning) as staging:
         check_output(job, bundle)  # once more: another export may have come first
         job.write(staging)
         notes = job.notes

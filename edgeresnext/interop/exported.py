@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from edgeresnext import bundle as bundles
-from edgeresnext import files
+from edgeresnext import directories, files
 from edgeresnext.bundle import Bundle
 from edgeresnext.bundle.onnx_file import check_onnx
 from edgeresnext.errors import InputError
@@ -81,7 +81,8 @@ def check_output(job: Job, bundle: Bundle) -> None:
         InputError: It does, or it is a file, or lies in the bundle.
     """
     output = job.output
-    if output.resolve().is_relative_to(bundle.path.resolve()):
+    directories.check_name(output)
+    if files.real(output).is_relative_to(files.real(bundle.path)):
         raise InputError(f"output '{output}' lies in the bundle", "Give a directory outside it.")
 
     def known() -> set[str]:

@@ -108,16 +108,21 @@ def _bench(request: Request, progress: Progress) -> Report:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Ignore Ctrl-C meanwhile, where this is the main thread: only there can that be said."""
+    """Ignore what would end this meanwhile, where this is the main thread: only there can that be said.
+
+    SIGTERM too, where somebody handles it as Ctrl-C is handled; where nobody does, it ends the process as ever.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ending = [signal.SIGINT, *([signal.SIGTERM] if callable(signal.getsignal(signal.SIGTERM)) else [])]
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ending}
     try:
         yield
     finally:
-        # None is a handler that was not set from Python, and cannot be set again from there.
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        for number, handler in before.items():
+            # None is a handler that was not set from Python, and cannot be set again from there.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 class _Run:
@@ -173,8 +178,8 @@ class _Run:
         self.findings.unfinished = name
         try:
             stage()
-        except EdgeResNeXtError as error:
-            self.findings.notes.append(f"{name} was not measured: {error.what}")
+        except (EdgeResNeXtError, OSError) as error:  # a disk that is full must not cost what was measured before
+            self.findings.notes.append(f"{name} was not measured: {getattr(error, 'what', error)}")
         self.findings.unfinished = ""
         self.watch.sample()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import get_args
 
-from edgeresnext.errors import RequestError, unknown_name
+from edgeresnext.errors import RequestError, shown, unknown_name
 from edgeresnext.measure.results import Mode, Scenario
 from edgeresnext.measure.statistics import PERCENTILES, samples_needed
 from edgeresnext.spec import ClassOrder, Value
@@ -175,7 +175,7 @@ def check(request: Request) -> None:
     for name, hint in _POSITIVE.items():
         value = getattr(request.options, name)
         if value is not None and not 0 < value < math.inf:
-            words = f"{value:g} s ({1e3 * value:g} ms)" if name == "latency_bound_s" else f"{value:g}"
+            words = f"{value:g} s ({1e3 * value:g} ms)" if name == "latency_bound_s" else shown(value)
             raise RequestError(f"{name} is {words}", hint, values=(name,))
     if request.mode not in EFFORTS:
         raise unknown_name("mode", request.mode, EFFORTS, values=("mode",))

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import json
 import re
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from filelock import FileLock
 
 from edgeresnext import files
 from edgeresnext.errors import CheckpointError, RequestError, unknown_name
 from edgeresnext.extras import require
+from edgeresnext.model import downloads
 from edgeresnext.model.catalogue import PREPROCESS
 from edgeresnext.progress import Progress, silent
 from edgeresnext.spec import Preprocess
@@ -27,9 +22,6 @@ from edgeresnext.spec import Preprocess
 PREFIXES = ("hf:", "torchvision:", "https://", "http://")
 _SMALLEST_SHARE = 0.1
 _PILLOW_BILINEAR = 2
-_TIMEOUT_S = 30.0
-_PIECE_BYTES = 1 << 20
-_ELSEWHERE = "Fetch it on a machine that has a network, and give the file instead."
 
 TORCHVISION = {
     "ResNet18_Weights.IMAGENET1K_V1": "resnet18-f37072fd",
@@ -99,7 +91,7 @@ def fetch(name: str, cache: Path, progress: Progress = silent) -> Fetched:
         if rest not in TORCHVISION:
             raise unknown_name("weights of torchvision", rest, TORCHVISION)
         file = TORCHVISION[rest]
-        path = _download(f"{_TORCHVISION_AT}{file}.pth", file.rpartition("-")[2], cache, progress)
+        path = downloads.fetched(f"{_TORCHVISION_AT}{file}.pth", file.rpartition("-")[2], cache, progress)
         return Fetched(path=path, preprocess=_of_torchvision(rest))
     address, _, fragment = name.partition("#")
     digest = fragment.removeprefix("sha256=").lower() if fragment.startswith("sha256=") else ""
@@ -110,7 +102,7 @@ def fetch(name: str, cache: Path, progress: Progress = silent) -> Fetched:
             f"'{address}' is not encrypted, and anybody on the way could send another file",
             "Use https://, or say what the file must be: #sha256=DIGEST",
         )
-    return Fetched(path=_download(address, digest, cache, progress))
+    return Fetched(path=downloads.fetched(address, digest, cache, progress))
 
 
 def torchvision_file(path: Path) -> tuple[str, Preprocess] | None:
@@ -128,81 +120,6 @@ def _of_torchvision(name: str) -> Preprocess:
     """Return the preprocessing of weights of torchvision."""
     second = name.endswith("_V2") or name in _RESIZED_LIKE_V2
     return PREPROCESS["torchvision-v2" if second else "torchvision-v1"]
-
-
-def _download(address: str, digest: str, cache: Path, progress: Progress) -> Path:
-    """Return the file at an address, from the cache or from where an earlier download stopped."""
-    place = cache / "downloads" / hashlib.sha256(address.encode()).hexdigest()[:16]
-    path = place / "weights"
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(
-            f"downloads cannot be kept in '{place}': {error.strerror}", "Set EDGERESNEXT_CACHE to another folder."
-        ) from None
-    with FileLock(place / ".lock"):
-        if path.exists() and files.digest(path).startswith(digest):
-            return path
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            _receive(address, partial, progress)
-        except urllib.error.HTTPError as error:
-            raise CheckpointError(f"'{address}' answers {error.code} {error.reason}", "Check the address.") from None
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", None) or str(error) or type(error).__name__
-            raise CheckpointError(f"cannot fetch '{address}': {reason}", _ELSEWHERE) from None
-        found = files.digest(partial)
-        if not found.startswith(digest):
-            partial.unlink()
-            raise CheckpointError(
-                f"'{address}' sent another file: its SHA-256 begins with {found[: max(len(digest), 8)]}, not {digest}",
-                "Try again; if it stays so, do not use that file.",
-            )
-        partial.replace(path)
-    return path
-
-
-def _receive(address: str, partial: Path, progress: Progress) -> None:
-    """Write what an address sends behind what is there already.
-
-    Raises:
-        OSError: The connection failed, or ended early.
-    """
-    have = partial.stat().st_size if partial.exists() else 0
-    etag = partial.with_name(f"{partial.name}.etag")
-    headers = {"Range": f"bytes={have}-"} if have else {}
-    if have and etag.exists() and (known := etag.read_text(encoding="utf-8")):
-        headers["If-Range"] = known  # where it is another file now, all of it comes
-    request = urllib.request.Request(address, headers=headers)  # noqa: S310 - https, or a known digest
-    try:
-        answer = urllib.request.urlopen(request, timeout=_TIMEOUT_S)  # noqa: S310 - as above
-    except urllib.error.HTTPError as error:
-        if error.code != 416 or not have:  # noqa: PLR2004 - "range not satisfiable": all of it is there, or it changed
-            raise
-        partial.unlink()
-        return _receive(address, partial, progress)
-    if address.lower().startswith("https:") and not answer.geturl().lower().startswith("https:"):
-        answer.close()
-        message = f"it leads to {answer.geturl()}, which is not encrypted"
-        raise OSError(message)
-    goes_on = answer.status == 206 and str(answer.headers.get("Content-Range")).startswith(f"bytes {have}-")  # noqa: PLR2004 - "partial content"
-    if answer.status == 206 and not goes_on:  # noqa: PLR2004 - as above
-        answer.close()
-        partial.unlink()
-        return _receive(address, partial, progress)
-    etag.write_text(answer.headers.get("ETag", ""), encoding="utf-8")
-    with answer, partial.open("ab" if goes_on else "wb") as file:
-        done = file.tell()
-        length = answer.headers.get("Content-Length")
-        total = done + int(length) if length else 0
-        while piece := answer.read(_PIECE_BYTES):
-            file.write(piece)
-            done += len(piece)
-            progress("download", done, max(total, done))
-    if total and done < total:
-        message = f"the connection ended after {done:,} of {total:,} bytes; the next try goes on from there"
-        raise OSError(message)
-    return None
 
 
 def _hugging_face(name: str) -> Fetched:
@@ -235,7 +152,7 @@ def _hugging_face(name: str) -> Fetched:
             f"cannot fetch 'hf:{name}': {reason}", "Check the name; private ones need a login."
         ) from None
     if weights is None and unreachable:
-        raise CheckpointError(f"'hf:{name}' is not in the cache, and its hub cannot be reached", _ELSEWHERE)
+        raise CheckpointError(f"'hf:{name}' is not in the cache, and its hub cannot be reached", downloads.ELSEWHERE)
     if weights is None:
         raise CheckpointError(
             f"'hf:{name}' has neither model.safetensors nor pytorch_model.bin", "Give the address of the file itself."

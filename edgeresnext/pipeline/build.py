@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from edgeresnext import bundle as bundles
-from edgeresnext import files
+from edgeresnext import directories, files
 from edgeresnext.bundle import Bundle, Golden
 from edgeresnext.compiler.plan import Keep
 from edgeresnext.data import calibration_set, folder
@@ -25,7 +25,13 @@ from edgeresnext.machine.allocator import keeping_freed_memory
 from edgeresnext.machine.environment import machine, package_versions
 from edgeresnext.pipeline.accept import accept
 from edgeresnext.pipeline.on_device import add_engines
-from edgeresnext.pipeline.request import check_checkpoint_options, check_request, is_int8, named
+from edgeresnext.pipeline.request import (
+    check_checkpoint_options,
+    check_request,
+    is_int8,
+    least_bytes_a_weight,
+    named,
+)
 from edgeresnext.progress import Progress, silent
 from edgeresnext.spec import (
     AUTO,
@@ -101,7 +107,7 @@ def build(
 
     Raises:
         RequestError: A name does not exist, or options contradict each other.
-        InputError: Weights, labels, images, ranges or the output directory cannot be used.
+        InputError: Weights, labels, images, ranges or the output directory cannot be used, or there is no room for it.
         NotInstalledError: A package of the `build` extra is missing.
         AccuracyError: A file is too far from PyTorch to be published, or does not pass the gate.
     """
@@ -134,6 +140,8 @@ def build(
         assert name is not None
         found = by_name(name, preprocess, labels, checkpoint_options, recipe.seed)
     network, spec, names = found.network, found.spec, found.labels
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    directories.check_room(output, parameters * least_bytes_a_weight(request.onnx))
     graph = trace(network, spec.preprocess.size)
     kept = parse_keep(graph, recipe.keep)
     validation = None if validation is None else match(validation, names, graph, kept)
@@ -156,7 +164,7 @@ def build(
         manifest = Manifest(
             model=spec,
             trained=not random_weights,
-            parameters=sum(parameter.numel() for parameter in network.parameters()),
+            parameters=parameters,
             macs=graph.macs,
             calibration="" if calibrated is None else calibrated.source(images.about),
             golden=f"{len(golden.images)} of {images.about}",

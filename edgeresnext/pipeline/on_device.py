@@ -9,11 +9,13 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from edgeresnext import bundle as bundles
+from edgeresnext import directories
 from edgeresnext.backends.targets import HERE
 from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.bundle import Bundle
@@ -70,6 +72,8 @@ def build_engines(
             values=("targets",),
         )
     wanted = engines_wanted(asked, chosen, engine_options)
+    with suppress(OSError):  # `read` says where it waits
+        directories.put_back(Path(path))
     check_files(bundles.read(path).manifest, wanted, engine_options)
     output = Path(path if output is None else output)
     bundles.check_output(output)

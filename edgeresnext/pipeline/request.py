@@ -11,7 +11,7 @@ from edgeresnext.backends import registry
 from edgeresnext.backends.targets import CPU_ARTIFACTS, HERE, JETSON, Target
 from edgeresnext.backends.targets import parse as parse_targets
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES, ONNX_FILES
-from edgeresnext.errors import RequestError, unknown_name
+from edgeresnext.errors import RequestError, shown, unknown_name
 from edgeresnext.model.catalogue import CATALOGUE
 from edgeresnext.model.hub import is_name
 from edgeresnext.pipeline.recipe import check_recipe
@@ -170,7 +170,7 @@ def check_checkpoint_options(name: str | None, options: CheckpointOptions) -> No
         lowest, highest, most = _RANGES[value]
         if not 0 < len(numbers) <= most or not all(lowest <= number <= highest for number in numbers):
             raise RequestError(
-                f"{value} is {', '.join(f'{number:g}' for number in numbers) or 'empty'}",
+                f"{value} is {', '.join(map(shown, numbers)) or 'empty'}",
                 f"Give {'a number' if most == 1 else f'at most {most} numbers'} from {lowest:g} to {highest:g}.",
                 values=(value,),
             )
@@ -211,6 +211,11 @@ def check_precisions(precisions: Iterable[str]) -> tuple[Precision, ...]:
 def is_int8(onnx: str) -> bool:
     """Whether the ONNX file of that name holds INT8 layers."""
     return "int8" in (ONNX_FILES | GROUPED_FLOAT_FILES)[onnx]
+
+
+def least_bytes_a_weight(onnx: Iterable[str]) -> int:
+    """Return the bytes that a bundle with these ONNX files has for each weight, beside its float32: all in INT8."""
+    return 4 + sum(1 if is_int8(name) else 2 if name == "fp16" else 4 for name in onnx)
 
 
 def _onnx_names(

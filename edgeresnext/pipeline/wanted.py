@@ -9,7 +9,7 @@ import msgspec
 
 from edgeresnext.backends import cuda, registry, targets
 from edgeresnext.backends.targets import Target
-from edgeresnext.errors import NotInstalledError, RequestError, unknown_name
+from edgeresnext.errors import NotInstalledError, RequestError, shown, unknown_name
 from edgeresnext.extras import how_to_install
 from edgeresnext.machine import gpu
 from edgeresnext.spec import EngineOptions, Precision
@@ -72,7 +72,7 @@ def _check_options(options: EngineOptions) -> None:
         )
     if options.workspace_bytes is not None and not 1 <= options.workspace_bytes <= _MAX_WORKSPACE:
         raise RequestError(
-            f"workspace is {options.workspace_bytes / 2**20:g} MiB",
+            f"workspace is {shown(options.workspace_bytes >> 20)} MiB",
             "Give a positive size, or leave it out.",
             values=("workspace_bytes",),
         )

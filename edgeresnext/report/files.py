@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
@@ -33,13 +32,8 @@ def check_save(path: str | Path) -> None:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise RequestError(f"cannot save a report as '{path}'", f"Known suffixes: {', '.join(SUFFIXES)}.")
-    folder = path.absolute().parent
-    if not folder.is_dir():
-        raise RequestError(f"folder '{folder}' does not exist", "Create it first.")
-    if path.is_dir():
-        raise RequestError(f"'{path}' is a folder", "Give the name of a file.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise RequestError(f"folder '{folder}' cannot be written", "Change its permissions, or give another file.")
+    if reason := files.why_unwritable(path):
+        raise RequestError(reason, "Create the folder first, or give another file.")
     if path.suffix == ".html":
         require("plot", *HTML_NEEDS, needed_by=f"'{path}'")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
+from edgeresnext import files
 from edgeresnext.errors import RequestError
 from edgeresnext.extras import require
 from edgeresnext.spec import LayerCost, Sensitivity
@@ -19,13 +21,13 @@ def check_plot(path: Path) -> None:
     """Refuse a file that `plot` cannot write, before anything is computed.
 
     Raises:
-        RequestError: The suffix is unknown or the folder does not exist.
+        RequestError: The suffix is unknown, or the file cannot be written.
         NotInstalledError: matplotlib is missing.
     """
     if path.suffix not in PLOT_SUFFIXES:
         raise RequestError(f"cannot write a plot as '{path}'", f"Known suffixes: {', '.join(PLOT_SUFFIXES)}.")
-    if not path.absolute().parent.is_dir():
-        raise RequestError(f"folder '{path.absolute().parent}' does not exist", "Create it first.")
+    if reason := files.why_unwritable(path):
+        raise RequestError(reason, "Create the folder first, or give another file.")
     require("plot", "matplotlib", needed_by="a plot")
 
 
@@ -38,7 +40,9 @@ def plot(found: Sensitivity, path: Path) -> None:
     """
     check_plot(path)
     try:
-        sensitivity_figure(found).savefig(path, dpi=150)
+        drawn = BytesIO()
+        sensitivity_figure(found).savefig(drawn, format=path.suffix[1:], dpi=150)
+        files.write(path, drawn.getvalue())
     except OSError as error:
         raise RequestError(f"cannot write plot '{path}': {error.strerror}", "Give another file.") from None
 

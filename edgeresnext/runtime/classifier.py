@@ -17,7 +17,7 @@ from edgeresnext.backends.base import Session
 from edgeresnext.bundle import Bundle
 from edgeresnext.bundle.onnx_file import check_onnx
 from edgeresnext.data.images import ImageSource, load_image
-from edgeresnext.errors import RequestError
+from edgeresnext.errors import RequestError, shown
 from edgeresnext.spec import Artifact, Preprocess
 
 _BATCH = 16
@@ -157,16 +157,21 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return found
 
 
+_MOST_THREADS = 4096
+"""Runtimes start as many as they are told to."""
+
+
 def open_artifact(bundle: Bundle, artifact: Artifact, threads: int | None = None, *, profiled: bool = False) -> Session:
     """Open an artefact after checking its digest; `profiled` as `Backend.open` has it.
 
     Raises:
-        RequestError: `threads` is not positive.
+        RequestError: `threads` is not positive, or more than any machine has.
         BundleError: The file is missing or altered.
         BackendError: The runtime refuses it.
     """
-    if threads is not None and not is_count(threads):
-        raise RequestError(f"threads is {threads!r}", "Give one thread or more, or leave it out.", values=("threads",))
+    if threads is not None and not (is_count(threads) and threads <= _MOST_THREADS):
+        given = shown(threads) if is_count(threads) else repr(threads)
+        raise RequestError(f"threads is {given}", f"Give 1 to {_MOST_THREADS}, or leave it out.", values=("threads",))
     file, model, content = bundle.path / artifact.file, bundle.manifest.model, bundle.content(artifact.file)
     if artifact.backend in _READERS_OF_ONNX:  # whatever the manifest calls the file
         check_onnx(content, model, file)

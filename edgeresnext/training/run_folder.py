@@ -246,6 +246,7 @@ def opened(path: Path, *, resume: bool) -> Iterator[RunFolder]:
             f"cannot write in '{path}': {error.strerror}", "Give another folder.", values=("output",)
         ) from None
     try:
+        files.remove_abandoned(path)
         yield RunFolder(path=path)
     finally:
         lock.release()

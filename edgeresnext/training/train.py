@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from edgeresnext import files
+from edgeresnext import directories, files
 from edgeresnext.data import calibration_set
 from edgeresnext.errors import RequestError
 from edgeresnext.extras import lacking, require
@@ -43,6 +43,8 @@ from edgeresnext.training.run_folder import (
 from edgeresnext.training.trainer import Trainer
 
 _PACKAGES = ("edgeresnext", "torch", "numpy", "pillow")
+_WEIGHTS_WRITTEN = 3
+"""Files of a run that have all weights: the first, the best, the state."""
 _log = logging.getLogger("edgeresnext")
 
 
@@ -137,6 +139,8 @@ def train(
     frozen_parts(start.network, now.recipe, 0)
     with joined() as processes, _folder(path, processes, resume=was is not None) as run:
         if was is None and processes.first:
+            weights_bytes = 4 * sum(one.numel() for one in start.network.parameters())
+            directories.check_room(run.path, _WEIGHTS_WRITTEN * weights_bytes)
             run.begin(now, start.network)
         processes.wait()
         run.load_weights(START, start.network)

@@ -1,5 +1,6 @@
 """The ways that a benchmark may go, with sessions that know their answers and take known times on a scripted clock."""
 
+import errno
 import os
 import signal
 
@@ -11,6 +12,7 @@ from stages import LATENCY_ALONE
 import edgeresnext
 from edgeresnext import BenchOptions
 from edgeresnext.backends import registry
+from edgeresnext.cli import interruption
 from edgeresnext.errors import BackendError, DataError, RequestError
 from edgeresnext.measure import bench as module
 from edgeresnext.measure import variants
@@ -237,6 +239,34 @@ def test_a_second_ctrl_c_loses_nothing(built, monkeypatch):
     with pytest.raises(InterruptedBenchError) as interrupted:
         bench(built, precision="int8", progress=at_the_fifth_round)
     assert interrupted.value.report.rows[0].latency_n == 5
+
+
+@pytest.mark.usefixtures("opened")
+def test_sigterm_while_the_report_is_made_loses_nothing_either(built, monkeypatch):
+    report_of = module.report_of
+
+    def ended(*found, **more):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return report_of(*found, **more)
+
+    monkeypatch.setattr(module, "report_of", ended)
+    before = signal.signal(signal.SIGTERM, interruption.interrupt)
+    try:
+        assert bench(built, precision="int8").rows[0].latency_n == 11
+        assert signal.getsignal(signal.SIGTERM) is interruption.interrupt
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("opened")
+def test_a_stage_that_the_system_refuses_costs_itself_alone(built, monkeypatch):
+    def full(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/profile")
+
+    monkeypatch.setattr(module, "profile", full)
+    report = bench(built, options(skip=tuple(stage for stage in LATENCY_ALONE if stage != "layers")), precision="int8")
+    assert rows_of(report)["openvino-int8"].latency_n == 11
+    assert any("layers was not measured: [Errno 28] No space left on device" in said for said in report.warnings)
 
 
 def test_what_was_measured_before_a_variant_broke_is_kept(built, opened, monkeypatch):

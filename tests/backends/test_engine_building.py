@@ -13,6 +13,7 @@ from standins.engines import BATCH, CLASSIC, calls, compiled, engines, written
 
 import edgeresnext
 from edgeresnext import bundle as bundles
+from edgeresnext import directories
 from edgeresnext.backends import registry, targets
 from edgeresnext.compiler.plan import GROUPED_FLOAT_FILES
 from edgeresnext.errors import AccuracyError, BackendError, NotInstalledError, RequestError
@@ -70,6 +71,13 @@ def test_an_engine_tells_what_it_is(install, lean, module, release):
     assert not any("N/A" in layer.types for layer in engine.layers)  # what the inspector says without shapes
     found = inspect(lean / artifact.file)
     assert found["release"].rsplit(".", 1)[0] == trt.__version__.rsplit(".", 1)[0]
+
+
+def test_engines_are_added_to_a_bundle_that_a_killed_build_left_aside(install, lean):
+    install()
+    lean.rename(directories.previous(lean))
+    assert "fp32" in engines(edgeresnext.build_engines(lean, precisions=["fp32"], engine_options=BATCH))
+    assert not directories.previous(lean).exists()
 
 
 @pytest.mark.parametrize("release", CLASSIC)

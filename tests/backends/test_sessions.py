@@ -1,6 +1,8 @@
 import re
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,6 +163,16 @@ def test_the_time_of_every_convolution_is_found(built, name):
     assert all(one.kind for one in layers if not one.module)
 
 
+def test_a_profile_that_the_disk_had_no_room_for_is_said_and_removed(built, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    read = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: read(self)[:100])
+    artifact = next(one for one in built.manifest.artifacts if one.name == "onnxruntime-fp32")
+    with pytest.raises(BackendError, match=r"profile in '.*' cannot be read: Input data was truncated"):
+        profile(built, artifact, built.golden().images[:1], None)
+    assert not list(tmp_path.iterdir())
+
+
 def test_pytorch_is_not_profiled_and_says_so(built):
     with pytest.raises(BackendError, match="single operations of torch are not measured"):
         profile(built, registry.BASELINE_ARTIFACT, built.golden().images[:1], None)
@@ -242,7 +254,7 @@ def test_load_obeys_what_is_asked_for(built, backend, precision):
 
 
 def test_load_refuses_what_the_bundle_has_not(built):
-    for options in ({"backend": "tensorrt"}, {"precision": "fp16"}, {"threads": 0}):
+    for options in ({"backend": "tensorrt"}, {"precision": "fp16"}, {"threads": 0}, {"threads": 10**400}):
         with pytest.raises(RequestError):
             edgeresnext.load(built.path, **options)
 

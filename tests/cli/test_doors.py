@@ -14,12 +14,16 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE_S, children, comes, lives
 
 from edgeresnext import bundle as bundles
+from edgeresnext import directories
 from edgeresnext.bundle.manifest import LABELS
 from edgeresnext.cli import console
+from edgeresnext.cli.demo import demo
 from edgeresnext.data.digits import prepare
 from edgeresnext.errors import DataError
+from edgeresnext.report.files import read_report
 
 ESCAPE = "\x1b]52;c;aGVsbG8=\x07\u202eevil"
 SHOWN = r"\u001b]52;c;aGVsbG8=\u0007\u202eevil"
@@ -225,3 +229,55 @@ def test_the_command_line_runs_in_any_thread(built, capsys, monkeypatch):
     thread.start()
     thread.join()
     assert "resnext20_8x4d" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which signals a process handles")
+def test_a_benchmark_that_is_terminated_while_a_child_measures_memory_leaves_none(built, tmp_path):
+    skipped = ("pytorch", "compile", "accuracy", "scopes", "energy", "layers")
+    command = [
+        sys.executable, "-m", "edgeresnext", "bench", built.path, "--rounds", "1", "--save", tmp_path / "r.json",
+        *(word for stage in skipped for word in ("--skip", stage)),
+    ]  # fmt: skip
+    worker = "edgeresnext.measure.memory"
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        said = next(line for line in process.stderr if line.startswith("memory"))
+        assert comes(lambda: children(process, worker))
+        workers = children(process, worker)
+        process.send_signal(signal.SIGTERM)
+        said += process.stderr.read()
+        assert process.wait(PATIENCE_S) == 143
+    assert comes(lambda: not any(lives(one) for one in workers))
+    assert "terminated; the report holds what was measured before" in said
+    assert read_report(tmp_path / "r.json").partial
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process is killed there")
+def test_a_build_goes_on_with_a_bundle_that_a_killed_one_left_aside(run, bundle_copy):
+    aside = directories.previous(bundle_copy)
+    bundle_copy.rename(aside)
+    code, _, err = run("verify", bundle_copy)
+    assert code == 5
+    assert f"it waits in '{aside}'" in err
+    code, _, err = run("build", bundle_copy, "--target", "jetson-orin")
+    assert "neither a network nor" not in err
+    code, _, err = run("build", bundle_copy, "--target", "rtx40", "--precision", "bf16")
+    assert code == 2
+    assert aside.exists(), "nothing is done before the request is right"
+
+
+def test_a_demo_goes_on_where_one_was_killed(tmp_path, monkeypatch):
+    for name in (".digits.partial-1", ".bundle.partial-2", ".bundle.previous"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".bundle.lock").touch()
+
+    def enough(*_arguments, **_options):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("edgeresnext.cli.demo.build", enough)
+    with pytest.raises(ZeroDivisionError):
+        demo(tmp_path)
+    assert (tmp_path / "digits" / "validation").is_dir()
+    assert not (tmp_path / ".digits.partial-1").exists()
+    (tmp_path / "mine").touch()
+    with pytest.raises(DataError, match="something other than a demo: mine"):
+        demo(tmp_path)

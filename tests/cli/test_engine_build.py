@@ -4,17 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
-import psutil
 import pytest
+from processes import PATIENCE_S, children, comes, lives
 from standins import installed
 
 WORKER = "edgeresnext.backends._trt.child"
-
-
-PATIENCE_S = 60
-"""For what happens at once on a machine that does nothing else."""
 
 
 @pytest.fixture
@@ -34,33 +29,10 @@ def hanging(monkeypatch, bundle_copy, tmp_path):
     )
     assert comes(there.exists)
     there.unlink()
-    yield process, children(process)
+    yield process, children(process, WORKER)
     process.kill()
     process.wait()
     process.stderr.close()
-
-
-def children(process):
-    """Return what runs workers of this process alone: other tests build beside this one."""
-    return [child for child in psutil.Process(process.pid).children(recursive=True) if WORKER in child.cmdline()]
-
-
-def lives(worker):
-    """Whether a process runs; one that ended and whose parent has not asked for it yet does not."""
-    try:
-        return worker.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def comes(condition):
-    """Whether a condition comes true before patience ends."""
-    end = time.monotonic() + PATIENCE_S
-    while not condition():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
 
 
 def test_ctrl_c_ends_a_build_and_its_child(hanging, bundle_copy):

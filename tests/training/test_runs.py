@@ -17,7 +17,7 @@ import edgeresnext
 from edgeresnext import TrainingRecipe
 from edgeresnext.errors import AccuracyError, CheckpointError, DataError, InputError, RequestError
 from edgeresnext.model.catalogue import PREPROCESS
-from edgeresnext.training.run_folder import read_run
+from edgeresnext.training.run_folder import RUN, RunFolder, read_run
 
 RECIPE = TrainingRecipe(epochs=3, batch=16, learning_rate=0.05)
 
@@ -371,3 +371,20 @@ def test_tensorboard_gets_the_same_numbers(three, tmp_path):
     run = trained(three, tmp_path / "run", msgspec.structs.replace(RECIPE, tensorboard=True))
     events = EventAccumulator(str(run.path / "tensorboard")).Reload()
     assert [one.value for one in events.Scalars("top1")] == pytest.approx([one.top1 for one in run.history])
+
+
+def test_a_run_that_was_killed_before_it_was_one_is_begun_again(three, tmp_path, monkeypatch):
+    write = RunFolder.write
+
+    def killed(self, name, content):
+        if name == RUN:
+            raise Killed
+        write(self, name, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "write", killed)
+        with pytest.raises(Killed):
+            trained(three, tmp_path / "run")
+    (tmp_path / "run" / ".0123456789ab-01234567.partial").touch()
+    assert trained(three, tmp_path / "run").best.top1 is not None
+    assert not list((tmp_path / "run").glob("*.partial"))

@@ -452,6 +452,42 @@ def test_a_bundle_that_a_killed_build_moved_aside_comes_back(tmp_path):
     assert (output / "content").read_text() == "old"
 
 
+@pytest.mark.parametrize("failure", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_a_second_rename_that_fails_undoes_the_first(tmp_path, monkeypatch, failure):
+    output = tmp_path / "out"
+    with bundles.replacing(output, print) as staging:
+        write_one(staging, "old")
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
+    rename, done = Path.rename, []
+
+    def failing(self, target):
+        done.append(target)
+        if len(done) == 2:
+            raise failure
+        return rename(self, target)
+
+    def replace():
+        with bundles.replacing(output, print) as staging:
+            write_one(staging)
+            monkeypatch.setattr(Path, "rename", failing)
+
+    with pytest.raises((EdgeResNeXtError, KeyboardInterrupt)):
+        replace()
+    assert (output / "content").read_text() == "old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "out"]
+
+
+def test_a_bundle_inside_a_bundle_is_refused(bundle_copy):
+    for name in ("new", "onnx/new"):
+        with pytest.raises(BundleError, match="lies in bundle"):
+            bundles.check_output(bundle_copy / name)
+
+
+def test_what_a_killed_writer_left_in_a_bundle_is_nobody_s_file(bundle_copy):
+    (bundle_copy / ".0123456789ab-01234567.partial").write_text("x")
+    bundles.check_output(bundle_copy)
+
+
 def test_builds_of_one_output_take_turns(tmp_path):
     output, order, messages = tmp_path / "out", [], []
     entered, asked = threading.Event(), threading.Event()

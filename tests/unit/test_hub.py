@@ -1,15 +1,20 @@
 """Weights by name: fetched once, resumed where it stopped, refused where they are not what was said."""
 
 import contextlib
+import errno
 import hashlib
 import http.server
+import io
 import json
+import os
 import threading
+from pathlib import Path
 
 import pytest
 
 from edgeresnext.errors import CheckpointError, RequestError
-from edgeresnext.model import hub
+from edgeresnext.model import downloads, hub
+from edgeresnext.progress import silent
 from edgeresnext.spec import Preprocess
 
 CONTENT = bytes(range(256)) * 9000
@@ -91,12 +96,54 @@ def test_a_download_that_stopped_goes_on_from_there(tmp_path):
         assert hub.fetch(name, tmp_path).path.read_bytes() == CONTENT
 
 
+def test_the_beginning_of_one_file_and_the_end_of_another_are_never_joined(tmp_path, monkeypatch):
+    """Another file has come since, and the process is killed once it knows of that, and before it has any of it."""
+    other = CONTENT[::-1]
+    with serving({"/w.pth": CONTENT}, most=1_000_000) as (server, address):
+        with pytest.raises(CheckpointError, match="cannot fetch"):
+            downloads.fetched(f"{address}/w.pth", "", tmp_path, silent)
+        server.contents["/w.pth"], server.most = other, 1 << 30
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", killed)
+            with pytest.raises(KeyboardInterrupt):
+                downloads.fetched(f"{address}/w.pth", "", tmp_path, silent)
+        assert downloads.fetched(f"{address}/w.pth", "", tmp_path, silent).read_bytes() == other
+
+
+def test_what_nothing_tells_apart_is_fetched_anew(tmp_path):
+    with serving({"/w.pth": CONTENT}, most=1_000_000) as (server, address):
+        with pytest.raises(CheckpointError, match="cannot fetch"):
+            downloads.fetched(f"{address}/w.pth", "", tmp_path, silent)
+        next(tmp_path.rglob("*.etag")).write_text("")  # a server that names none
+        server.contents["/w.pth"], server.most = CONTENT[::-1], 1 << 30
+        assert downloads.fetched(f"{address}/w.pth", "", tmp_path, silent).read_bytes() == CONTENT[::-1]
+
+
+def killed(self, mode="r", *arguments, **options):
+    """Open a file, unless it is that of the weights."""
+    if self.name == "weights.partial" and mode in ("ab", "wb"):
+        raise KeyboardInterrupt
+    return io.open(self, mode, *arguments, **options)  # noqa: UP020 - what Path.open calls
+
+
 def test_another_file_than_was_said_is_refused_and_not_kept(tmp_path):
     with serving({"/w.pth": CONTENT[::-1]}) as (server, address):
         with pytest.raises(CheckpointError, match="sent another file: its SHA-256 begins with"):
             hub.fetch(f"{address}/w.pth#sha256={DIGEST}", tmp_path)
         server.contents["/w.pth"] = CONTENT
         assert hub.fetch(f"{address}/w.pth#sha256={DIGEST[:8]}", tmp_path).path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_disk_that_is_full_is_said_to_be_that(tmp_path, monkeypatch, call):
+    def full(*_arguments, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, call, full)
+    with serving({"/w.pth": CONTENT}) as (_, address), pytest.raises(CheckpointError, match="No space left") as caught:
+        hub.fetch(f"{address}/w.pth#sha256={DIGEST}", tmp_path)
+    assert "cannot be kept in" in caught.value.what
+    assert "EDGERESNEXT_CACHE" in caught.value.hint
 
 
 def test_what_cannot_be_reached_is_said_with_what_to_do(tmp_path):

@@ -95,6 +95,12 @@ def test_what_is_altered_or_has_more_than_its_manifest_says_is_not_signed(bundle
     assert not (bundle_copy / "manifest.sig").exists()
 
 
+def test_what_a_signing_that_was_killed_has_left_does_not_hinder_the_next(bundle_copy, keys):
+    (bundle_copy / ".0123456789ab-01234567.partial").write_text("x")
+    edgeresnext.sign(bundle_copy, key=keys[0])
+    assert edgeresnext.verify(bundle_copy, trusted=[keys[1]])
+
+
 def test_keys_of_other_kinds_and_none_are_named(bundle_copy, keys, tmp_path):
     other = pair(tmp_path, "curve", ec.generate_private_key(ec.SECP256R1()))
     for key, message in (

@@ -6,7 +6,7 @@ import pytest
 import subset
 
 from edgeresnext.data import folder
-from edgeresnext.errors import DataError
+from edgeresnext.errors import DataError, InputError
 
 
 def test_a_drawn_set_is_even_over_the_classes_and_can_be_drawn_again(digit_folders, tmp_path):
@@ -43,7 +43,7 @@ def test_other_or_missing_images_are_refused_by_name(digit_folders, tmp_path):
 def test_too_few_images_and_full_folders_are_refused(digit_folders, tmp_path):
     with pytest.raises(DataError, match="holds 1000 images; 1001 were asked for"):
         subset.draw(digit_folders["train"], tmp_path / "one", samples=1001, seed=0)
-    with pytest.raises(DataError, match="is not empty"):
+    with pytest.raises(InputError, match="something other than an empty folder"):
         subset.draw(digit_folders["train"], digit_folders["validation"], samples=10, seed=0)
     with pytest.raises(DataError, match="lies in"):
         subset.draw(digit_folders["train"], digit_folders["train"] / "sub", samples=10, seed=0)
