@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,8 +32,9 @@ from edgeresnext.machine.environment import package_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+LINES_EVERY = 4
+TESTS = Path(__file__).parent.parent / "tests"
 KILLS, EXCHANGES, THREADS, RUNS_A_THREAD, PREDICTIONS, CYCLES = 100, 200, 64, 16, 10_000, 100
 PROCESSES, TURNS = 8, 8
 BACKENDS = (
@@ -207,9 +209,22 @@ def long_runs(root: Path) -> list[dict[str, Any]]:
     return found
 
 
+def command_lines(root: Path) -> dict[str, Any]:
+    """Run every option of every command with values that it does not take, a quarter of those that the tests make."""
+    sys.path[:0] = [str(TESTS), str(TESTS / "cli")]
+    from test_command_lines import furnish, lines, refused
+
+    built, _ = prepared(root)
+    (root / "place").mkdir()
+    furnish(root / "place", built)
+    every = lines()[::LINES_EVERY]
+    wrong = [one for start in range(0, len(every), 200) for one in refused(root / "place", every[start : start + 200])]
+    return {"trials": len(every), "lost": len(wrong), "reasons": [" ".join(map(str, one))[:200] for one in wrong[:5]]}
+
+
 SECTIONS: dict[str, Callable[[Path], Any]] = {
     "kills": kills, "exchanges": exchanges, "threads": threads, "processes": processes,
-    "long_runs": long_runs,
+    "long_runs": long_runs, "command_lines": command_lines,
 }  # fmt: skip
 
 

@@ -41,6 +41,7 @@ def faults() -> str:
             f"{processes['lost']} answers" if processes else "",
         ),
     ]
+    rows[1:1] = _calls(figures)
     for row in figures.get("long_runs", []):
         grown = f"{row['growth_bytes'] / 2**20:+.1f} and {row['cycles_growth_bytes'] / 2**20:+.1f} MiB"
         rows.append((
@@ -49,6 +50,45 @@ def faults() -> str:
         ))  # fmt: skip
     where = f"\n\n{machine(figures)}." if figures else ""
     return table(("tried", "how often", "lost, or grown by"), rows) + where
+
+
+def _calls(figures: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what was done to calls of the file system, to disks and to command lines."""
+    kills, failing, disks, lines = (
+        figures.get(name) for name in ("kill_points", "failing_calls", "full_disks", "command_lines")
+    )
+    return [
+        (
+            "SIGKILL before each call that changes a file system, half of a write made; then the same command again",
+            f"{_sum(kills, 'kills'):,} kills of {len(kills)} commands" if kills else _UNTRIED,
+            _harm(kills) if kills else "",
+        ),
+        (
+            "each such call fails: disk or quota full, I/O error, read-only, no permission; then the same command again",
+            f"{_sum(failing, 'failures'):,} failures in {len(failing)} commands" if failing else _UNTRIED,
+            f"{_harm(failing)}, {_sum(failing, 'not said')} not said in words" if failing else "",
+        ),
+        (
+            "disks, folders, names and limits that are not as they should be",
+            f"{disks['trials']} settings of {len(disks['writers'])} commands" if disks else _UNTRIED,
+            f"{disks['lost']} losses, leftovers or tracebacks" if disks else "",
+        ),
+        (
+            "command lines that nobody means: every option with values that it does not take",
+            f"{lines['trials']:,} lines" if lines else _UNTRIED,
+            f"{lines['lost']} tracebacks, hangs or exit codes that are not written down" if lines else "",
+        ),
+    ]
+
+
+def _sum(rows: list[dict[str, Any]], key: str) -> int:
+    return sum(row[key] for row in rows)
+
+
+def _harm(rows: list[dict[str, Any]]) -> str:
+    """Say what was lost, left behind, and not put right by the next run."""
+    lost, left, broken = (_sum(rows, key) for key in ("lost", "left", "not repaired"))
+    return f"{lost} files or bundles, {left} leftovers, {broken} not repaired"
 
 
 def ensembles() -> str:
