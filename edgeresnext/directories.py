@@ -204,4 +204,7 @@ def _exchange(staging: Path, output: Path) -> None:
     except BaseException:
         previous(output).rename(output)
         raise
-    previous(output).rename(staging)
+    try:
+        previous(output).rename(staging)
+    except OSError:  # the new one is there all the same
+        _remove(previous(output))

@@ -86,7 +86,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code; no error becomes a traceback."""
     console.log(logging.WARNING)
     if bad := [one for one in arguments or () if "\0" in one]:  # no system passes one, and click would ask it of a file
-        console.fail(f"'{bad[0]}' has a null character, which no name has", RequestError.exit_code)
+        console.fail(f"'{bad[0]}' has a null character, which no name has", code=RequestError.exit_code)
     try:
         cli.main(args=None if arguments is None else list(arguments), prog_name="edgeresnext", standalone_mode=False)
     except click.UsageError as error:

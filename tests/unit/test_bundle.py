@@ -477,6 +477,26 @@ def test_a_second_rename_that_fails_undoes_the_first(tmp_path, monkeypatch, fail
     assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "out"]
 
 
+def test_a_third_rename_that_fails_leaves_the_new_one_and_nothing_else(tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    with bundles.replacing(output, print) as staging:
+        write_one(staging, "old")
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
+    rename, done = Path.rename, []
+
+    def failing(self, target):
+        done.append(target)
+        if len(done) == 3:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    with bundles.replacing(output, print) as staging:
+        write_one(staging)
+        monkeypatch.setattr(Path, "rename", failing)
+    assert (output / "content").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "out"]
+
+
 def test_a_bundle_inside_a_bundle_is_refused(bundle_copy):
     for name in ("new", "onnx/new"):
         with pytest.raises(BundleError, match="lies in bundle"):
