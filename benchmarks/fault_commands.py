@@ -111,8 +111,8 @@ def download() -> None:
     """Fetch weights by address, in two parts where a first one was left."""
     import hashlib
 
+    from edgeresnext.machine.cache import cache_directory
     from edgeresnext.model import hub
-    from edgeresnext.runtime.proof import cache_directory
 
     digest = hashlib.sha256(WEIGHTS).hexdigest()
     try:
