@@ -127,7 +127,7 @@ def content_of(file: BinaryIO, most: int = LARGEST_TEXT) -> bytes:
     size = os.fstat(file.fileno()).st_size  # a larger one may be asked for, which Python would make room for at once
     content = file.read(min(size, most) + 1)
     if len(content) > most:
-        raise OSError(errno.EFBIG, f"it has more than {most >> 20} MiB", file.name)
+        raise OSError(errno.EFBIG, f"it has more than {most >> 10:,} KiB", file.name)
     return content
 
 
@@ -135,14 +135,35 @@ def from_json(content: bytes | str, kind: type[T]) -> T:
     """Return a value of a type from JSON.
 
     Raises:
-        msgspec.DecodeError: It is no such JSON, or nested too deeply.
+        msgspec.DecodeError: It is no such JSON, or nested too deeply, or has whole numbers of more than 64 bits.
     """
     try:
-        return msgspec.json.decode(content, type=kind)
+        found = msgspec.json.decode(content, type=kind)
+        # Figures are made of numbers, and of one with a hundred digits none can be. Looking at each takes as long as
+        # reading, so that is done where some digits without a point before them are that many, be it in a text.
+        if _MANY_DIGITS.search(content if isinstance(content, bytes) else content.encode()):
+            _check_whole_numbers(msgspec.json.decode(content))
     except RecursionError:
         raise msgspec.DecodeError("it is nested too deeply") from None
     except UnicodeDecodeError as error:
         raise msgspec.DecodeError(f"it is not UTF-8: {error.reason}") from None
+    return found
+
+
+_MANY_DIGITS = re.compile(rb"(?<![.\d])\d{19}")
+
+
+def _check_whole_numbers(value: object) -> None:
+    """Refuse whole numbers of more than 64 bits.
+
+    Raises:
+        msgspec.DecodeError: One is there.
+    """
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        message = f"a number is too large: {str(value)[:20]}..."
+        raise msgspec.DecodeError(message)
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_whole_numbers(inner)
 
 
 def to_json(value: msgspec.Struct) -> bytes:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import os
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +15,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 
 from edgeresnext import directories, files
-from edgeresnext.bundle.golden import Golden
+from edgeresnext.bundle.golden import Golden, read_golden
 from edgeresnext.bundle.manifest import (
     LABELS,
     OWN_NAMES,
@@ -142,19 +140,17 @@ class Bundle:
         Raises:
             BundleError: The file is missing, altered, or does not hold what the model takes and returns.
         """
-        path, content = self.path / REFERENCE, self.content(REFERENCE)
+        path, model = self.path / REFERENCE, self.manifest.model
         try:
-            _check_stored(content)
-            with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-                golden = Golden(images=arrays["images"], logits=arrays["logits"])
-        except (OSError, ValueError, KeyError, EOFError, MemoryError, zipfile.BadZipFile) as error:
+            golden = read_golden(self.content(REFERENCE))
+        except ValueError as error:
             raise BundleError(f"file '{path}' is damaged: {error}", REBUILD) from None
-        images, logits, count = golden.images, golden.logits, len(golden.images)
-        shapes = (self.manifest.model.input.shape[1:], self.manifest.model.output.shape[1:])
-        fit = (images.shape[1:], logits.shape[1:]) == shapes and len(logits) == count > 0
-        if not fit or (images.dtype.name, logits.dtype.name) != ("uint8", "float32") or not np.isfinite(logits).all():
-            kinds = f"images {images.dtype} {images.shape} and logits {logits.dtype} {logits.shape}"
-            raise BundleError(f"file '{path}' holds {kinds}, not the model's, or no finite numbers", REBUILD)
+        count = golden.images.shape[:1]
+        for found, wanted in ((golden.images, model.input), (golden.logits, model.output)):
+            fits = (str(found.dtype), found.shape) == (wanted.dtype, count + wanted.shape[1:]) and found.size
+            if not fits or not np.isfinite(found).all():
+                what = f"{wanted.name} {found.dtype} {found.shape}"
+                raise BundleError(f"file '{path}' holds {what}, not the model's, or no finite numbers", REBUILD)
         return golden
 
     def shortfall(self, artifact: Artifact, fidelity: Fidelity) -> str:
@@ -206,18 +202,6 @@ class Bundle:
                 f"It has {', '.join(artifact.name for artifact in ranked)}.",
             )
         return found
-
-
-def _check_stored(archive: bytes) -> None:
-    """Refuse an archive whose content would be larger than it is: `np.savez` compresses nothing.
-
-    Raises:
-        ValueError: It is compressed.
-        zipfile.BadZipFile: It is none.
-    """
-    with zipfile.ZipFile(io.BytesIO(archive)) as found:
-        if sum(entry.file_size for entry in found.infolist()) > len(archive):
-            raise ValueError("it is compressed")
 
 
 def read(path: str | Path, trusted: Sequence[str | Path] = ()) -> Bundle:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import zipfile
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,3 +42,25 @@ class Golden:
         if not largest:  # all-zero logits: any difference is infinitely larger
             return Fidelity(snr_db=-math.inf, max_error=math.inf)
         return Fidelity(snr_db=10 * math.log10(float((signal**2).sum()) / power), max_error=error / largest)
+
+
+def read_golden(content: bytes) -> Golden:
+    """Return the golden images that a `reference.npz` holds; of which shape and type they are is still to be looked at.
+
+    Raises:
+        ValueError: It is none, or damaged.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        packed = unpacked > len(content)  # ours are not; what is could fill the memory
+        found = {} if packed else dict(np.load(io.BytesIO(content), allow_pickle=False))
+    except Exception as error:  # noqa: BLE001 - its archive, headers and arrays have readers that raise each their own
+        raise ValueError(str(error) or type(error).__name__) from None
+    if packed:
+        message = f"it is compressed: its {len(content):,} bytes would become {unpacked:,}"
+        raise ValueError(message)
+    images, logits = found.get("images"), found.get("logits")
+    if not isinstance(images, np.ndarray) or not isinstance(logits, np.ndarray):  # what is no array stays bytes
+        raise ValueError("it has no images or no logits")  # noqa: TRY004 - damage, not a mistake of the caller
+    return Golden(images=images, logits=logits)

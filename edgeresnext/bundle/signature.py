@@ -107,11 +107,13 @@ def _key(path: Path, kind: type, load: Any, which: str) -> Any:  # noqa: ANN401 
     Raises:
         InputError: It cannot be read, or is of another kind.
     """
+    from cryptography.exceptions import UnsupportedAlgorithm
+
     try:
         found = load(files.read(path, _MOST_BYTES))
     except OSError as error:
         raise InputError(f"cannot read key '{path}': {error.strerror}", _KEYS) from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InputError(f"'{path}' is no {which} key in PEM, or has a password: {error}", _KEYS) from None
     if not isinstance(found, kind):
         raise InputError(f"'{path}' is a key of another kind than Ed25519", _KEYS)

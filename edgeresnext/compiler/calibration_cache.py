@@ -7,6 +7,7 @@ TensorRT wants a threshold for every tensor that it is to store in INT8. The cac
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -47,13 +48,16 @@ def write_cache(thresholds: Mapping[str, float], release: str = _NOMINAL_RELEASE
     return "\n".join(lines) + "\n"
 
 
-def read_cache(text: str, file: str = "calibration cache") -> dict[str, float]:
+def read_cache(content: bytes, file: str = "calibration cache") -> dict[str, float]:
     """Return the |x| limit of each tensor in a calibration cache.
 
     Raises:
-        InputError: The text is no such cache.
+        InputError: It is no such cache.
     """
-    first, *lines = text.splitlines() or [""]
+    try:
+        first, *lines = content.decode("utf-8").splitlines() or [""]
+    except UnicodeDecodeError:
+        raise InputError(f"{file} is damaged: it is not UTF-8", "Build the bundle again.") from None
     if not first.startswith("TRT-"):
         raise InputError(f"{file} does not begin with 'TRT-': {first[:40]!r}", "Build the bundle again.")
     found = {}
@@ -63,7 +67,7 @@ def read_cache(text: str, file: str = "calibration cache") -> dict[str, float]:
             (scale,) = struct.unpack(">f", bytes.fromhex(digits))
         except (ValueError, struct.error):
             separator = ""
-        if not separator:
+        if not separator or not 0 < scale < math.inf:
             raise InputError(f"{file} has a damaged line: {line[:60]!r}", "Build the bundle again.")
         found[name] = scale * _LEVELS
     return found

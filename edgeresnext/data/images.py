@@ -83,7 +83,7 @@ def decode(source: ImageSource, channels: int = 3) -> Image.Image:
         if isinstance(source, Image.Image):
             return _upright(source, channels)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_upright` says what is too large
+            warnings.simplefilter("ignore")  # Pillow's name no image; what is too large or damaged is an error of ours
             with _file(source) as file:
                 effort.check(file)
                 with Image.open(file, formats=_readable()) as image:

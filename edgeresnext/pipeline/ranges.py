@@ -213,7 +213,6 @@ def _is_whole(known: Ranges, graph: Graph) -> bool:
         set(known.chosen) == {"signed", "unsigned"}
         and all(set(limits) == tensors for limits in known.thresholds.values())
         and all(set(chosen) == tensors for chosen in known.chosen.values())
-        and all(method in known.thresholds for chosen in known.chosen.values() for method in chosen.values())
         and all(0 < limit < math.inf for limits in known.thresholds.values() for limit in limits.values())
         and all(channels.get(name) == len(exponents) for name, exponents in known.exponents.items())
     )

@@ -134,13 +134,17 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
         raise InputError(f"ONNX file '{path}' keeps weights in other files", "Files of a bundle hold their weights.")
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    dequantised = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    read_by = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "DequantizeLinear" and node.output and node.input
+    }
     layers = {}
     for node in graph.node:
         if node.op_type in ("Conv", "Gemm"):
-            source = dequantised.get(node.input[1])
-            stored = types.get(source.input[0] if source else node.input[1], 0)
-            layers[node.name] = _PRECISION.get(onnx.TensorProto.DataType.Name(stored), "unknown")
+            weight = node.input[1] if len(node.input) > 1 else ""
+            stored = types.get(read_by.get(weight, weight), 0)
+            layers[node.name] = _PRECISION.get(_type_name(stored), "unknown")
     return {
         "kind": "onnx",
         "path": str(path),
@@ -153,16 +157,22 @@ def inspect_onnx(path: Path) -> dict[str, Any]:
     }
 
 
-_PRECISION = {"FLOAT": "fp32", "FLOAT16": "fp16", "INT8": "int8", "UINT8": "int8"}
+_PRECISION = {"float": "fp32", "float16": "fp16", "int8": "int8", "uint8": "int8"}
+
+
+def _type_name(number: int) -> str:
+    """Return the name of a type of ONNX."""
+    import onnx
+
+    types = onnx.TensorProto.DataType
+    return types.Name(number).lower() if number in types.values() else f"type {number}"
 
 
 def _tensor(value: Any) -> dict[str, Any]:  # noqa: ANN401 - onnx's protobuf classes carry no types
     """Return name, type and shape of a graph input or output."""
-    import onnx
-
     kind = value.type.tensor_type
     return {
         "name": value.name,
-        "dtype": onnx.TensorProto.DataType.Name(kind.elem_type).lower(),
+        "dtype": _type_name(kind.elem_type),
         "shape": [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim],
     }

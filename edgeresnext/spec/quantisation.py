@@ -62,6 +62,17 @@ class Ranges(Value, frozen=True, kw_only=True):
     parts: int = 1
     schema: int = RANGES_SCHEMA
 
+    def __post_init__(self) -> None:
+        """Refuse ranges that choose what they do not have."""
+        if self.method not in (AUTO, *self.thresholds):
+            message = f"it has no thresholds of {self.method}"
+            raise ValueError(message)
+        for kind, chosen in self.chosen.items():
+            for tensor, method in chosen.items():
+                if tensor not in self.thresholds.get(method, {}):
+                    message = f"{kind} '{tensor}' has no threshold of {method}"
+                    raise ValueError(message)
+
     def limits(self, activations: Activations) -> dict[str, float]:
         """Return the |x| at which each tensor is clipped, by the method that was asked for."""
         if self.method != AUTO:
@@ -88,6 +99,13 @@ class Plan(Value, frozen=True, kw_only=True):
     inputs: dict[str, str] = {}
     activations: Activations = "signed"
     reasons: dict[str, str] = {}
+
+    def __post_init__(self) -> None:
+        """Refuse a plan that says something of layers that it does not have."""
+        unknown = (self.inputs.keys() | self.reasons.keys()) - self.layers.keys()
+        if unknown:
+            message = f"plan '{self.name}' has no layer '{min(unknown)}'"
+            raise ValueError(message)
 
 
 class Gate(Value, frozen=True, kw_only=True):

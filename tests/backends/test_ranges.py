@@ -153,12 +153,16 @@ def test_files_that_hold_no_ranges_are_refused(build, tmp_path, content):
         build(ranges=tmp_path / "nothing.json")
 
 
+@pytest.mark.parametrize("change", [{"method": "kl"}, {"chosen": {"signed": {"images": "kl"}}}])
+def test_ranges_that_choose_what_they_do_not_have_are_refused(digits, tmp_path, change):
+    path = tmp_path / "ranges.json"
+    path.write_bytes(msgspec.json.encode(msgspec.to_builtins(digits.bundle.ranges()) | change))
+    with pytest.raises(BundleError, match=r"holds no ranges of this release.*kl"):
+        ranges.read(path)
+
+
 def _without_choice(found):
     return msgspec.structs.replace(found, chosen={})
-
-
-def _of_a_method_that_is_not_there(found):
-    return msgspec.structs.replace(found, chosen={k: dict.fromkeys(v, "kl") for k, v in found.chosen.items()})
 
 
 def _negative(found):
@@ -169,7 +173,7 @@ def _of_other_channels(found):
     return msgspec.structs.replace(found, exponents={"layer1.0.conv1": (1, 2, 3)})
 
 
-@pytest.mark.parametrize("damage", [_without_choice, _of_a_method_that_is_not_there, _negative, _of_other_channels])
+@pytest.mark.parametrize("damage", [_without_choice, _negative, _of_other_channels])
 def test_damaged_ranges_are_refused(calibrate, digits, damage):
     with pytest.raises(DataError, match="damaged"):
         calibrate(given=damage(digits.bundle.ranges()))

@@ -122,7 +122,7 @@ def test_they_are_found_for_one_network_alone(trained, caplog, tmp_path):
     ("content", "said"),
     [
         (lambda _: b"{}", "holds no ranges"),
-        (lambda found: files.to_json(msgspec.structs.replace(found, method="max")), "were not trained with them"),
+        (lambda found: files.to_json(_of_another_method(found)), "were not trained with them"),
     ],
 )
 def test_a_file_that_holds_no_trained_ranges_is_named(trained, tmp_path, content, said):
@@ -147,7 +147,12 @@ def _of_other_weights(found):
 
 
 def _of_other_tensors(found):
-    return msgspec.structs.replace(found, thresholds={"trained": {"input": 1.0}})
+    chosen = {kind: {"input": "trained"} for kind in found.chosen}
+    return msgspec.structs.replace(found, thresholds={"trained": {"input": 1.0}}, chosen=chosen)
+
+
+def _of_another_method(found):
+    return msgspec.structs.replace(found, method="max", thresholds=found.thresholds | {"max": {}})
 
 
 @pytest.mark.parametrize(("damage", "said"), [(_of_other_weights, "other weights"), (_of_other_tensors, "damaged")])

@@ -26,7 +26,7 @@ limits = st.dictionaries(
 
 @given(limits)
 def test_a_cache_parses_back_to_the_same_scales(thresholds):
-    found = read_cache(write_cache(thresholds))
+    found = read_cache(write_cache(thresholds).encode())
     assert list(found) == list(thresholds)
     np.testing.assert_allclose(list(found.values()), list(thresholds.values()), rtol=1e-6)
 
@@ -43,14 +43,21 @@ def test_a_release_is_written_as_tensorrt_writes_it(version, line):
     assert cache_release(version) == line
 
 
-@pytest.mark.parametrize("text", ["", "conv1: 40000000\n", "TRT-1\nconv1: 4000000\n", "TRT-1\nconv1 40000000\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b"conv1: 40000000\n", b"TRT-1\nconv1: 4000000\n", b"TRT-1\nconv1 40000000\n", b"TRT-1\nconv\xff: 40000000\n",
+        b"TRT-1\nconv1: 7fc00000\n", b"TRT-1\nconv1: 7f800000\n", b"TRT-1\nconv1: c0000000\n", b"TRT-1\nconv1: 00000000\n",
+    ],
+    ids=["empty", "no head", "short", "no colon", "no UTF-8", "NaN", "infinite", "negative", "zero"],
+)  # fmt: skip
 def test_damaged_caches_are_refused(text):
     with pytest.raises(InputError, match="cache"):
         read_cache(text)
 
 
 def test_the_bundle_has_the_thresholds_of_its_ranges(built):
-    cache = read_cache((built.path / CALIBRATION_CACHE).read_text())
+    cache = read_cache((built.path / CALIBRATION_CACHE).read_bytes())
     limits = ranges.read(built.path).limits("signed")
     assert limits
     np.testing.assert_allclose([cache[name] for name in limits], list(limits.values()), rtol=1e-6)

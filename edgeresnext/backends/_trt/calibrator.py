@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from edgeresnext import files
 from edgeresnext.compiler.calibration_cache import read_cache, write_cache
 
 _TWO_DIGITS = 10
@@ -23,7 +24,7 @@ def make_calibrator(trt: Any, cache: Path, batch: int) -> Any:
         InputError: The cache is damaged.
     """
     # TensorRT ignores what another release found and would then ask for images.
-    thresholds = read_cache(cache.read_text(encoding="ascii"), str(cache))
+    thresholds = read_cache(files.read(cache), str(cache))
     known = write_cache(thresholds, cache_release(str(trt.__version__))).encode()
 
     class Calibrator(trt.IInt8EntropyCalibrator2):
