@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from edgeresnext.errors import CheckpointError, shortened
-from edgeresnext.model.weight_files import SAVE_TENSORS, Foreign, python
+from edgeresnext.model.unpickler import Foreign
+from edgeresnext.model.weight_files import SAVE_TENSORS, python
 
 State = dict[str, Tensor]
 
@@ -126,7 +127,7 @@ def _with_head(loaded: object, found: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a dictionary of weights without a classifier together with the one in a dictionary beside it."""
     if any(isinstance(one, Tensor) and one.ndim == _MATRIX_DIMENSIONS for one in found.values()):
         return found
-    around = _around(loaded, found)
+    around = _around(loaded, found, set())
     heads = {name: beside for name, beside in around.items() if beside is not found and _is_head(beside)}
     if not heads:
         return found
@@ -134,14 +135,15 @@ def _with_head(loaded: object, found: Mapping[str, Any]) -> Mapping[str, Any]:
     return {f"{name}.{inner}": tensor for name, part in parts.items() for inner, tensor in part.items()}
 
 
-def _around(value: object, found: Mapping[str, Any], depth: int = 0) -> Mapping[Any, Any]:
+def _around(value: object, found: Mapping[str, Any], seen: set[int], depth: int = 0) -> Mapping[Any, Any]:
     """Return the dictionary that a dictionary of weights lies in; an empty one where that is a list, or nothing."""
     inner = list(value.values()) if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else []
     if any(one is found for one in inner):
         return value if isinstance(value, Mapping) else {}
-    if depth > _DEEPEST:
+    if depth > _DEEPEST or id(value) in seen:
         return {}
-    return next((around for one in inner if (around := _around(one, found, depth + 1))), {})
+    seen.add(id(value))
+    return next((around for one in inner if (around := _around(one, found, seen, depth + 1))), {})
 
 
 def _is_head(value: object) -> bool:

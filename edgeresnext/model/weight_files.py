@@ -1,46 +1,28 @@
 """Read a weights file by what it holds, not by its suffix, and execute nothing of it.
 
-PyTorch reads its own containers (zip, the pickle before it, the tar of 2017); our unpickler decides which names exist
-there. Those of tensors do; everything else (arguments, optimisers, whole modules) becomes a `Foreign` that only knows
-its name. So any pickle protocol can be read, by every PyTorch.
+PyTorch reads its own containers (zip, the pickle before it, the tar of 2017); `unpickler` decides which names exist
+there.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import re
 import shlex
 import tarfile
-import types
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from edgeresnext.errors import CheckpointError
+from edgeresnext.model.unpickler import PICKLE
 
 SAVE_TENSORS = "Save the tensors alone: torch.save(model.state_dict(), 'weights.pth')."
 _AGAIN = "Copy or download it again."
-
-_TENSORS = {
-    ("collections", "OrderedDict"),
-    ("torch._utils", "_rebuild_tensor"),
-    ("torch._utils", "_rebuild_tensor_v2"),
-    ("torch._utils", "_rebuild_tensor_v3"),
-    ("torch._utils", "_rebuild_parameter"),
-    ("torch._utils", "_rebuild_parameter_with_state"),
-    ("torch.nn.parameter", "Parameter"),
-    ("torch", "Size"),
-    ("torch", "device"),
-    ("builtins", "set"),
-    ("__builtin__", "set"),
-}
-"""What a pickle may call: containers, and what makes tensors of bytes."""
 
 _HEAD_BYTES = 4096
 _SIGNATURES = (
@@ -63,90 +45,10 @@ _PROTOCOL_0 = b"L119547"
 """How PyTorch's magic number begins in the oldest pickles."""
 _LONGEST_HEADER = 100_000_000
 """Bytes that the header of safetensors may have (its format's own limit)."""
+_MOST_PACKED = 64
+"""How much smaller a zip archive may be than what it holds: it is unpacked in memory."""
 _NEWEST_ONNX = 32
 """IR versions that may come."""
-
-
-class Foreign:
-    """What stands where a pickle names a class or function that weights do not need; nothing of that is run."""
-
-    name = ""
-
-    def __init__(self, *_arguments: object, **_values: object) -> None:
-        pass
-
-    def __new__(cls, *_arguments: object, **_values: object) -> Foreign:  # noqa: PYI034 - typing.Self is newer than Python 3.10
-        """Take whatever the pickle gives."""
-        return super().__new__(cls)
-
-    def __setstate__(self, _state: object) -> None:
-        """Ignore what the object held."""
-
-    def __setitem__(self, _key: object, _value: object) -> None:
-        """Ignore an item of a dictionary's subclass."""
-
-    def append(self, _value: object) -> None:
-        """Ignore an item of a list's subclass."""
-
-    def add(self, _value: object) -> None:
-        """Ignore an item of a set's subclass."""
-
-    def extend(self, _values: object) -> None:
-        """Ignore items of a list's subclass."""
-
-
-class _Items(dict[Any, Any]):
-    """A dictionary that ignores what a pickle makes it of, such as the factory of a default."""
-
-    def __init__(self, *_arguments: object) -> None:
-        super().__init__()
-
-
-class _Call:
-    """A function of PyTorch that a pickle may call, and cannot change: it has no attributes to be set."""
-
-    __slots__ = ("_function",)
-    _function: Callable[..., Any]
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        object.__setattr__(self, "_function", function)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        """Refuse what a pickle would set.
-
-        Raises:
-            pickle.UnpicklingError: Always.
-        """
-        message = f"it sets {name} of a function"
-        raise pickle.UnpicklingError(message)
-
-    def __call__(self, *arguments: Any) -> Any:  # noqa: ANN401 - whatever the function takes and returns
-        return self._function(*arguments)
-
-
-class _Unpickler(pickle.Unpickler):
-    """Finds the names of `_TENSORS`, and nothing else."""
-
-    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 - whatever a pickle names
-        if (module, name) == ("collections", "defaultdict"):
-            return type(name, (_Items,), {})
-        if name == "UntypedStorage" and module in ("torch", "torch.storage"):
-            # Its elements are bytes; the class itself could be changed by a pickle.
-            return torch.serialization.StorageType("ByteStorage")  # type: ignore[no-untyped-call]
-        if (module, name) in _TENSORS:
-            found = super().find_class("builtins" if module == "__builtin__" else module, name)
-            return _Call(found) if module in ("torch._utils", "torch.nn.parameter") else found
-        if module == "torch" and name.endswith("Storage"):
-            return torch.serialization.StorageType(name)  # type: ignore[no-untyped-call]
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
-        return type(name, (Foreign,), {"name": f"{module}.{name}"})
-
-
-_PICKLE = types.SimpleNamespace(
-    __name__="edgeresnext", Unpickler=_Unpickler, load=lambda file, **options: _Unpickler(file, **options).load()
-)
-"""What PyTorch takes for Python's `pickle`."""
 
 
 def python(program: str) -> str:
@@ -181,7 +83,7 @@ def read(path: Path) -> Any:  # noqa: ANN401 - dictionaries, lists and tensors, 
                 f"'{path}' is no weights file that is known here: it begins with {head[:8].hex(' ')}",
                 "Give a checkpoint of PyTorch, or a .safetensors file.",
             )
-    except tarfile.TarError as error:
+    except (tarfile.TarError, zipfile.BadZipFile) as error:
         reason = str(error).partition("\n")[0]  # the rest is what each of its readers says
         raise CheckpointError(f"weights file '{path}' is damaged: {reason}", _AGAIN) from None
     except OSError as error:
@@ -268,10 +170,16 @@ def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = [name.partition("/")[2] or name for name in archive.namelist()]
+            packed = sum(entry.file_size for entry in archive.infolist()) > _MOST_PACKED * path.stat().st_size
             summed = any(entry.CRC for entry in archive.infolist())  # torch.save can be told to leave them out
-            broken = archive.testzip() if summed else None
+            broken = archive.testzip() if summed and not packed else None
     except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
         raise CheckpointError(f"weights file '{path}' is damaged: {error}", _AGAIN) from None
+    if packed:
+        raise CheckpointError(
+            f"weights file '{path}' is packed to less than a {_MOST_PACKED}th, which no weights can be",
+            "Save it again with torch.save, which does not pack.",
+        )
     if broken is not None:
         raise CheckpointError(
             f"weights file '{path}' is damaged: the checksum of its record '{broken}' is another", _AGAIN
@@ -303,7 +211,7 @@ def _read_pickle(path: Path) -> Any:  # noqa: ANN401 - as `read`
     """Return what PyTorch finds in its container, by our unpickler."""
     # Whoever sets this has PyTorch refuse every unpickler but its own, which is as safe from 2.6 on and reads less.
     theirs = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "0").lower() in ("1", "y", "yes", "true")
-    options: dict[str, Any] = {"weights_only": True} if theirs else {"weights_only": False, "pickle_module": _PICKLE}
+    options: dict[str, Any] = {"weights_only": True} if theirs else {"weights_only": False, "pickle_module": PICKLE}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sources that have changed since: none of them is run
