@@ -13,10 +13,12 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from fuzzing.bounds import bounded
 
 from edgeresnext.errors import CheckpointError
 from edgeresnext.model.states import find_state
-from edgeresnext.model.weight_files import Foreign, read
+from edgeresnext.model.unpickler import Foreign
+from edgeresnext.model.weight_files import read
 
 TENSORS = {"conv.weight": torch.arange(24.0).view(2, 3, 2, 2), "bias": torch.ones(2, dtype=torch.float16)}
 
@@ -295,3 +297,45 @@ def test_safetensors_are_known_by_their_header(tmp_path):
     path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
     with pytest.raises(CheckpointError, match="damaged"):
         read(path)
+
+
+def test_the_number_of_an_object_makes_no_room_for_others(tmp_path):
+    """Python's unpickler in C makes a table as long as the largest number: 13 GB for these ten bytes."""
+    (tmp_path / "w.pth").write_bytes(b"\x80\x02K\x01" + pickle.LONG_BINPUT + struct.pack("<I", 800_000_000) + b".")
+    with bounded(seconds=30, mib=1000), pytest.raises(CheckpointError, match="a pickle that PyTorch did not write"):
+        read(tmp_path / "w.pth")
+
+
+def test_a_bytearray_is_refused_before_it_is_made(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"\x80\x05" + pickle.BYTEARRAY8 + struct.pack("<Q", 1 << 33) + b".")
+    with bounded(seconds=30, mib=1000), pytest.raises(CheckpointError, match="it holds a bytearray"):
+        read(tmp_path / "w.pth")
+
+
+def test_an_archive_that_is_packed_to_next_to_nothing_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "w.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w/data.pkl", bytes(20_000_000))
+    with pytest.raises(CheckpointError, match="packed to less than a 64th"):
+        read(tmp_path / "w.pth")
+
+
+def doubled(times):
+    """Return the opcodes of a tuple that holds another twice, and that the next, as often as said."""
+    put = [pickle.BINPUT + bytes([index]) for index in range(times + 1)]
+    get = [pickle.BINGET + bytes([index]) for index in range(times + 1)]
+    return b"K\x01" + put[0] + b"".join(get[i] * 2 + pickle.TUPLE2 + put[i + 1] for i in range(times))
+
+
+def test_a_tuple_whose_hash_would_take_for_ever_is_refused(tmp_path):
+    (tmp_path / "w.pth").write_bytes(b"\x80\x02" + pickle.EMPTY_DICT + doubled(100) + b"N" + pickle.SETITEM + b".")
+    with bounded(seconds=30, mib=1000), pytest.raises(CheckpointError, match="tuple has more than 1,048,576 parts"):
+        read(tmp_path / "w.pth")
+
+
+def test_lists_that_hold_one_another_are_looked_at_once(tmp_path):
+    inner = []
+    for _ in range(5):
+        inner = [inner] * 1000
+    torch.save({"state_dict": {"conv.weight": torch.ones(2, 3, 2, 2)}, "lists": inner}, tmp_path / "w.pth")
+    with bounded(seconds=60, mib=1000):
+        assert find_state(read(tmp_path / "w.pth"), tmp_path / "w.pth").key == "state_dict"
