@@ -23,7 +23,9 @@ except ImportError:  # Windows
 T = TypeVar("T")
 ANY_SIZE = 1 << 62
 LARGEST_TEXT = 1 << 30
-"""Bytes of JSON, labels or recipes that are read; the reports of the longest runs have a tenth of it."""
+"""Bytes of JSON or labels that are read; the reports of the longest runs have a tenth of it."""
+LARGEST_TOML = 1 << 14
+"""Bytes of a recipe: Python's reader takes time and memory by the square of the longest dotted key."""
 
 
 def digest(source: Path | BinaryIO) -> str:
@@ -139,8 +141,7 @@ def from_json(content: bytes | str, kind: type[T]) -> T:
     """
     try:
         found = msgspec.json.decode(content, type=kind)
-        # Figures are made of numbers, and of one with a hundred digits none can be. Looking at each takes as long as
-        # reading, so that is done where some digits without a point before them are that many, be it in a text.
+        # Of a number with a hundred digits no figure can be made. Where there may be one, all are looked at.
         if _MANY_DIGITS.search(content if isinstance(content, bytes) else content.encode()):
             _check_whole_numbers(msgspec.json.decode(content))
     except RecursionError:
@@ -160,8 +161,7 @@ def _check_whole_numbers(value: object) -> None:
         msgspec.DecodeError: One is there.
     """
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
-        message = f"a number is too large: {str(value)[:20]}..."
-        raise msgspec.DecodeError(message)
+        raise msgspec.DecodeError("a whole number has more than 64 bits")
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _check_whole_numbers(inner)
 

@@ -12,8 +12,6 @@ from edgeresnext.errors import InputError, RequestError, unknown_name
 from edgeresnext.spec import REPAIRS, Recipe
 
 _MAX_SEED = 2**32
-_LARGEST = 1 << 14
-"""Bytes of a recipe: Python's reader of TOML takes time and memory by the square of the longest dotted key."""
 
 
 def read_recipe(path: str | Path) -> Recipe:
@@ -24,7 +22,7 @@ def read_recipe(path: str | Path) -> Recipe:
     """
     path = Path(path)
     try:
-        return msgspec.toml.decode(files.read(path, _LARGEST), type=Recipe)
+        return msgspec.toml.decode(files.read(path, files.LARGEST_TOML), type=Recipe)
     except OSError as error:
         raise InputError(f"cannot read recipe '{path}': {error.strerror}", "Give a .toml file.") from None
     except UnicodeDecodeError:

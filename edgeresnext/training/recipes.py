@@ -48,7 +48,7 @@ def read(recipe: str | Path | TrainingRecipe) -> TrainingRecipe:
     if path.suffix != ".toml":
         raise unknown_name("recipe", str(recipe), RECIPES, values=("recipe",))
     try:
-        return check(msgspec.toml.decode(files.read(path), type=TrainingRecipe))
+        return check(msgspec.toml.decode(files.read(path, files.LARGEST_TOML), type=TrainingRecipe))
     except OSError as error:
         raise InputError(f"cannot read recipe '{path}': {error.strerror}", "Give a .toml file.") from None
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:

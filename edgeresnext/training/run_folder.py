@@ -135,7 +135,7 @@ class RunFolder:
             network.load_state_dict(parse_safetensors(files.read(path, _LARGEST_STATE), path), strict=False)
         except (OSError, RuntimeError) as error:
             raise CheckpointError(
-                f"'{path}' cannot be taken up: {str(error).splitlines()[0]}", "Begin anew in another folder."
+                f"'{path}' cannot be taken up: {_first_line(error)}", "Begin anew in another folder."
             ) from None
 
     def save(
@@ -170,18 +170,23 @@ class RunFolder:
             content = files.read(path, _LARGEST_STATE)
             size = int.from_bytes(content[:8], "little")
             about = json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["state"])
+            state = msgspec.convert(about, State)
             tensors = parse_safetensors(content, path)
-            history = msgspec.convert(about.pop("history"), list[Epoch])
             network.load_state_dict(_below(tensors, "network/"))
             if average is not None:
                 average.load_state_dict(_below(tensors, "average/"))
             _restore_optimiser(optimiser, _below(tensors, "optimiser/"))
-            return State(**about, history=history)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, msgspec.MsgspecError) as error:
             raise CheckpointError(
-                f"the checkpoint '{path}' cannot be taken up: {str(error).splitlines()[0]}",
+                f"the checkpoint '{path}' cannot be taken up: {_first_line(error)}",
                 "Begin anew in another folder, with the best weights that are there.",
             ) from None
+        return state
+
+
+def _first_line(error: Exception) -> str:
+    """Return what an error says, without what PyTorch lists behind it."""
+    return str(error).partition("\n")[0]
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

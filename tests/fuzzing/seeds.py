@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 import torch
-from fuzzing.targets import CORPUS, KEY, MANIFEST, SPEC, TARGETS
+from fuzzing.targets import CORPUS, KEY, MANIFEST, SPEC, TARGETS, a_training
 from PIL import Image
 from safetensors.torch import save as save_tensors
 from sample_report import small_report
@@ -33,6 +35,7 @@ from edgeresnext.spec import (
     Engine,
     EngineLayer,
     EngineOptions,
+    Epoch,
     Fidelity,
     FileEntry,
     Gate,
@@ -41,8 +44,11 @@ from edgeresnext.spec import (
     Ranges,
     Selection,
     Timing,
+    TrainingRecipe,
     Verdict,
 )  # fmt: skip
+from edgeresnext.training.recipes import to_toml
+from edgeresnext.training.run_folder import STATE, Run, RunFolder, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -156,6 +162,17 @@ def ranges() -> Ranges:
     )  # fmt: skip
 
 
+def state_of_a_run() -> bytes:
+    """Return the checkpoint of a run after a step."""
+    network, optimiser = a_training()
+    network(torch.ones(1, 2)).sum().backward()
+    optimiser.step()
+    with tempfile.TemporaryDirectory() as folder:
+        state = State(epoch=1, history=[Epoch(epoch=1, loss=0.5, learning_rate=0.1, images=8, seconds=1.0, top1=0.5)])
+        RunFolder(path=Path(folder)).save(state, network, optimiser, None)
+        return (Path(folder) / STATE).read_bytes()
+
+
 def everything() -> Iterator[tuple[str, str, bytes]]:
     """Yield target, name and content of each file."""
     for name, content in networks():
@@ -182,6 +199,13 @@ def everything() -> Iterator[tuple[str, str, bytes]]:
         "whole",
         b'method = "percentile-99.9"\nsamples = 64\nseed = 1\nrepairs = ["equalisation"]\nkeep = ["fc"]\n',
     )
+    yield "training_recipe", "whole", to_toml(TrainingRecipe(int8="signed", freeze="stem", learning_rate=0.1))
+    run = Run(
+        model=SPEC, recipe=TrainingRecipe(), classes=("cat", "dog"), data="0" * 64, weights="", images=8, validation=("cat/1.png",),
+        about_validation="set aside", created_with={"edgeresnext": "0.1.0"},
+    )  # fmt: skip
+    yield "training_run", "whole", msgspec.json.encode(run)
+    yield "training_state", "one-epoch", state_of_a_run()
     timm = {"pretrained_cfg": {"input_size": [3, 8, 8], "crop_pct": 0.9, "interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3, "license": "mit"}, "label_names": ["a", "b"]}  # fmt: skip
     other = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": {"shortest_edge": 9}, "crop_size": {"height": 8, "width": 8}, "resample": 2, "id2label": {"0": "a", "1": "b"}}  # fmt: skip
     yield "hub_configuration", "timm", json.dumps(timm).encode()

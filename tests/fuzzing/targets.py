@@ -19,6 +19,7 @@ from pathlib import Path
 from unittest import mock
 
 import msgspec
+import torch
 
 from edgeresnext import bundle as bundles
 from edgeresnext.backends.engine_header import read_header, runs_later
@@ -42,6 +43,8 @@ from edgeresnext.report.terminal import render
 from edgeresnext.runtime import inspect
 from edgeresnext.runtime.proof import Proofs
 from edgeresnext.spec import Artifact, FileEntry, Manifest, ModelSpec, Preprocess, Selection
+from edgeresnext.training import recipes as training_recipes
+from edgeresnext.training import run_folder
 
 CORPUS = Path(__file__).parent / "corpus"
 SPEC = ModelSpec(
@@ -176,6 +179,33 @@ def labels(content: bytes) -> None:
 def recipe(content: bytes) -> None:
     """How to calibrate, in TOML."""
     check_recipe(read_recipe(a_file("recipe.toml", content)))
+
+
+@refuses
+def training_recipe(content: bytes) -> None:
+    """How to train, in TOML."""
+    training_recipes.read(a_file("training.toml", content))
+
+
+@refuses
+def training_run(content: bytes) -> None:
+    """What a run that is to be resumed trains."""
+    found = run_folder.read_run(a_file("run/run.json", content).parent)
+    run_folder.differences(found, found)
+
+
+@refuses
+def training_state(content: bytes) -> None:
+    """The checkpoint of a run that is to be resumed."""
+    network, optimiser = a_training()
+    folder = run_folder.RunFolder(path=a_file(f"run/{run_folder.STATE}", content).parent)
+    assert folder.restore(network, optimiser, None).best is not False
+
+
+def a_training() -> tuple[torch.nn.Module, torch.optim.Optimizer]:
+    """Return a small network and what trains it."""
+    network = torch.nn.Linear(2, 2)
+    return network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
 
 
 @refuses

@@ -24,6 +24,7 @@ JSON_TARGETS = (
     "preprocessing",
     "export_record",
     "proofs",
+    "training_run",
 )
 
 
@@ -73,7 +74,7 @@ def test_any_value_in_any_place_of_a_document_is_taken_or_refused(target, data):
     attempt(target, json.dumps(whole[0]).encode())
 
 
-@pytest.mark.parametrize("target", [*JSON_TARGETS, "recipe"])
+@pytest.mark.parametrize("target", [*JSON_TARGETS, "recipe", "training_recipe"])
 @tried
 @given(
     st.integers(1, 200_000),

@@ -28,13 +28,16 @@ from edgeresnext.model import weight_files
 from edgeresnext.pipeline.recipe import read_recipe
 from edgeresnext.report.files import read_report, save_report
 from edgeresnext.runtime.proof import _Remembered
-from edgeresnext.spec import REPAIRS, Manifest, Preprocess, Ranges, Recipe
+from edgeresnext.spec import REPAIRS, Manifest, Preprocess, Ranges, Recipe, TrainingRecipe
+from edgeresnext.training.run_folder import Run
 
 LINES = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=12)
 PIXELS = arrays.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12), st.sampled_from([1, 3, 4])))
 
 
-@pytest.mark.parametrize("kind", [Manifest, Ranges, Report, Export, Preprocess, Recipe, _Remembered])
+@pytest.mark.parametrize(
+    "kind", [Manifest, Ranges, Report, Export, Preprocess, Recipe, TrainingRecipe, Run, _Remembered]
+)
 @tried
 @given(st.data())
 def test_a_stored_value(kind, data):
@@ -59,7 +62,7 @@ def test_whole_numbers_have_64_bits(number, form):
     if small:
         assert files.from_json(text, object) == json.loads(text)
     else:
-        with pytest.raises(msgspec.DecodeError, match="too large"):
+        with pytest.raises(msgspec.DecodeError, match="64 bits"):
             files.from_json(text, object)
 
 
