@@ -35,6 +35,7 @@ TABLES = {
     "faults": faults.faults,
     "training": training.training,
     "cardinality": training.cardinality,
+    "fuzzing": faults.fuzzing,
     "gpu-checks": gpu.checks,
     "gpu-probes": gpu.probes,
     "gpu-speed": gpu.speed,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_PACKAGES = ("torch", "torchao", "openvino", "onnxruntime", "nncf")
+_PACKAGES = ("atheris", "torch", "torchao", "openvino", "onnxruntime", "nncf")
 _COARSE_S = 0.002
 """Medians from here on have one decimal, in milliseconds."""
 

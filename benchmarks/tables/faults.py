@@ -91,6 +91,56 @@ def _harm(rows: list[dict[str, Any]]) -> str:
     return f"{lost} files or bundles, {left} leftovers, {broken} not repaired"
 
 
+_READ = {
+    "onnx": "ONNX files, before a runtime sees them",
+    "manifest": "manifests, and what `inspect` shows of them",
+    "images": "images of eleven formats",
+    "weights": "checkpoints and safetensors, and which network they are",
+    "report": "reports, and how they are shown",
+    "ranges": "ranges",
+    "golden": "golden images",
+    "engine": "headers of engines",
+    "calibration_cache": "calibration caches",
+    "labels": "labels",
+    "recipe": "recipes",
+    "training_recipe": "recipes of training",
+    "training_run": "what a run trains",
+    "training_state": "checkpoints of runs",
+    "hub_configuration": "what a hub says of weights",
+    "preprocessing": "preprocessings",
+    "float_weights": "ONNX files that are rewritten for TensorRT 8 and 9",
+    "onnx_shown": "ONNX files that are looked at",
+    "signed": "signatures",
+    "keys": "keys",
+    "export_record": "records of exports",
+    "proofs": "what is remembered of bundles",
+}
+
+
+def fuzzing() -> str:
+    """How long each parser was fuzzed, how often it ran, and what it did that it should not."""
+    figures = load("fuzz")
+    rows = []
+    for name, read in _READ.items():
+        found = figures.get(name)
+        if found is None:
+            rows.append((read, _UNTRIED, "", "", ""))
+            continue
+        rows.append((
+            read, f"{found['seconds'] / 60:.1f}", f"{found['executions']:,}", f"{found['features']:,}", str(len(found["found"])),
+        ))  # fmt: skip
+    tried = figures.get("properties")
+    said = (
+        f" Hypothesis: {tried['examples']:,} examples of {tried['properties']['passed']} properties, {tried['failing']} failed."
+        if tried
+        else ""
+    )
+    return (
+        table(("bytes that are taken for", "minutes", "executions", "ways seen", "found"), rows)
+        + f"\n\n{machine(figures)}.{said}"
+    )
+
+
 def ensembles() -> str:
     """What INT8 costs two networks together and alone."""
     rows = load("ensembles")["rows"]
