@@ -40,7 +40,7 @@ class OpenVINOSession(Session):
                 raise self.closed()
             try:
                 self._request.infer([images], share_inputs=True)
-            except RuntimeError as error:
+            except Exception as error:  # a message of its own that is no UTF-8 too
                 raise BackendError(f"OpenVINO failed on a batch of {len(images)}: {error}") from error
             return np.array(self._request.get_output_tensor(0).data, np.float32)
 
@@ -56,7 +56,7 @@ class OpenVINOSession(Session):
                 start = time.perf_counter()
                 self._request.infer()
                 return time.perf_counter() - start
-            except RuntimeError as error:
+            except Exception as error:  # a message of its own that is no UTF-8 too
                 raise BackendError(f"OpenVINO failed on a batch of {len(images)}: {error}") from error
 
     def profile(self, images: NDArray[np.uint8], runs: int) -> tuple[Operation, ...]:
@@ -105,7 +105,7 @@ class OpenVINO(Backend):
             config["INFERENCE_NUM_THREADS"] = opening.threads
         try:
             compiled = _core().compile_model(_read(opening.content), "CPU", config)
-        except RuntimeError as error:
+        except Exception as error:  # those of its frontends share no base class of their own
             raise BackendError(f"OpenVINO refuses '{opening.file}': {error}") from error
         return OpenVINOSession(compiled, opening.model)
 

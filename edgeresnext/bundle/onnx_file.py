@@ -18,11 +18,13 @@ OPERATORS = frozenset({
 })  # fmt: skip
 """All that `compiler.emit` writes."""
 _HINT = "Do not use this bundle unless you know who made it; build it again from its weights."
-_MODEL = {"graph": 7, "training_info": 20, "functions": 25}
+_MODEL = {"graph": 7, "opset_import": 8, "training_info": 20, "functions": 25}
 _GRAPH = {"node": 1, "initializer": 5, "input": 11, "output": 12, "sparse_initializer": 15}
-_NODE = {"op_type": 4, "attribute": 5, "domain": 7}
+_NODE = {"input": 1, "output": 2, "name": 3, "op_type": 4, "attribute": 5, "domain": 7}
 _ATTRIBUTE = {"g": 6, "tensors": 10, "t": 5, "graphs": 11, "sparse_tensor": 22, "sparse_tensors": 23}
 _TENSOR = {"external_data": 13, "data_location": 14}
+_NEWEST_OPSET = 64
+"""Far beyond today's; OpenVINO 2026.4 goes through all releases up to the one that a file says."""
 _ELEMENT_TYPES = {1: "float32", 2: "uint8"}
 
 
@@ -48,8 +50,8 @@ def check_onnx(content: bytes, model: ModelSpec, path: object) -> None:
 def _objection(content: bytes, model: ModelSpec) -> str:
     """Return what speaks against a file, or nothing."""
     whole = grouped(memoryview(content))
-    if len(whole.get(_MODEL["graph"], [])) != 1 or whole.keys() & {_MODEL["training_info"], _MODEL["functions"]}:
-        return "it is not one graph alone"
+    if reason := _of_model(whole):
+        return reason
     graph = grouped(as_message(whole[_MODEL["graph"]][0]))
     if _GRAPH["sparse_initializer"] in graph:
         return "it has sparse weights"
@@ -66,9 +68,24 @@ def _objection(content: bytes, model: ModelSpec) -> str:
     return ""
 
 
+def _of_model(found: dict[int, list[Value]]) -> str:
+    """Return what speaks against all that is around a graph, or nothing."""
+    if len(found.get(_MODEL["graph"], [])) != 1 or found.keys() & {_MODEL["training_info"], _MODEL["functions"]}:
+        return "it is not one graph alone"
+    imports = [grouped(as_message(one)) for one in found.get(_MODEL["opset_import"], [])]
+    domains = [as_text(value) for one in imports for value in one.get(1, [])]
+    versions = [as_number(value) for one in imports for value in one.get(2, [])]
+    if not len(imports) == len(versions) == 1 or any(domains) or not 0 < versions[0] <= _NEWEST_OPSET:
+        return "its operators are of no release of ONNX"
+    return ""
+
+
 def _of_node(node: memoryview) -> str:
     """Return what speaks against a node, or nothing."""
     found = grouped(node)
+    for number in (_NODE["input"], _NODE["output"], _NODE["name"]):
+        for value in found.get(number, []):
+            as_text(value)  # what is no UTF-8 runtimes take, and then cannot say what is wrong with it
     operators = [as_text(value) for value in found.get(_NODE["op_type"], [])]
     if len(operators) != 1 or operators[0] not in OPERATORS or any(map(as_text, found.get(_NODE["domain"], []))):
         return f"it has an operator {' '.join(operators) or 'without a name'}, which this release does not write"

@@ -91,6 +91,10 @@ def wider(model):
         (wider, r"its output is logits: float32 \(None, 6\), not logits: float32 \(None, 5\)"),
         (lambda model: model.graph.output.add(name="more"), "no ONNX file|its output is"),
         (lambda model: model.graph.input.pop(), "its input is missing"),
+        (lambda model: setattr(model.opset_import[0], "version", 2**40), "no release of ONNX"),
+        (lambda model: setattr(model.opset_import[0], "version", -1), "no release of ONNX"),
+        (lambda model: model.opset_import.add(domain="ai.onnx.ml", version=1), "no release of ONNX"),
+        (lambda model: model.opset_import.pop(), "no release of ONNX"),
         (lambda model: model.functions.add(name="f"), "not one graph alone"),
         (lambda model: model.training_info.add(), "not one graph alone"),
         (lambda model: model.graph.sparse_initializer.add(), "sparse weights"),
@@ -106,6 +110,10 @@ def wider(model):
         "wider",
         "two outputs",
         "no input",
+        "release to come",
+        "release before all",
+        "two sets of operators",
+        "no operators",
         "function",
         "training",
         "sparse",
@@ -171,14 +179,14 @@ def test_a_file_that_is_two_formats_at_once_is_refused(model):
         check_onnx(content, SPEC, "x.onnx")
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
 def test_rubbish_is_refused_and_nothing_else_is_raised(content):
     with pytest.raises(BundleError):
         check_onnx(content, SPEC, "x.onnx")
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(at=st.integers(min_value=0), byte=st.integers(0, 255))
 def test_a_changed_byte_is_refused_or_leaves_a_plain_graph(at, byte):
     content = bytearray(_WHOLE)
