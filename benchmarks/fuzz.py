@@ -53,7 +53,7 @@ def fuzz(name: str, seconds: float, scratch: str) -> dict[str, Any]:
             subprocess.run(
                 [
                     sys.executable, str(Path(__file__).with_name("fuzz_one.py")), name, str(found), str(corpus), str(CORPUS / name),
-                    f"-max_total_time={max(1, round(seconds - total['seconds']))}", f"-timeout={WAIT_S}",
+                    f"-max_total_time={max(1, round(seconds - total['seconds']))}", f"-timeout={WAIT_S}", f"-report_slow_units={WAIT_S}",
                     f"-rss_limit_mb={MEMORY_MIB}", f"-max_len={LARGEST}", f"-artifact_prefix={found}{os.sep}", "-print_final_stats=1",
                 ],
                 stdout=output, stderr=subprocess.STDOUT, check=False, env=os.environ | {"TMPDIR": scratch},
