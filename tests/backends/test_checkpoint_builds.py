@@ -61,7 +61,7 @@ def softmax(values):
     return shares / shares.sum(-1, keepdims=True)
 
 
-@pytest.mark.parametrize("average", ["logits", "probability"])
+@pytest.mark.parametrize("average", ["probability", pytest.param("logits", marks=pytest.mark.slow)])
 def test_an_ensemble_is_one_network_in_every_runtime(build, built, digit_weights, other_weights, average):
     bundle = build(
         digit_weights, other_weights, checkpoint_options=CheckpointOptions(average=average), precisions=["fp32", "int8"]
@@ -101,7 +101,7 @@ def test_an_input_that_is_not_square_is_built_and_runs_everywhere(build, digit_w
             classifier.logits(np.zeros((1, 48, 32, 3), np.uint8))
 
 
-@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("channels", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_grey_and_rgba_networks_say_what_the_rgb_one_says(  # noqa: PLR0917 - fixtures
     build, built, digit_weights, few_digits, tmp_path, channels
 ):

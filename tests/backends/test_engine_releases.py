@@ -10,6 +10,7 @@ import edgeresnext
 from edgeresnext import bundle as bundles
 from edgeresnext.backends import registry, targets
 from edgeresnext.errors import BackendError, RequestError
+from edgeresnext.machine.cache import CACHE_VARIABLE
 from edgeresnext.spec import EngineOptions
 
 OLD, NEW = "8.6", "10.3"
@@ -163,7 +164,8 @@ def test_building_again_is_advised_only_where_it_helps(install, lean, change, ag
     assert ("Build it again" in caught.value.hint) is again
 
 
-def test_kernels_for_a_batch_are_compiled_when_it_comes_and_kept(install, lean):
+def test_kernels_for_a_batch_are_compiled_when_it_comes_and_kept(install, lean, monkeypatch, tmp_path):
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     install("tensorrt_rtx", "1.7")
     bundle = compiled(lean, backend="tensorrt_rtx")
     for _ in range(2):

@@ -57,6 +57,7 @@ def verdicts(bundle):
     return {name: file for name, file in files.items() if file.verdict is not None}
 
 
+@pytest.mark.slow
 def test_what_naive_calibration_breaks_is_built_with_few_layers_in_floating_point(build, gated):
     with pytest.raises(AccuracyError, match="dB"):
         build(**NAIVE, gate=None)

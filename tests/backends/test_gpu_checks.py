@@ -106,6 +106,7 @@ def test_probes_of_tensorrt_rtx(install, work):
 
 
 # The alarm that ends the official run may strike inside a function that the stand-in gave to C; it is sent again.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_the_benchmarks(install, work):
     install("tensorrt_rtx", "1.7")

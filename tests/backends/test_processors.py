@@ -138,7 +138,8 @@ print(json.dumps({"checks": checks, "saturates": cpu.saturates(), "isa": sorted(
 """
 
 
-@pytest.mark.parametrize("processor", ["Haswell", pytest.param("Nehalem", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", ["Haswell", "Nehalem"])
 def test_onnxruntime_on_processors_without_vnni(built, processor, tmp_path):
     emulator = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
     if emulator is None:

@@ -200,6 +200,7 @@ def test_activations_that_are_not_finite_name_the_layer_and_leave_nothing(build,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_rounding_makes_int8_better_on_other_images_and_leaves_fp32_within_rounding(
     build, digits, digit_folders, tmp_path
 ):

@@ -4,7 +4,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
-from training.test_runs import Killed, assert_equal, state
+from short_runs import Killed, assert_equal, state
 
 import edgeresnext
 from edgeresnext import TrainingRecipe

@@ -13,7 +13,7 @@ _SCRIPT = """
 import sys, torch
 import edgeresnext
 from edgeresnext import TrainingRecipe
-from training.conftest import TINY, Tiny
+from short_runs import TINY, Tiny
 torch.set_num_threads(1)
 recipe = TrainingRecipe(epochs=3, batch=16, learning_rate=0.05, balance="weights", **eval(sys.argv[3]))
 edgeresnext.train(sys.argv[1], output=sys.argv[2], model=Tiny(), preprocess=TINY, recipe=recipe)

@@ -11,46 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training.conftest import TINY, Tiny
+from short_runs import RECIPE, Killed, assert_equal, killed_at, state, trained
 
 import edgeresnext
 from edgeresnext import TrainingRecipe
 from edgeresnext.errors import AccuracyError, CheckpointError, DataError, InputError, RequestError
 from edgeresnext.model.catalogue import PREPROCESS
 from edgeresnext.training.run_folder import RUN, RunFolder, read_run
-
-RECIPE = TrainingRecipe(epochs=3, batch=16, learning_rate=0.05)
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it, and nothing is saved."""
-
-
-def trained(data, output=None, recipe=RECIPE, **options):
-    options.setdefault("model", Tiny())
-    preprocess = options.pop("preprocess", TINY)
-    return edgeresnext.train(data, output=output, recipe=recipe, preprocess=preprocess, **options)
-
-
-def killed_at(step, data, **options):
-    """Train until a step is over, and die there."""
-
-    def progress(_stage, done, _total):
-        if done == step:
-            raise Killed
-
-    with pytest.raises(Killed):
-        trained(data, progress=progress, **options)
-
-
-def state(network):
-    return {name: value.clone() for name, value in network.state_dict().items() if value.is_floating_point()}
-
-
-def assert_equal(one, other):
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        assert torch.equal(value, other[name]), name
 
 
 def test_a_run_learns_and_writes_down_what_it_did(three, tmp_path):
