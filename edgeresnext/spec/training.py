@@ -61,7 +61,7 @@ class TrainingRecipe(Value, frozen=True, kw_only=True):
     label_smoothing: float = 0.1
     ema: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
-    channels_last: bool | None = None
+    channels_last: bool = True
     patience: int = 0
     validation_share: float = 0.1
     checkpoint_minutes: float = 10.0

@@ -127,7 +127,6 @@ def decide(recipe: TrainingRecipe, spec: ModelSpec, *, fine_tuning: bool) -> Tra
         "frozen_statistics": recipe.int8 is not None or (fine_tuning and recipe.batch < _SMALL_BATCH),
         "geometry": "crop" if photos else "shift",
         "flip": photos,
-        "channels_last": photos,
         "threshold_factor": _THRESHOLDS if recipe.optimiser == "adamw" else 1.0,
     }
     return msgspec.structs.replace(
