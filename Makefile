@@ -3,7 +3,7 @@
 # make test-all  what CI runs: all tests, with coverage
 # make device  the demo, then its bundle in fresh environments without PyTorch (DEVICE_PYTHONS="python3.10 python3.13")
 # make arm64   the demo, then its bundle on an emulated arm64 Linux (root, debootstrap and qemu-user-static)
-# make figures measures everything that the documents quote (two and a half hours on two quiet cores)
+# make figures measures everything that the documents quote (five hours on two quiet cores)
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -45,6 +45,11 @@ figures: $(VENV)/.dev
 	$(BIN)/python benchmarks/quantization.py --shapes build/shapes/shapes.safetensors --shapes-data build/shapes
 	$(BIN)/python benchmarks/processors.py --shapes build/shapes/shapes.safetensors --shapes-data build/shapes
 	$(BIN)/python benchmarks/engines.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/int8_training.py --shapes build/shapes/shapes.safetensors --shapes-data build/shapes
+	$(BIN)/python benchmarks/cardinality.py build/cardinality
+	$(BIN)/python benchmarks/faults.py
+	$(BIN)/python benchmarks/kill_points.py
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/render.py
 

@@ -58,7 +58,7 @@ def killed(root: Path) -> dict[str, Any]:
     """Kill a training ten times with SIGKILL at random moments, resume it each time, and compare its weights."""
     images = digits.prepare(root / "digits")
     (root / "often.toml").write_text(
-        "epochs = 8\ncheckpoint_minutes = 0.02\nema = 0.95\nmixup = 0.1\n", encoding="utf-8"
+        "epochs = 12\ncheckpoint_minutes = 0.02\nema = 0.95\nmixup = 0.1\n", encoding="utf-8"
     )
     command = [
         sys.executable,
@@ -81,8 +81,8 @@ def killed(root: Path) -> dict[str, Any]:
         rest = ["--resume", str(path)] if resumed else [*begin, "--output", str(path)]
         process = subprocess.Popen([*command, *rest], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         try:
-            # Between the first step, after what a start takes, and a fifth of the whole.
-            limit = None if len(moments) == KILLS else 8 + generator.uniform(0, 0.2) * whole_s
+            # Up to a tenth of the whole after what a start takes.
+            limit = None if len(moments) == KILLS else 5 + generator.uniform(0, 0.1) * whole_s
             _, error = process.communicate(timeout=limit)
             if process.returncode:
                 raise SystemExit(error.decode())
