@@ -154,13 +154,18 @@ def fine_tuned(root: Path) -> list[dict[str, Any]]:
 _TOGETHER = """
 import sys, edgeresnext
 from edgeresnext.model.catalogue import PREPROCESS
-edgeresnext.train(sys.argv[1], validation=sys.argv[2], output=sys.argv[3], model="resnext20_8x4d",
-                  preprocess=PREPROCESS["digits"], recipe=edgeresnext.TrainingRecipe(epochs=4))
+from edgeresnext.cli.demo import weights
+with weights() as path:
+    edgeresnext.train(sys.argv[1], validation=sys.argv[2], output=sys.argv[3], weights=path,
+                      preprocess=PREPROCESS["digits"], recipe=edgeresnext.TrainingRecipe(epochs=4))
 """
 
 
 def together(root: Path) -> dict[str, Any]:
-    """Train in one process, and in two that talk by gloo; return how far their loss curves are from each other."""
+    """Fine-tune in one process, and in two that talk by gloo; return how far their loss curves are from each other.
+
+    From random weights they part: in float32 the gradients of the first step differ by 5 %, in float64 by 1e-12.
+    """
     images = digits.prepare(root / "digits")
     script = root / "script.py"
     script.write_text(_TOGETHER, encoding="utf-8")

@@ -29,7 +29,7 @@ def training() -> str:
             else _UNTRIED,
         ),
         (
-            "two processes (gloo) against one, the same batches",
+            "two processes (gloo) against one, fine-tuning on the same batches",
             f"training losses differ by {together['largest_difference']:.1e} at most in {together['epochs']} epochs"
             if together
             else _UNTRIED,

@@ -120,11 +120,12 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         axes = (0, 2, 3)
         count = torch.full((1,), float(x.numel() // x.shape[1]), device=x.device)
-        sums = torch.cat([x.sum(axes), x.square().sum(axes), count])
-        summed: Tensor = _Sum.apply(sums)  # type: ignore[no-untyped-call]
+        summed: Tensor = _Sum.apply(torch.cat([x.sum(axes), count]))  # type: ignore[no-untyped-call]
         total = summed[-1].detach()
-        mean, square = summed[:-1].div(total).chunk(2)
-        variance = (square - mean.square()).clamp_min(0)
+        mean = summed[:-1] / total
+        # Around the mean, in a second sum: the mean of squares less the square of means loses digits.
+        squares: Tensor = _Sum.apply((x - mean.view(1, -1, 1, 1)).square().sum(axes))  # type: ignore[no-untyped-call]
+        variance = squares / total
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
