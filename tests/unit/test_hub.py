@@ -134,12 +134,12 @@ def test_another_file_than_was_said_is_refused_and_not_kept(tmp_path):
         assert hub.fetch(f"{address}/w.pth#sha256={DIGEST[:8]}", tmp_path).path.read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_disk_that_is_full_is_said_to_be_that(tmp_path, monkeypatch, call):
+@pytest.mark.parametrize(("owner", "call"), [(os, "fsync"), (Path, "replace")])
+def test_a_disk_that_is_full_is_said_to_be_that(tmp_path, monkeypatch, owner, call):
     def full(*_arguments, **_options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(os, call, full)
+    monkeypatch.setattr(owner, call, full)
     with serving({"/w.pth": CONTENT}) as (_, address), pytest.raises(CheckpointError, match="No space left") as caught:
         hub.fetch(f"{address}/w.pth#sha256={DIGEST}", tmp_path)
     assert "cannot be kept in" in caught.value.what
