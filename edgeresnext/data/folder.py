@@ -169,7 +169,7 @@ def match_classes(
     Raises:
         DataError: Some folders match no label, or more than one, or it must be said what their numbers mean.
     """
-    classes, labels = [_comparable(name) for name in classes], [_comparable(label) for label in labels]
+    classes, labels = [comparable(name) for name in classes], [comparable(label) for label in labels]
     if labels == [str(index) for index in range(len(labels))]:
         return _numbered(classes, len(labels), root, order)
     known: dict[str, int] = {}
@@ -194,7 +194,7 @@ def match_classes(
     return tuple(known[name] for name in classes)
 
 
-def _comparable(name: str) -> str:
+def comparable(name: str) -> str:
     """Return a name in the one form in which equal ones are equal (Unicode's NFC; macOS writes files in NFD)."""
     return unicodedata.normalize("NFC", name)
 

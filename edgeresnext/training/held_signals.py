@@ -21,22 +21,22 @@ def held() -> Iterator[Callable[[], bool]]:
         yield lambda: False
         return
     came: list[tuple[int, FrameType | None]] = []
-    before = {one: signal.getsignal(one) for one in _HELD}
+    handlers = {one: signal.getsignal(one) for one in _HELD}
+    # One that is ignored stays so, and one that Python did not set is left alone.
+    before = {one: found for one, found in handlers.items() if callable(found) or found == signal.SIG_DFL}
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append((number, frame))
         if len(came) > 1:
             _handle(before, number, frame)
 
-    for one, handler in before.items():
-        if handler is not None:  # not set by Python: leave it
-            signal.signal(one, note)
+    for one in before:
+        signal.signal(one, note)
     try:
         yield lambda: bool(came)
     finally:
         for one, handler in before.items():
-            if handler is not None:
-                signal.signal(one, handler)
+            signal.signal(one, handler)
     if came:
         _handle(before, *came[0])
 
@@ -47,4 +47,5 @@ def _handle(before: Mapping[signal.Signals, object], number: int, frame: FrameTy
     if callable(handler):
         handler(number, frame)
     elif handler == signal.SIG_DFL:
+        signal.signal(number, signal.SIG_DFL)
         signal.raise_signal(signal.Signals(number))

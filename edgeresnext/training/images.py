@@ -73,7 +73,7 @@ def split(data: str | Path, validation: str | Path | None, recipe: TrainingRecip
         if inner is not None:
             return split(root / "train", inner, recipe)
     found = folder.scan(root)
-    _warn_of_empty(found)
+    _check_classes(found)
     if not found.classes and not recipe.distil:
         raise DataError(f"'{root}' has no class folders", "Training needs one folder of images a class.")
     if len(found.classes) == 1 and not recipe.distil:
@@ -83,8 +83,16 @@ def split(data: str | Path, validation: str | Path | None, recipe: TrainingRecip
     if validation is None:
         return _drawn(found, recipe)
     held = folder.scan(validation)
-    if held.classes and found.classes:
-        places = folder.match_classes(held.classes, found.classes, held.root)
+    if held.classes and not found.classes:  # a teacher judges: what these folders are called says nothing of logits
+        held = ImageFolder(root=held.root, images=held.images)
+    elif held.classes:
+        known = {folder.comparable(name): index for index, name in enumerate(found.classes)}
+        if strangers := [name for name in held.classes if folder.comparable(name) not in known]:
+            raise DataError(
+                f"class folders in '{held.root}' are none of the training's: {shortened(strangers)}",
+                f"Those of '{found.root}' are {shortened(found.classes)}.",
+            )
+        places = [known[folder.comparable(name)] for name in held.classes]
         held = ImageFolder(
             root=held.root,
             images=held.images,
@@ -98,8 +106,14 @@ def split(data: str | Path, validation: str | Path | None, recipe: TrainingRecip
     return Split(train=found, validation=held, classes=found.classes, about=f"{len(held.images)} of '{held.root}'")
 
 
-def _warn_of_empty(found: ImageFolder) -> None:
-    """Refuse class folders without an image: their class would exist in one place and not in another."""
+def _check_classes(found: ImageFolder) -> None:
+    """Refuse class folders without an image, which would be a class here and not there, and names that are no label."""
+    for name in found.classes:
+        if name != name.strip() or len(name.splitlines()) != 1 or name != name.encode(errors="replace").decode():
+            raise DataError(
+                f"class folder '{name}' in '{found.root}' has no name that a line of labels can have",
+                "Rename it: UTF-8, no line breaks, no blanks around.",
+            )
     names = {path.name for path in found.root.iterdir() if path.is_dir() and not folder.is_hidden(path.name)}
     empty = sorted(names - set(found.classes)) if found.classes else []
     if empty:
@@ -186,25 +200,29 @@ class Images:
                     found = [future.result() for future in futures]
                     good = [image for image in found if image is not None]
                     kept = positions[[image is not None for image in found]]
-                    pixels = np.stack(good) if good else np.empty((0, *self.preprocess.size, 3), np.uint8)
+                    pixels = (
+                        np.stack(good)
+                        if good
+                        else np.empty((0, *self.preprocess.size, self.preprocess.channels), np.uint8)
+                    )
                     yield Batch(pixels=pixels, positions=kept)
 
     def _one(self, index: int, epoch: int) -> NDArray[np.uint8] | None:
         """Return one image as it is given to the network, or None where it cannot be read."""
-        source = self._known.get(index)
-        if source is None:
-            if index in self.bad:
-                return None
-            try:
+        if index in self.bad:
+            return None
+        try:
+            source = self._known.get(index)
+            if source is None:
                 source = self._source(self.folder.images[index])
-            except DataError as error:
-                self._note(index, error)
-                return None
-            self._remember(index, source)
-        if self.recipe is None:
-            return source
-        generator = np.random.default_rng([self.recipe.seed, _IMAGE, epoch, index])
-        return augmented(source, self.preprocess, self.recipe, generator)
+                self._remember(index, source)
+            if self.recipe is None:
+                return source
+            generator = np.random.default_rng([self.recipe.seed, _IMAGE, epoch, index])
+            return augmented(source, self.preprocess, self.recipe, generator)
+        except DataError as error:
+            self._note(index, error)
+            return None
 
     def _source(self, path: Path) -> NDArray[np.uint8]:
         image = decode(path, self.preprocess.channels)
@@ -221,9 +239,10 @@ class Images:
         with self._lock:
             if index not in self.bad:
                 self.bad.add(index)
-                _log.warning("skipped: %s", error.what)
+                path = str(self.folder.images[index])  # which `crop` does not know
+                _log.warning("skipped: %s", error.what if path in error.what else f"'{path}': {error.what}")
             count = len(self.folder.images)
-            if len(self.bad) > MAX_SKIPPED * count:
+            if len(self.bad) > max(1, MAX_SKIPPED * count):
                 names = shortened(str(self.folder.images[one]) for one in sorted(self.bad))
                 raise DataError(
                     f"at least {len(self.bad)} of {count} images cannot be read, more than {MAX_SKIPPED:.0%}: {names}",

@@ -33,11 +33,13 @@ class Start:
         network: Its weights.
         spec: What it is; of a network of the user's own, the images that it takes and its classes.
         weights: Where they are from, in words; nothing where they are random.
+        labels: Those that lie beside the weights.
     """
 
     network: nn.Module
     spec: ModelSpec
     weights: str = ""
+    labels: tuple[str, ...] = ()
 
 
 def begin(
@@ -129,7 +131,7 @@ def _loaded(
             "Begin with a new head, or name the class folders as the weights' labels are.",
             values=("new_head",),
         )
-    return Start(network=network, spec=spec, weights=str(weights))
+    return Start(network=network, spec=spec, weights=str(weights), labels=names or ())
 
 
 def begin_again(spec: ModelSpec, model: str | nn.Module | None, preprocess: Preprocess | None) -> Start:
@@ -230,7 +232,8 @@ def set_mode(network: nn.Module, recipe: TrainingRecipe, frozen: Sequence[str]) 
     network.train()
     for name, modules in parts(network).items():
         for module in modules:
-            module.requires_grad_(name not in frozen)
+            if recipe.freeze:  # else what the user froze stays so
+                module.requires_grad_(name not in frozen)
             for child in module.modules():
                 if isinstance(child, nn.BatchNorm2d) and (recipe.frozen_statistics or name in frozen):
                     child.eval()

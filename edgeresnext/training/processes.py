@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -83,7 +84,10 @@ def joined() -> Iterator[Processes]:
     if count == 1:
         yield Processes()
         return
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(Processes().device)
+    # The first one judges alone, while the others wait.
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=6))
     try:
         yield Processes(rank=distributed.get_rank(), count=count)
     finally:
@@ -120,11 +124,11 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         axes = (0, 2, 3)
         count = torch.full((1,), float(x.numel() // x.shape[1]), device=x.device)
-        summed: Tensor = _Sum.apply(torch.cat([x.sum(axes), count]))  # type: ignore[no-untyped-call]
+        summed: Tensor = _Sum.apply(torch.cat([x.float().sum(axes), count]))  # type: ignore[no-untyped-call]
         total = summed[-1].detach()
         mean = summed[:-1] / total
         # Around the mean, in a second sum: the mean of squares less the square of means loses digits.
-        squares: Tensor = _Sum.apply((x - mean.view(1, -1, 1, 1)).square().sum(axes))  # type: ignore[no-untyped-call]
+        squares: Tensor = _Sum.apply((x.float() - mean.view(1, -1, 1, 1)).square().sum(axes))  # type: ignore[no-untyped-call]
         variance = squares / total
         with torch.no_grad():
             assert self.running_mean is not None

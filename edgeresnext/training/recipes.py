@@ -72,7 +72,7 @@ def to_toml(recipe: TrainingRecipe) -> bytes:
 
 
 _LIMITS: dict[str, tuple[float, float]] = {
-    "epochs": (1, 100_000), "batch": (1, 65_536), "accumulate": (1, 4096), "momentum": (0, 0.9999),
+    "epochs": (1, 100_000), "batch": (2, 65_536), "accumulate": (1, 4096), "momentum": (0, 0.9999),
     "weight_decay": (0, 10), "warmup": (0, 1), "clip": (0, 1e9), "unfreeze_epochs": (0, 100_000),
     "layer_decay": (0.01, 1), "erase": (0, 1), "mixup": (0, 100), "cutmix": (0, 100), "label_smoothing": (0, 0.9),
     "ema": (0, 0.999999), "patience": (0, 100_000), "validation_share": (0, 0.9), "checkpoint_minutes": (0, 1e6),
@@ -105,6 +105,10 @@ def check(recipe: TrainingRecipe) -> TrainingRecipe:
             "distil would change nothing: a network that is not quantised is its own teacher",
             "Quantise in training too.",
             values=("distil", "int8"),
+        )
+    if recipe.distil and recipe.balance != "none":
+        raise RequestError(
+            "balance would change nothing: a teacher knows no classes", "Leave it out.", values=("balance",)
         )
     if (recipe.mixup or recipe.cutmix) and recipe.distil:
         raise RequestError(

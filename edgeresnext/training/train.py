@@ -6,6 +6,7 @@ images, split -> network -> recipe, decided -> folder of the run -> epochs, each
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -174,15 +175,20 @@ def _described(
     held = pictures.validation
     return Run(
         model=start.spec,
-        recipe=recipes.decide(asked, start.spec, fine_tuning=was is not None or bool(start.weights)),
+        recipe=recipes.decide(asked, start.spec, fine_tuning=bool(start.weights if was is None else was.weights)),
         classes=pictures.classes,
         data=pictures.digest,
         weights=was.weights if was is not None and weights is None else digest,
         images=len(pictures.train.images),
-        validation=() if held is None else tuple(str(path.relative_to(held.root)) for path in held.images),
+        validation=() if held is None else tuple(_sayable(path.relative_to(held.root)) for path in held.images),
         about_validation=pictures.about,
         created_with=was.created_with if was else package_versions(*_PACKAGES),
     )
+
+
+def _sayable(name: Path) -> str:
+    """Return a file's name; what is no UTF-8 in it is escaped."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _trainer(  # noqa: PLR0917 - the values of a run, each of a kind of its own
@@ -205,8 +211,8 @@ def _trainer(  # noqa: PLR0917 - the values of a run, each of a kind of its own
 
     def keep(best: nn.Module) -> None:
         run.write(PREPROCESS, files.to_json(preprocess))
-        if pictures.classes:
-            run.write(LABELS, "".join(f"{name}\n" for name in pictures.classes).encode())
+        if names := pictures.classes or start.labels:
+            run.write(LABELS, "".join(f"{name}\n" for name in names).encode())
         if recipe.int8 is None:
             run.save_weights(BEST, best)
             return
@@ -273,10 +279,12 @@ def _draw(trainer: Trainer, now: Run, run: RunFolder) -> None:
         return
     from edgeresnext.training.page import Outcome, pictures
 
-    held = trainer.validation
+    held, judgement = trainer.validation, trainer.judgement
+    if judgement is None and now.recipe.int8 is None:  # of a run that was resumed behind its best epoch
+        judgement = trainer.judge(trainer.network)
     outcome = Outcome(
         run=now, history=trainer.state.history, validation=None if held is None else held.folder,
-        judgement=trainer.judge(trainer.network),
+        judgement=judgement,
     )  # fmt: skip
     for name, content in pictures(outcome).items():
         run.write(name, content)

@@ -67,6 +67,9 @@ class Trainer:
         best: Called with the network that is judged, whenever it is the best so far.
         callbacks: Told of each epoch.
         progress: Told of each step.
+
+    Attributes:
+        judgement: Of the best weights; None where they are those of an earlier process.
     """
 
     network: nn.Module
@@ -82,6 +85,7 @@ class Trainer:
     callbacks: Sequence[Callable[[Epoch], None]]
     progress: Progress
     state: State = field(default_factory=State)
+    judgement: Judgement | None = None
 
     def __post_init__(self) -> None:
         """Take up what the run's folder holds, or write down the beginning."""
@@ -126,17 +130,18 @@ class Trainer:
             if not any(one.requires_grad for one in self.plain.parameters()):
                 raise RequestError("everything is frozen: nothing would learn", "Freeze less.", values=("freeze",))
             self._steps(self.processes.together(self.network), started)
-            self._end_epoch()
+            if self.state.step == len(self.batches(self.state.epoch)):  # else a signal came, and nobody ended for it
+                self._end_epoch()
 
     def _is_stale(self) -> bool:
         best = self.state.best
         return bool(self.recipe.patience and best and self.state.epoch - best.epoch >= self.recipe.patience)
 
     def batches(self, epoch: int) -> list[list[NDArray[np.int64]]]:
-        """Return the batches of each step of an epoch, as positions; one image alone at the end is left out."""
+        """Return the batches of each step of an epoch, as positions; what is too little at the end is left out."""
         size, whole = self.recipe.batch, order(self.train.folder, self.recipe, epoch)
         cut = [whole[start : start + size] for start in range(0, len(whole), size)]
-        cut = [part for part in cut if len(part) > 1]
+        cut = [part for part in cut if len(part) >= max(2, self.processes.count)]
         if not cut:
             raise DataError(f"'{self.train.folder.root}' has {len(whole)} images to learn from", "Give two or more.")
         group = self.recipe.accumulate
@@ -148,17 +153,23 @@ class Trainer:
         total, left = self.recipe.epochs * len(steps), steps[self.state.step :]
         mine = [self.processes.part(part) for step in left for part in step]
         batches = self.train.stream(mine, state.epoch)
+        stop, came = 0.0, False
         with held() as interrupted:
             for parts in left:
                 self._step(network, [next(batches) for _ in parts], sum(len(part) for part in parts), len(steps))
                 state.step += 1
                 minutes = (time.monotonic() - self._saved) / 60
-                if interrupted() or minutes > self.recipe.checkpoint_minutes:
+                came = interrupted()
+                # All processes or none: a checkpoint is waited for, and clocks and signals are each one's own.
+                stop, due = self.processes.total(came, minutes > self.recipe.checkpoint_minutes)
+                if stop or due:
                     self._save(time.monotonic() - started)
                     started = time.monotonic()
-                if interrupted():
+                if stop:
                     break  # and what came is handled where the block ends
                 self.progress("train", state.epoch * len(steps) + state.step, total)
+        if stop and not came:
+            raise KeyboardInterrupt  # another process was asked to end
         self._save(time.monotonic() - started)  # judging may take long, and be interrupted too
 
     def _step(self, network: nn.Module, batches: Sequence[Any], planned: int, steps: int) -> None:
@@ -170,7 +181,7 @@ class Trainer:
         self.optimiser.zero_grad()
         summed, seen = 0.0, 0
         for number, batch in enumerate(batches):
-            if not len(batch.positions):
+            if any(self.processes.total(not len(batch.positions))):  # of any process: they take each batch together
                 continue
             draw = state.epoch, state.step * recipe.accumulate + number
             targets = self._targets_of_training[torch.from_numpy(batch.positions)].to(self.device)
@@ -214,10 +225,10 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         """Judge the network after an epoch, and begin the next."""
-        state = self.state
+        state, steps = self.state, len(self.batches(self.state.epoch))
         finished = Epoch(
             epoch=state.epoch + 1, loss=state.loss / max(state.images, 1), images=state.images,
-            learning_rate=self.optimiser.param_groups[0]["lr"], seconds=state.seconds,
+            learning_rate=self.rate((state.epoch + 1) * steps - 1, self.recipe.epochs * steps), seconds=state.seconds,
         )  # fmt: skip
         state.epoch, state.step, state.loss, state.images, state.seconds = state.epoch + 1, 0, 0.0, 0, 0.0
         self._note(finished)
@@ -225,21 +236,23 @@ class Trainer:
     def _note(self, finished: Epoch) -> None:
         """Judge the network, write it down where it is the best so far, and then that it was."""
         state = self.state
+        found = None
         if self.processes.first:
-            finished = self._judged(finished)
+            found = self.judge(self.judged)
+            finished = self._judged(finished, found)
         finished = self.processes.from_first(finished)
         better = state.best is None or finished.merit > state.best.merit
         state.history.append(finished)
         if better and self.processes.first:
             self.best(self.judged)
+            self.judgement = found
         with held():
             self._save(0.0)
         for callback in self.callbacks if self.processes.first else ():
             callback(finished)
 
-    def _judged(self, epoch: Epoch) -> Epoch:
+    def _judged(self, epoch: Epoch, found: Judgement | None) -> Epoch:
         """Return an epoch with what the validation images say of it."""
-        found = self.judge(self.judged)
         if found is None:
             return epoch
         values: dict[str, Any] = {"validation_loss": found.loss}

@@ -30,7 +30,8 @@ def losses(path):
     [
         {},
         pytest.param(
-            {"frozen_statistics": True, "accumulate": 2, "freeze": "stem", "ema": 0.5}, marks=pytest.mark.slow
+            {"frozen_statistics": True, "accumulate": 2, "freeze": "stem", "ema": 0.5, "checkpoint_minutes": 1e-4},
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -271,7 +271,7 @@ def test_folders_that_cannot_train(three, tmp_path, one_class):
         trained(tmp_path / "empty", tmp_path / "run")
     shutil.copytree(three / "val", tmp_path / "val")
     (tmp_path / "val" / "4").rename(tmp_path / "val" / "9")
-    with pytest.raises(DataError, match=r"class folders in .* 9"):
+    with pytest.raises(DataError, match="none of the training's: 9"):
         trained(three / "train", tmp_path / "run", validation=tmp_path / "val")
     with pytest.raises(DataError, match="has no class folders"):
         trained(three / "train" / "0", tmp_path / "run")
@@ -355,3 +355,46 @@ def test_a_run_that_was_killed_before_it_was_one_is_begun_again(three, tmp_path,
     (tmp_path / "run" / ".0123456789ab-01234567.partial").touch()
     assert trained(three, tmp_path / "run").best.top1 is not None
     assert not list((tmp_path / "run").glob("*.partial"))
+
+
+def test_what_a_review_found_is_refused_or_goes_on(three, tmp_path, caplog):
+    data = tmp_path / "data"
+    shutil.copytree(three, data)
+    (data / "val" / "1" / "f\udce9.png").write_bytes(next((data / "val" / "1").iterdir()).read_bytes())
+    Image.new("RGB", (2, 30_000)).save(data / "train" / "1" / "long.bmp")
+    recipe = msgspec.structs.replace(RECIPE, geometry="crop")
+    run = trained(data, tmp_path / "run", recipe)
+    assert any(name.endswith("f\\xe9.png") for name in run.run.validation)
+    assert trained(data, resume=tmp_path / "run", recipe=recipe).history == run.history
+    (data / "train" / "1").rename(data / "train" / "1 ")
+    with pytest.raises(DataError, match="no name that a line of labels can have"):
+        trained(data, tmp_path / "blank")
+
+
+def test_fewer_classes_may_judge_and_a_recipe_by_name_resumes(three, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(three, data)
+    shutil.rmtree(data / "val" / "1")
+    quick = msgspec.structs.replace(RECIPE, learning_rate=None, epochs=1)
+    run = trained(data, tmp_path / "run", quick)
+    assert run.best.top1 is not None
+    assert trained(data, resume=tmp_path / "run", recipe=quick).run == run.run
+
+
+def test_a_signal_that_ends_nothing_costs_no_step(three, tmp_path):
+    import os
+    import signal
+
+    came = []
+    before = signal.signal(signal.SIGTERM, lambda *_: came.append(1))
+
+    def progress(_stage, done, _total):
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        run = trained(three, tmp_path / "run", progress=progress)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert came == [1]
+    assert [one.images for one in run.history] == [60, 60, 60]
