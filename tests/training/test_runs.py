@@ -92,6 +92,7 @@ def test_interrupted_a_run_saves_first(three, tmp_path):
 import os, signal, edgeresnext
 from edgeresnext import TrainingRecipe
 from edgeresnext.model.catalogue import PREPROCESS
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who is started in the background has it ignored
 def progress(stage, done, total):
     if done == 2: os.kill(os.getpid(), signal.SIGINT)
 edgeresnext.train({str(three)!r}, output={str(tmp_path / "run")!r}, model="resnet20", preprocess=PREPROCESS["digits"],
