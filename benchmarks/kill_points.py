@@ -152,7 +152,7 @@ def _whole(path: Path) -> bool:
     except edgeresnext.EdgeResNeXtError:
         return False
     beside = bundles.list_files(path).keys() - bundle.manifest.files.keys()
-    return all(name.endswith(bundles.RUNTIME_CACHE_SUFFIX) or files.is_partial(Path(name).name) for name in beside)
+    return all(files.is_partial(Path(name).name) for name in beside)
 
 
 def _read(path: Path) -> bool:
