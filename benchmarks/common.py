@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
 from contextlib import contextmanager
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from edgeresnext.machine.environment import environment
+from edgeresnext.machine.environment import environment, package_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -30,6 +31,17 @@ def save_section(name: str, section: str, found: Any, **versions: str) -> None:
     figures = load(name) if (RESULTS / f"{name}.json").exists() else {"environment": here}
     measured = figures.get("measured", {}) | {section: here}
     _write(name, figures | {"measured": measured, section: found})
+
+
+def run_sections(name: str, about: str | None, sections: dict[str, Callable[[Path], Any]], *packages: str) -> None:
+    """Run the sections that are asked for (`--only`, else all), each in a folder of its own, and save what came of it."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=sections, action="append")
+    for section in parser.parse_args().only or sections:
+        with scratch() as root:
+            found = sections[section](root)
+        print(section, found, flush=True)
+        save_section(name, section, found, **package_versions(*packages))
 
 
 def _write(name: str, figures: dict[str, Any]) -> None:

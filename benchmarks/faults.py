@@ -5,7 +5,6 @@ python benchmarks/faults.py [--only SECTION]. About a quarter of an hour on two 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import multiprocessing
@@ -22,13 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
-from common import save_section, scratch
+from common import run_sections
 
 import edgeresnext
 from edgeresnext import bundle as bundles
 from edgeresnext.cli.demo import weights
 from edgeresnext.data import digits
-from edgeresnext.machine.environment import package_versions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -228,16 +226,5 @@ SECTIONS: dict[str, Callable[[Path], Any]] = {
 }  # fmt: skip
 
 
-def main() -> None:
-    """Try what is asked for, and save what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=SECTIONS, action="append")
-    for section in parser.parse_args().only or SECTIONS:
-        with scratch() as root:
-            found = SECTIONS[section](root)
-        print(section, found, flush=True)
-        save_section("faults", section, found, **package_versions("torch", "onnxruntime", "openvino"))
-
-
 if __name__ == "__main__":
-    main()
+    run_sections("faults", __doc__, SECTIONS, "torch", "onnxruntime", "openvino")

@@ -5,7 +5,6 @@ Half an hour on two quiet cores. What quantisation in training wins back is in `
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -17,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from common import save_section, scratch
+from common import run_sections
 
 import edgeresnext
 from edgeresnext.cli.demo import weights as digits_weights
 from edgeresnext.data import digits
-from edgeresnext.machine.environment import package_versions
 from edgeresnext.model.catalogue import PREPROCESS, specify
 from edgeresnext.model.resnext import ResNeXt
 from edgeresnext.spec import Preprocess, TrainingRecipe
@@ -231,16 +229,5 @@ SECTIONS: dict[str, Callable[[Path], Any]] = {
 }  # fmt: skip
 
 
-def main() -> None:
-    """Try what is asked for, and save what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=SECTIONS, action="append")
-    for section in parser.parse_args().only or SECTIONS:
-        with scratch() as root:
-            found = SECTIONS[section](root)
-        print(section, found, flush=True)
-        save_section("training", section, found, **package_versions("torch"))
-
-
 if __name__ == "__main__":
-    main()
+    run_sections("training", __doc__, SECTIONS, "torch")

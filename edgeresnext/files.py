@@ -133,6 +133,12 @@ def content_of(file: BinaryIO, most: int = LARGEST_TEXT) -> bytes:
     return content
 
 
+def beside(weights: str | Path, what: str) -> Path:
+    """Return the file that training writes beside weights, and a build looks for: NAME.WHAT for NAME.safetensors."""
+    path = Path(weights)
+    return path.with_name(f"{path.stem}.{what}")
+
+
 def from_json(content: bytes | str, kind: type[T]) -> T:
     """Return a value of a type from JSON.
 

@@ -38,14 +38,16 @@ def _is_bundle(folder: Path) -> bool:
     return True
 
 
-def check_replaceable(output: Path, kind: str, known: Callable[[], set[str]], by_products: str | None = None) -> None:
+def check_replaceable(
+    output: Path, kind: str, known: Callable[[], set[str]], by_products: tuple[str, ...] = ()
+) -> None:
     """Refuse an output path in whose place nothing may be put.
 
     Args:
         output: A directory, which need not exist.
         kind: What may be replaced, such as "a bundle".
         known: Returns the files of such a one in `output`; raises InputError where it is none.
-        by_products: Suffix of files that whoever uses it leaves there, and that are no loss; None where there are none.
+        by_products: Suffixes of files that whoever uses it leaves there, and that are no loss.
 
     Raises:
         InputError: It is a file, a directory that holds something else, or where nothing may be looked for.
@@ -60,7 +62,7 @@ def check_replaceable(output: Path, kind: str, known: Callable[[], set[str]], by
 _MAY_WRITE = "Choose an output directory that you may write to."
 
 
-def _check_place(output: Path, kind: str, known: Callable[[], set[str]], by_products: str | None) -> None:
+def _check_place(output: Path, kind: str, known: Callable[[], set[str]], by_products: tuple[str, ...]) -> None:
     """Refuse an output path as `check_replaceable` does.
 
     Raises:
@@ -81,8 +83,7 @@ def _check_place(output: Path, kind: str, known: Callable[[], set[str]], by_prod
         on_disk = {
             path.relative_to(output).as_posix()
             for path in output.rglob("*")
-            if not path.is_dir() and not files.is_partial(path.name)
-            if not (by_products and path.name.endswith(by_products))
+            if not path.is_dir() and not files.is_partial(path.name) and not path.name.endswith(by_products)
         }
         if on_disk - files_of_ours:
             raise InputError(

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
 
-from edgeresnext import files
-from edgeresnext.errors import InputError, RequestError, unknown_name
+from edgeresnext.data.preprocessing import read_preprocess
+from edgeresnext.errors import RequestError, unknown_name
 from edgeresnext.spec import REPAIRS, Preprocess
 
 _ALSO = {"mode": ("quick", "official")}
@@ -92,21 +91,13 @@ def preprocessing(text: str) -> Preprocess:
         InputError: The file cannot be read.
     """
     from edgeresnext.model.catalogue import PREPROCESS
-    from edgeresnext.spec import Preprocess
 
     if text in PREPROCESS:
         return PREPROCESS[text]
     path = Path(text)
     if path.suffix != ".json":
         raise unknown_name("preprocessing", text, PREPROCESS, values=("preprocess",))
-    try:
-        return files.from_json(files.read(path), Preprocess)
-    except (OSError, msgspec.MsgspecError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"cannot read preprocessing from '{path}': {reason}",
-            'Write it as {"resize_px": 256, "crop_px": 224, "interpolation": "bilinear"}, with mean and std if needed.',
-        ) from None
+    return read_preprocess(path)
 
 
 def repairs(_ctx: click.Context, _param: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:

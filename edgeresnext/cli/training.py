@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Go on with the run of this folder.")
 @click.option("--validation", type=click.Path(path_type=Path), help="Images that judge. [a tenth of each class]")
 @click.option("--preprocess", type=preprocessing, metavar="NAME|FILE", help="Preprocessing, as `models` lists them.")
-@click.option("--recipe", metavar="NAME|FILE", help="quick, standard, long or a TOML file: all that is not here.")
+@click.option("--recipe", metavar="NAME|FILE", help="quick, standard, long, int8 or a TOML file: all that is not here.")
 @click.option("--epochs", type=int, metavar="N", help="Passes over the images.")
 @click.option("--batch", type=int, metavar="N", help="Images a step.")
 @click.option("--learning-rate", type=float, metavar="NUMBER", help="Its highest. [by task and batch]")
@@ -56,7 +56,7 @@ def train(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     asked = given(options)
     resumed = asked.get("resume")
     named = asked.pop("recipe", None)
-    usual = read_run(resumed).recipe if resumed else recipes.usual(int8="int8" in asked)
+    usual = read_run(resumed).recipe if resumed else recipes.RECIPES["int8" if "int8" in asked else "standard"]
     base = recipes.read(named) if named else usual
     recipe = replaced(base, asked)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one speaks

@@ -9,8 +9,8 @@ from typing import Any
 from edgeresnext import files
 from edgeresnext.errors import DataError
 
-SUFFIX = ".labels.txt"
-"""What the labels of weights are called, beside them."""
+BESIDE = "labels.txt"
+"""What the labels of weights are called beside them (`files.beside`)."""
 
 
 def read_labels(path: str | Path) -> tuple[str, ...]:
@@ -47,7 +47,7 @@ def beside(weights: str | Path) -> tuple[str, ...] | None:
     Raises:
         DataError: They cannot be read.
     """
-    path = Path(weights).with_suffix(SUFFIX)
+    path = files.beside(weights, BESIDE)
     return read_labels(path) if path.is_file() else None
 
 

@@ -94,7 +94,7 @@ def check_output(job: Job, bundle: Bundle) -> None:
             raise InputError(f"'{output}' is an export for {record.tool}")
         return {RECORD, *record.files}
 
-    bundles.check_replaceable(output, f"an export for {job.tool}", known, job.by_products)
+    bundles.check_replaceable(output, f"an export for {job.tool}", known, (job.by_products,))
 
 
 def source_content(bundle: Bundle, artifact: Artifact) -> bytes:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from edgeresnext import bundle as bundles
+from edgeresnext import files
 from edgeresnext.compiler.calibrate import channel_statistics, observe, thresholds
 from edgeresnext.compiler.choose import IMAGES as CHOICE_IMAGES
 from edgeresnext.compiler.choose import choose_methods
@@ -130,11 +131,6 @@ def read(path: str | Path) -> Ranges:
     return bundles.read_ranges(path / bundles.RANGES if path.is_dir() else path)
 
 
-def file_beside(weights: Path) -> Path:
-    """Return the file that holds the ranges which were trained with weights: NAME.ranges.json for NAME.safetensors."""
-    return weights.with_name(f"{weights.stem}.ranges.json")
-
-
 def find(path: str | Path | None, weights: Sequence[str | Path], recipe: Recipe) -> tuple[Ranges | None, Path | None]:
     """Return the ranges to use: those of a path, else those that were trained with the weights; and the latter's file.
 
@@ -145,7 +141,7 @@ def find(path: str | Path | None, weights: Sequence[str | Path], recipe: Recipe)
     if path is not None:
         return read(path), None
     asked = "an ensemble is calibrated as a whole" if len(weights) > 1 else _instead(recipe)
-    for file in (file_beside(Path(one)) for one in weights if Path(one).is_file()):
+    for file in (files.beside(one, bundles.RANGES) for one in weights if Path(one).is_file()):
         if file.is_file() and asked:
             _log.warning("'%s' is not used: %s", file, asked)
         elif file.is_file():

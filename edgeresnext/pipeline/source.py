@@ -12,9 +12,10 @@ import msgspec
 import torch
 from torch import nn
 
-from edgeresnext import files
+from edgeresnext.data import labels as label_files
+from edgeresnext.data import preprocessing
 from edgeresnext.data.calibration_set import CalibrationSet
-from edgeresnext.data.labels import beside, read_labels
+from edgeresnext.data.labels import read_labels
 from edgeresnext.errors import CheckpointError, DataError
 from edgeresnext.machine.cache import cache_directory
 from edgeresnext.model import checkpoints, ensemble, hub
@@ -124,7 +125,7 @@ def _member(
         fetched = hub.fetch(str(weights), cache_directory(), progress)
         _tell(weights, fetched.notes)
     path = fetched.path if fetched else Path(weights)
-    said = preprocess or (fetched.preprocess if fetched else _preprocess_beside(path))
+    said = preprocess or (fetched.preprocess if fetched else preprocessing.beside(path))
     if said is None and path.is_file() and (known_file := hub.torchvision_file(path)) is not None:
         name, said = known_file
         _tell(weights, [f"it is torchvision's {name}"])
@@ -159,24 +160,7 @@ def _member(
         spec = msgspec.structs.replace(spec, bn_eps=options.bn_eps)
     spec = _sized(spec, options)
     network = checkpoints.load_network(spec, checkpoint)
-    return Source(network=network, spec=spec, labels=(fetched.labels if fetched else beside(path)) or ())
-
-
-def _preprocess_beside(weights: Path) -> Preprocess | None:
-    """Return the preprocessing that training wrote beside its weights (`NAME.preprocess.json`), or None.
-
-    Raises:
-        DataError: It cannot be read.
-    """
-    path = weights.with_suffix(".preprocess.json")
-    if not path.is_file():
-        return None
-    try:
-        return files.from_json(files.read(path), Preprocess)
-    except (OSError, msgspec.MsgspecError, ValueError) as error:
-        raise DataError(
-            f"cannot read the preprocessing of the weights, '{path}': {error}", "Remove it, and give the preprocessing."
-        ) from None
+    return Source(network=network, spec=spec, labels=(fetched.labels if fetched else label_files.beside(path)) or ())
 
 
 def _check_channels(weights: str | Path, channels: int, said: Preprocess | None) -> None:

@@ -160,7 +160,7 @@ def order(found: ImageFolder, recipe: TrainingRecipe, epoch: int) -> NDArray[np.
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Images of one step: `pixels` uint8 `(n, height, width, channels)`, and their positions in the folder."""
+    """Images of one step, perhaps none: uint8 `(n, height, width, channels)`, and their positions in the folder."""
 
     pixels: NDArray[np.uint8]
     positions: NDArray[np.int64]
@@ -200,12 +200,7 @@ class Images:
                     found = [future.result() for future in futures]
                     good = [image for image in found if image is not None]
                     kept = positions[[image is not None for image in found]]
-                    pixels = (
-                        np.stack(good)
-                        if good
-                        else np.empty((0, *self.preprocess.size, self.preprocess.channels), np.uint8)
-                    )
-                    yield Batch(pixels=pixels, positions=kept)
+                    yield Batch(pixels=np.array(good, np.uint8), positions=kept)
 
     def _one(self, index: int, epoch: int) -> NDArray[np.uint8] | None:
         """Return one image as it is given to the network, or None where it cannot be read."""
@@ -242,7 +237,7 @@ class Images:
                 path = str(self.folder.images[index])  # which `crop` does not know
                 _log.warning("skipped: %s", error.what if path in error.what else f"'{path}': {error.what}")
             count = len(self.folder.images)
-            if len(self.bad) > max(1, MAX_SKIPPED * count):
+            if len(self.bad) > max(1, MAX_SKIPPED * count) or len(self.bad) == count:  # of few images one may be bad
                 names = shortened(str(self.folder.images[one]) for one in sorted(self.bad))
                 raise DataError(
                     f"at least {len(self.bad)} of {count} images cannot be read, more than {MAX_SKIPPED:.0%}: {names}",

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgeresnext import bundle as bundles
 from edgeresnext import files
 from edgeresnext.compiler.calibrate import channel_statistics
 from edgeresnext.compiler.equalise import IMAGES as TRIAL_IMAGES
@@ -17,7 +18,7 @@ from edgeresnext.compiler.execute import in_cache
 from edgeresnext.data.calibration_set import CalibrationSet
 from edgeresnext.model.checkpoints import save_state
 from edgeresnext.model.resnext import normalise
-from edgeresnext.pipeline.ranges import file_beside, measured
+from edgeresnext.pipeline.ranges import measured
 from edgeresnext.progress import Progress, silent
 from edgeresnext.spec import Activations, ModelSpec, Ranges, Recipe
 from edgeresnext.training.quantised import QuantisedNetwork, traced
@@ -105,4 +106,4 @@ def save(trained: QuantisedNetwork, path: Path) -> None:
         OSError: A file cannot be written.
     """
     save_state(trained.network, path)
-    files.write(file_beside(path), files.to_json(trained.ranges(files.digest(path))))
+    files.write(files.beside(path, bundles.RANGES), files.to_json(trained.ranges(files.digest(path))))

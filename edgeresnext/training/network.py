@@ -250,10 +250,7 @@ def parameter_groups(network: nn.Module, plain: nn.Module, recipe: TrainingRecip
     groups: list[dict[str, Any]] = []
     thresholds = [one for name, one in network.named_parameters() if name == "log_thresholds"]
     seen = set(map(id, thresholds))
-    by_depth = [
-        *reversed(parts(plain).values()),
-        [network],
-    ]  # the rest learns as the head does
+    by_depth = [*reversed(parts(plain).values()), [network]]  # the rest learns as the head does
     for depth, modules in enumerate(by_depth):
         fresh = [one for module in modules for one in module.parameters() if id(one) not in seen]
         fresh = list(dict.fromkeys(fresh))
@@ -269,7 +266,7 @@ def parameter_groups(network: nn.Module, plain: nn.Module, recipe: TrainingRecip
 
 
 def optimiser(groups: list[dict[str, Any]], recipe: TrainingRecipe) -> torch.optim.Optimizer:
-    """Return the optimiser of a recipe; `set_rate` gives it its learning rate before each step."""
+    """Return the optimiser of a recipe; its learning rate is set before each step."""
     if recipe.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=0.0)
     return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0)

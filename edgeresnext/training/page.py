@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -149,35 +150,32 @@ def _page(outcome: Outcome) -> str:
         best=max(outcome.history, key=lambda one: one.merit),
         css=Markup(style.read_text(encoding="utf-8")),  # noqa: S704 - part of this package
         curve=drawn,
-        matrix=None if matrix is None or len(matrix) > _MOST_CLASSES else matrix.tolist(),
-        pairs=[] if matrix is None else _pairs(matrix, outcome.run.classes),
+        matrix=None if matrix is None else matrix.tolist(),
+        pairs=_pairs(outcome),
         wrong=_most_wrong(outcome),
         clean=clean,
     )
 
 
 def confusion(outcome: Outcome) -> NDArray[np.int64] | None:
-    """Return how often each class (row) was taken for each (column), or None without labels."""
-    targets = outcome.targets
-    if targets is None or outcome.judgement is None:
+    """Return how often each class (row) was taken for each (column); None without labels, or where they are many."""
+    targets, count = outcome.targets, len(outcome.run.classes)
+    if targets is None or outcome.judgement is None or count > _MOST_CLASSES:
         return None
-    count = len(outcome.run.classes)
     found = np.zeros((count, count), np.int64)
     np.add.at(found, (targets, outcome.judgement.answers), 1)
     return found
 
 
-def _pairs(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[_Pair]:
+def _pairs(outcome: Outcome) -> list[_Pair]:
     """Return the classes that are most often taken for others."""
-    wrong = matrix.copy()
-    np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:_WORST]
-    rows, columns = np.unravel_index(order, wrong.shape)
-    return [
-        _Pair(classes[row], classes[column], int(wrong[row, column]), float(wrong[row, column] / matrix[row].sum()))
-        for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
-        if wrong[row, column]
-    ]
+    targets, classes = outcome.targets, outcome.run.classes
+    if targets is None or outcome.judgement is None:
+        return []
+    images = Counter(targets.tolist())
+    taken = Counter(zip(targets.tolist(), outcome.judgement.answers.tolist(), strict=True))
+    wrong = sorted((-times, mine, its) for (mine, its), times in taken.items() if mine != its)
+    return [_Pair(classes[mine], classes[its], -times, -times / images[mine]) for times, mine, its in wrong[:_WORST]]
 
 
 def _most_wrong(outcome: Outcome) -> list[_Wrong]:

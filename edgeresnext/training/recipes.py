@@ -15,11 +15,9 @@ RECIPES: dict[str, TrainingRecipe] = {
     "quick": TrainingRecipe(epochs=8, warmup=0.2),
     "standard": TrainingRecipe(),
     "long": TrainingRecipe(epochs=120, warmup=0.05, trivial=True, erase=0.1, mixup=0.1, ema=0.998),
+    "int8": TrainingRecipe(int8="signed", epochs=6, optimiser="adamw", warmup=0.05, label_smoothing=0.0),
 }
-"""The named recipes: to see that it works, to get work done, and for the last points."""
-
-INT8 = TrainingRecipe(epochs=6, optimiser="adamw", warmup=0.05, label_smoothing=0.0, ema=0.0)
-"""To win back what INT8 costs, from weights that are trained already."""
+"""The named recipes: to see that it works, to get work done, for the last points; and to win back what INT8 costs."""
 
 PARTS = ("stem", "layer1", "layer2", "layer3", "layer4", "all-but-head")
 """What `freeze` may say, each with all before it."""
@@ -56,11 +54,6 @@ def read(recipe: str | Path | TrainingRecipe) -> TrainingRecipe:
             f"'{path}' is no recipe of training: {error}",
             f"Its fields are {', '.join(TrainingRecipe.__struct_fields__)}; each may be left out.",
         ) from None
-
-
-def usual(*, int8: bool) -> TrainingRecipe:
-    """Return the recipe of who names none."""
-    return INT8 if int8 else RECIPES["standard"]
 
 
 def to_toml(recipe: TrainingRecipe) -> bytes:

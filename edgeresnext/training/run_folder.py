@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from edgeresnext import files
 from edgeresnext.bundle.output import check_parent
+from edgeresnext.data import labels, preprocessing
 from edgeresnext.errors import CheckpointError, DataError, InputError, RequestError
 from edgeresnext.model.checkpoints import save_state
 from edgeresnext.model.weight_files import parse_safetensors
@@ -32,7 +33,7 @@ from edgeresnext.training.recipes import to_toml
 
 RUN, RECIPE, METRICS = "run.json", "recipe.toml", "metrics.jsonl"
 START, STATE, BEST = "start.safetensors", "state.safetensors", "best.safetensors"
-LABELS, PREPROCESS = "best.labels.txt", "best.preprocess.json"
+LABELS, PREPROCESS = (files.beside(BEST, what).name for what in (labels.BESIDE, preprocessing.BESIDE))
 _LARGEST_STATE = 1 << 36
 
 

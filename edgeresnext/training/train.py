@@ -103,7 +103,7 @@ def train(
         resume: Folder of a run to go on with. All else is as it was then, and refused where it is given otherwise.
         validation: Labelled folder that judges each epoch; None for a tenth of each class, drawn by the seed.
         preprocess: Resize, crop and normalisation, where they differ from the catalogue's.
-        recipe: quick, standard or long, a TOML file, or a value; None for standard, or what INT8 needs.
+        recipe: quick, standard, long or int8, a TOML file, or a value; None for standard.
         new_head: Begin with a new last layer though the weights' own has as many classes.
         callbacks: Each is told of every epoch.
         progress: Told how many steps are over.
@@ -122,7 +122,7 @@ def train(
     path = Path(str(output if resume is None else resume))
     check_folder(path, resume=resume is not None)
     was = None if resume is None else read_run(path)
-    asked = recipes.read(recipe) if recipe is not None else was.recipe if was else recipes.usual(int8=False)
+    asked = recipes.read(recipe) if recipe is not None else was.recipe if was else recipes.RECIPES["standard"]
     if asked.tensorboard:
         require("tensorboard", "tensorboard", needed_by="events for TensorBoard")
     pictures = split(data, validation, asked)
@@ -137,7 +137,7 @@ def train(
             "Leave it out, or begin anew in another folder.",
             values=("resume",),
         )
-    frozen_parts(start.network, now.recipe, 0)
+    frozen_parts(start.network, now.recipe, 0)  # refuses what the network does not have
     with joined() as processes, _folder(path, processes, resume=was is not None) as run:
         if was is None and processes.first:
             weights_bytes = 4 * sum(one.numel() for one in start.network.parameters())

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -108,6 +109,19 @@ class Trainer:
         """Where it trains."""
         return self.processes.device
 
+    @cached_property
+    def steps(self) -> int:
+        """Steps of every epoch."""
+        return len(self.batches(0))
+
+    @cached_property
+    def _taught(self) -> NDArray[np.int64]:
+        """What the teacher names of the validation images: always the same."""
+        assert self.loss.teacher is not None
+        said = self.judge(self.loss.teacher)
+        assert said is not None
+        return said.answers
+
     @property
     def judged(self) -> nn.Module:
         """The network that is judged and written: the average, where there is one."""
@@ -130,7 +144,7 @@ class Trainer:
             if not any(one.requires_grad for one in self.plain.parameters()):
                 raise RequestError("everything is frozen: nothing would learn", "Freeze less.", values=("freeze",))
             self._steps(self.processes.together(self.network), started)
-            if self.state.step == len(self.batches(self.state.epoch)):  # else a signal came, and nobody ended for it
+            if self.state.step == self.steps:  # else a signal came, and nobody ended for it
                 self._end_epoch()
 
     def _is_stale(self) -> bool:
@@ -149,14 +163,14 @@ class Trainer:
 
     def _steps(self, network: nn.Module, started: float) -> None:
         """Make those steps of the epoch that are left."""
-        state, steps = self.state, self.batches(self.state.epoch)
-        total, left = self.recipe.epochs * len(steps), steps[self.state.step :]
+        state = self.state
+        left = self.batches(state.epoch)[state.step :]
         mine = [self.processes.part(part) for step in left for part in step]
         batches = self.train.stream(mine, state.epoch)
         stop, came = 0.0, False
         with held() as interrupted:
             for parts in left:
-                self._step(network, [next(batches) for _ in parts], sum(len(part) for part in parts), len(steps))
+                self._step(network, [next(batches) for _ in parts], sum(len(part) for part in parts))
                 state.step += 1
                 minutes = (time.monotonic() - self._saved) / 60
                 came = interrupted()
@@ -167,15 +181,15 @@ class Trainer:
                     started = time.monotonic()
                 if stop:
                     break  # and what came is handled where the block ends
-                self.progress("train", state.epoch * len(steps) + state.step, total)
+                self.progress("train", state.epoch * self.steps + state.step, self.recipe.epochs * self.steps)
         if stop and not came:
             raise KeyboardInterrupt  # another process was asked to end
         self._save(time.monotonic() - started)  # judging may take long, and be interrupted too
 
-    def _step(self, network: nn.Module, batches: Sequence[Any], planned: int, steps: int) -> None:
+    def _step(self, network: nn.Module, batches: Sequence[Any], planned: int) -> None:
         """Take one step: the gradient of a few batches together, and a move."""
         state, recipe = self.state, self.recipe
-        rate = self.rate(state.epoch * steps + state.step, recipe.epochs * steps)
+        rate = self.rate(state.epoch * self.steps + state.step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
         self.optimiser.zero_grad()
@@ -210,9 +224,10 @@ class Trainer:
             values=("learning_rate",),
         )
 
-    def rate(self, step: int, total: int) -> float:
-        """Return the learning rate of a step: a line up, then half a cosine down (arXiv:1608.03983)."""
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step of the whole run: a line up, half a cosine down (arXiv:1608.03983)."""
         assert self.recipe.learning_rate is not None
+        total = self.recipe.epochs * self.steps
         rising = self.recipe.warmup * total
         if step < rising:
             return self.recipe.learning_rate * (step + 1) / (rising + 1)
@@ -225,10 +240,10 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         """Judge the network after an epoch, and begin the next."""
-        state, steps = self.state, len(self.batches(self.state.epoch))
+        state = self.state
         finished = Epoch(
             epoch=state.epoch + 1, loss=state.loss / max(state.images, 1), images=state.images,
-            learning_rate=self.rate((state.epoch + 1) * steps - 1, self.recipe.epochs * steps), seconds=state.seconds,
+            learning_rate=self.rate((state.epoch + 1) * self.steps - 1), seconds=state.seconds,
         )  # fmt: skip
         state.epoch, state.step, state.loss, state.images, state.seconds = state.epoch + 1, 0, 0.0, 0, 0.0
         self._note(finished)
@@ -259,9 +274,7 @@ class Trainer:
         if found.loss is not None:
             values["top1"] = float((found.answers == self._targets(found)).mean())
         if self.loss.teacher is not None:
-            said = self.judge(self.loss.teacher)
-            assert said is not None
-            values["agreement"] = float((found.answers == said.answers).mean())
+            values["agreement"] = float((found.answers == self._taught).mean())
         return msgspec.structs.replace(epoch, **values)
 
     def _targets(self, found: Judgement) -> NDArray[np.int64]:
