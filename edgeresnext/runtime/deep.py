@@ -22,6 +22,8 @@ from edgeresnext.errors import EdgeResNeXtError, NotInstalledError, shortened
 from edgeresnext.spec import Artifact, Check, Fidelity, OnnxFile
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from edgeresnext.compiler.graph import Graph
 
 _SAME_DB = 0.1
@@ -59,13 +61,17 @@ def graph_of(bundle: Bundle) -> Graph:
     """
     from edgeresnext.compiler.equalise import rescaled
     from edgeresnext.compiler.graph import trace
-    from edgeresnext.model import checkpoints
 
-    model = bundle.manifest.model
-    network = checkpoints.load_saved(model, bundle.path / bundles.WEIGHTS, bundle.content(bundles.WEIGHTS))
-    graph = trace(network, model.preprocess.size)
+    graph = trace(_network(bundle), bundle.manifest.model.preprocess.size)
     ranges = bundle.ranges()
     return graph if ranges is None else rescaled(graph, ranges.exponents)
+
+
+def _network(bundle: Bundle) -> nn.Module:
+    from edgeresnext.model import checkpoints
+
+    path, content = bundle.path / bundles.WEIGHTS, bundle.content(bundles.WEIGHTS)
+    return checkpoints.load_saved(bundle.manifest.model, path, content)
 
 
 def _checked(name: str, find: Callable[[], Fidelity | str | None]) -> Check:
@@ -90,10 +96,10 @@ def _files(bundle: Bundle) -> str | None:
 def _weights(bundle: Bundle) -> Fidelity | str:
     """Return how far PyTorch, with these weights, is from the golden logits."""
     extras.require("build", "torch", "safetensors", needed_by="comparing the weights")
-    from edgeresnext.model import size
+    from edgeresnext.compiler.graph import trace
 
-    model, golden = bundle.manifest.model, bundle.golden()
-    counted = size.parameters(model), size.macs(model)
+    model, golden, network = bundle.manifest.model, bundle.golden(), _network(bundle)
+    counted = sum(one.numel() for one in network.parameters()), trace(network, model.preprocess.size).macs
     if counted != (bundle.manifest.parameters, bundle.manifest.macs):
         return "the manifest's parameters and MACs are not those of its network"
     pytorch = registry.get(registry.BASELINE)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 
 import edgeresnext
 from edgeresnext import bundle as bundles
-from edgeresnext.spec import Artifact, Engine, EngineOptions
+from edgeresnext.model.catalogue import PREPROCESS
+from edgeresnext.spec import Artifact, CheckpointOptions, Engine, EngineOptions
 
 
 def written_again(path, **changes):
@@ -129,3 +130,18 @@ def test_the_command_shows_the_parts_before_the_artefacts(run, built, bundle_cop
     assert code == 1
     assert json.loads(out)[0]["reason"] == "the manifest does not list more"
     assert "files failed" in err
+
+
+SHALLOW = {"preact_resnet110": (1, 1, 1), "seresnext50_32x4d": (1, 1, 1, 1), "resnet50d": (1, 1, 1, 1)}
+
+
+@pytest.mark.parametrize("name", ["resnet20", "preact_resnet110", "seresnext50_32x4d", "resnet50d", "ensemble"])
+def test_every_kind_of_network_is_whole_as_it_was_built(digit_weights, tmp_path, name):
+    if name == "ensemble":
+        given = {"model": [digit_weights, digit_weights]}
+    else:
+        options = CheckpointOptions(input_px=(33, 47))  # where halves are rounded
+        options = msgspec.structs.replace(options, depths=SHALLOW[name]) if name in SHALLOW else options
+        given = {"model": name, "random_weights": True, "checkpoint_options": options}
+    bundle = edgeresnext.build(**given, output=tmp_path / "b", precisions=["fp32"], preprocess=PREPROCESS["digits"])
+    assert failed(bundle.path) == {}
