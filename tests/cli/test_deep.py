@@ -135,7 +135,13 @@ def test_the_command_shows_the_parts_before_the_artefacts(run, built, bundle_cop
 SHALLOW = {"preact_resnet110": (1, 1, 1), "seresnext50_32x4d": (1, 1, 1, 1), "resnet50d": (1, 1, 1, 1)}
 
 
-@pytest.mark.parametrize("name", ["resnet20", "preact_resnet110", "seresnext50_32x4d", "resnet50d", "ensemble"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet20", "preact_resnet110", "ensemble",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("seresnext50_32x4d", "resnet50d")),
+    ],
+)  # fmt: skip
 def test_every_kind_of_network_is_whole_as_it_was_built(digit_weights, tmp_path, name):
     if name == "ensemble":
         given = {"model": [digit_weights, digit_weights]}
