@@ -3,7 +3,7 @@
 # make test-all  what CI runs: all tests, with coverage
 # make device  the demo, then its bundle in fresh environments without PyTorch (DEVICE_PYTHONS="python3.10 python3.13")
 # make arm64   the demo, then its bundle on an emulated arm64 Linux (root, debootstrap and qemu-user-static)
-# make figures measures everything that the documents quote (five hours on two quiet cores)
+# make figures measures everything that the documents quote (many hours)
 
 PYTHON ?= python3
 VENV ?= .venv

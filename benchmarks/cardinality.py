@@ -3,7 +3,7 @@
 The first study of the ResNeXt paper (arXiv:1611.05431, table 3) on small networks: one block a stage, C groups of d
 channels so that all have about as many parameters, activation behind convolutions (arXiv:1512.03385) or before them
 (arXiv:1603.05027), on the digits and on the drawn shapes. FOLDER keeps the trained networks, and is where they are
-looked for before they are trained. The digits take a quarter of an hour on two quiet cores, the shapes four hours.
+looked for before they are trained. The shapes take hours.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What training reaches, survives and takes: python benchmarks/training.py [--only SECTION].
 
-Half an hour on two quiet cores. What quantisation in training wins back is in `int8_training.py`.
+A quarter of an hour on two quiet cores. What quantisation in training wins back is in `int8_training.py`.
 """
 
 from __future__ import annotations

@@ -58,4 +58,5 @@ def top1(row: dict[str, Any]) -> str:
     """Format top-1 and what was lost of FP32's, in points."""
     if row["top1"] is None:
         return "n/a: random weights"
-    return f"{100 * row['top1']:.2f} ({100 * (row['top1'] - row['top1_fp32']):+.2f})"
+    lost = round(100 * (row["top1"] - row["top1_fp32"]), 2) + 0.0  # of two kinds of zero the positive one
+    return f"{100 * row['top1']:.2f} ({lost:+.2f})"
