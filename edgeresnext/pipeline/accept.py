@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from statistics import median
+from typing import Literal
 
 import msgspec
 
@@ -28,25 +29,34 @@ _TIMED_BUDGET_S = 5.0
 _log = logging.getLogger("edgeresnext")
 
 
-_REMEDIES: dict[Precision, tuple[str, tuple[str, ...]]] = {
+_REMEDIES: dict[Precision | Literal["trained"], tuple[str, tuple[str, ...]]] = {
     "fp32": ("This is a bug; report it with the checkpoint.", ()),
     "fp16": ("The network does not fit float16: build fp32 and int8 alone.", ("precisions",)),
     "int8": (
         "Use the method auto and every repair, let validation images decide what stays INT8, or leave INT8 out.",
         ("method", "repairs", "validation", "precisions"),
     ),
+    "trained": (
+        "Train in INT8 again, distilled or at a lower rate, or delete the ranges beside the weights to calibrate.",
+        ("precisions",),
+    ),
 }
 """What to do about a file that is too far from PyTorch, and the values that this is about."""
 
 
-def accept(name: str, precision: Precision, reason: str) -> None:
+def accept(name: str, kind: Precision | Literal["trained"], reason: str) -> None:
     """Refuse to publish a file that says something too far from PyTorch.
+
+    Args:
+        name: The file.
+        kind: Its precision; trained where it is INT8 with ranges that were trained.
+        reason: By how much it misses what it must reach, or nothing.
 
     Raises:
         AccuracyError: `reason` is not empty.
     """
     if reason:
-        hint, values = _REMEDIES[precision]
+        hint, values = _REMEDIES[kind]
         raise AccuracyError(
             f"{name} is too far from PyTorch on the golden images: {reason}. Nothing was published.",
             hint,

@@ -300,7 +300,8 @@ def _emit(
         files |= jury.judge({name: file for name, file in files.items() if is_int8(name)}, kept)
     for name, file in files.items():
         precision: Precision = "int8" if is_int8(name) else file.plan.floating
-        accept(file.file, precision, file.fidelity.shortfall(precision))
+        trained = is_int8(name) and writer.recipe.method == TRAINED
+        accept(file.file, "trained" if trained else precision, file.fidelity.shortfall(precision))
         if file.saturated is not None and (reason := file.saturated.shortfall(precision)):
             _log.warning("%s is of no use on CPUs without VNNI, where `load` passes it over: %s", file.file, reason)
     return tuple(files.values())

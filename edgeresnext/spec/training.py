@@ -78,9 +78,9 @@ class Epoch(Value, frozen=True, kw_only=True):
     """What one epoch came to; one line of `metrics.jsonl`.
 
     `epoch` counts from 1; epoch 0 is what a quantised network is before it is trained, without a `loss`. That is
-    the mean over the images of training, as they were augmented; `validation_loss` and `top1` are of the validation
-    images, None without labels there; `agreement` is the share of them of which the network and its teacher name the
-    same class. `learning_rate` is that of the last step.
+    the mean over the images of training, as they were augmented; `validation_loss` that of the validation images, None
+    without labels and a teacher; `top1` is of those images too, None without labels; `agreement` is the share of them
+    of which the network and its teacher name the same class. `learning_rate` is that of the last step.
     """
 
     epoch: int
@@ -93,10 +93,8 @@ class Epoch(Value, frozen=True, kw_only=True):
     agreement: float | None = None
 
     @property
-    def merit(self) -> float:
-        """What the best epoch has most of."""
-        if self.top1 is not None:
-            return self.top1
-        if self.agreement is not None:
-            return self.agreement
-        return -math.inf if self.loss is None else -self.loss
+    def merit(self) -> tuple[float, float]:
+        """What the best epoch has most of: the share named right, or as the teacher does; of equals, the less loss."""
+        share = self.agreement if self.top1 is None else self.top1
+        loss = self.loss if share is None else self.validation_loss
+        return -math.inf if share is None else share, -math.inf if loss is None else -loss

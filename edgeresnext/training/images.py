@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from edgeresnext.training.augment import as_source, augmented
 _REMEMBERED_BYTES = 1 << 30
 """Of decoded images that are kept; the others are decoded in every epoch."""
 _AHEAD = 2
+_VALIDATION = ("val", "valid", "validation")
 _ORDER, _IMAGE, _SPLIT = range(3)
 """What is drawn: each follows from the seed, this, and where it is, and from nothing that was drawn before."""
 _log = logging.getLogger("edgeresnext")
@@ -46,6 +47,14 @@ class Split:
     classes: tuple[str, ...]
     about: str
 
+    def without_labels(self) -> Split:
+        """Return the same images, whose folders say nothing of what they show."""
+        train, held = (
+            None if part is None else replace(part, classes=(), targets=()) for part in (self.train, self.validation)
+        )
+        assert train is not None
+        return replace(self, train=train, validation=held, classes=())
+
     @property
     def digest(self) -> str:
         """SHA-256 of the names and sizes of all images and of who is in which class: other data has another one."""
@@ -62,16 +71,13 @@ class Split:
 def split(data: str | Path, validation: str | Path | None, recipe: TrainingRecipe) -> Split:
     """Return the images of a folder, and those that judge: of another folder, or a share of each class.
 
-    Folders called `train` and `val` or `validation` in `data` are taken for the two.
+    Folders called `train` and `val`, `valid` or `validation` in `data` are taken for the two; so is `train` alone, or
+    with `test` beside it, which is not touched.
 
     Raises:
         DataError: A folder cannot be used, has no classes, fewer than two, or classes that the other lacks.
     """
-    root = Path(data)
-    if validation is None and (root / "train").is_dir():
-        inner = next((root / name for name in ("val", "validation") if (root / name).is_dir()), None)
-        if inner is not None:
-            return split(root / "train", inner, recipe)
+    root, validation = _parts(Path(data), validation)
     found = folder.scan(root)
     _check_classes(found)
     if not found.classes and not recipe.distil:
@@ -104,6 +110,21 @@ def split(data: str | Path, validation: str | Path | None, recipe: TrainingRecip
             f"validation folder '{held.root}' has no class folders", "Give a folder with one folder of images a class."
         )
     return Split(train=found, validation=held, classes=found.classes, about=f"{len(held.images)} of '{held.root}'")
+
+
+def _parts(root: Path, validation: str | Path | None) -> tuple[Path, str | Path | None]:
+    """Return the folders that train and that judge, of one that may hold both."""
+    try:
+        folders = [path for path in root.iterdir() if path.is_dir() and not folder.is_hidden(path.name)]
+    except OSError:  # which the one who lists the images says in words
+        return root, validation
+    inner = {path.name.lower(): path for path in folders}
+    judge = next((inner[name] for name in _VALIDATION if name in inner), None)
+    if "train" not in inner or not ((validation is None and judge is not None) or set(inner) <= {"train", "test"}):
+        return root, validation
+    if validation is None and judge is None and "test" in inner:
+        _log.warning("'%s' is not touched: what judges is drawn from '%s'", inner["test"], inner["train"])
+    return inner["train"], judge if validation is None else validation
 
 
 def _check_classes(found: ImageFolder) -> None:

@@ -107,3 +107,13 @@ def save(trained: QuantisedNetwork, path: Path) -> None:
     """
     save_state(trained.network, path)
     files.write(files.beside(path, bundles.RANGES), files.to_json(trained.ranges(files.digest(path))))
+
+
+def restore_thresholds(trained: nn.Module, path: Path) -> None:
+    """Give a quantised network the thresholds that `save` wrote beside the weights `path`.
+
+    Raises:
+        BundleError: They cannot be read.
+    """
+    assert isinstance(trained, QuantisedNetwork)
+    trained.take(bundles.read_ranges(files.beside(path, bundles.RANGES)))

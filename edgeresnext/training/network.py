@@ -66,7 +66,7 @@ def begin(
         CheckpointError: Weights cannot be read, or are another network's, or for other classes of the same number.
     """
     if isinstance(model, nn.Module):
-        return _own(model, weights, classes, preprocess)
+        return _own(model, weights, () if recipe.distil else classes, preprocess)
     if weights is None:
         if new_head:
             raise RequestError("a network without weights has a new head anyway", "Leave it out.", values=("new_head",))
@@ -110,7 +110,12 @@ def _loaded(
     network, spec, names = found.network.requires_grad_(requires_grad=True), found.spec, beside(weights)
     if not isinstance(network, ResNeXt):
         raise CheckpointError(f"'{weights}' is no single network", "Train its members one by one.", values=("weights",))
-    if classes and (new_head or len(classes) != spec.classes):
+    if recipe.distil:  # class folders that are not its classes say nothing then
+        if new_head:
+            raise RequestError(
+                "a new head has nothing of its teacher", "Train it with labels first.", values=("new_head", "distil")
+            )
+    elif classes and (new_head or len(classes) != spec.classes):
         what = f"'{weights}' has {spec.classes} classes and the images {len(classes)}"
         if recipe.int8 is not None:
             raise RequestError(

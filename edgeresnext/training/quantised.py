@@ -171,9 +171,8 @@ class QuantisedNetwork(nn.Module):
         self.tensors = tuple(
             dict.fromkeys(self._sources[name] for name in plan.inputs.values() if name not in numbers.zero_points)
         )
-        by_source = {source: limits[tensor] for tensor, source in self._sources.items()}
-        logarithms = torch.tensor([math.log2(by_source[name]) for name in self.tensors])
-        self.log_thresholds = nn.Parameter(logarithms.to(next(network.parameters()).device), requires_grad=learned)
+        logarithms = self._logarithms(limits).to(next(network.parameters()).device)
+        self.log_thresholds = nn.Parameter(logarithms, requires_grad=learned)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits that the file returns, in whatever precision others around it may run."""
@@ -252,6 +251,15 @@ class QuantisedNetwork(nn.Module):
                 threshold = thresholds[self._sources[tensor]]
                 found[tensor] = (threshold / self._numbers.bounds(tensor)[1]).float()
         return found
+
+    def _logarithms(self, limits: Mapping[str, float]) -> Tensor:
+        by_source = {source: limits[tensor] for tensor, source in self._sources.items()}
+        return torch.tensor([math.log2(by_source[name]) for name in self.tensors])
+
+    def take(self, ranges: Ranges) -> None:
+        """Set the thresholds to those that `ranges` returned."""
+        with torch.no_grad():
+            self.log_thresholds.copy_(self._logarithms(ranges.limits(self.activations)))
 
     def ranges(self, weights_digest: str) -> Ranges:
         """Return what the files are to be emitted with: trained thresholds, and calibrated ones of all other tensors.

@@ -96,7 +96,8 @@ def train(
     same number of threads and the same releases.
 
     Args:
-        data: Folder with one folder of images a class; or with `train` and `val`, which hold those.
+        data: Folder with one folder of images a class; or with `train` and `val` (or `valid`, `validation`), which hold
+            those. A `test` beside them is left alone.
         output: Folder of the run; a new one.
         model: A name of the catalogue, or a network of your own that returns logits; None for that of the weights.
         weights: Where it begins: a file, or a name as `build` takes it. None for random weights.
@@ -127,9 +128,13 @@ def train(
         require("tensorboard", "tensorboard", needed_by="events for TensorBoard")
     pictures = split(data, validation, asked)
     if was is not None:
+        if new_head:
+            raise RequestError("a run that goes on has its head", "Leave it out.", values=("new_head", "resume"))
         start = begin_again(was.model, model, preprocess)
     else:
         start = begin(model, weights, classes=pictures.classes, preprocess=preprocess, new_head=new_head, recipe=asked)
+    if asked.distil and not _known(pictures.classes, start, was):
+        pictures = pictures.without_labels()
     now = _described(start, pictures, asked, weights, was)
     if was is not None and (others := differences(was, now)):
         raise RequestError(
@@ -155,6 +160,17 @@ def train(
         return Training(
             network=start.network.eval(), path=path, run=now, history=tuple(trainer.state.history)
         )  # fmt: skip
+
+
+def _known(folders: tuple[str, ...], start: Start, was: Run | None) -> bool:
+    """Return whether class folders are the classes that a network names, by what it or its run says of them."""
+    if was is not None:
+        return bool(was.classes)
+    if len(folders) == start.spec.classes and (not start.labels or start.labels == folders):
+        return True
+    if folders:
+        _log.warning("the folders are not the classes of the network: they are taken for images without labels")
+    return False
 
 
 @contextmanager
@@ -280,7 +296,11 @@ def _draw(trainer: Trainer, now: Run, run: RunFolder) -> None:
     from edgeresnext.training.page import Outcome, pictures
 
     held, judgement = trainer.validation, trainer.judgement
-    if judgement is None and now.recipe.int8 is None:  # of a run that was resumed behind its best epoch
+    if judgement is None:  # of a run that was resumed behind its best epoch
+        if now.recipe.int8 is not None:
+            from edgeresnext.training.int8 import restore_thresholds
+
+            restore_thresholds(trainer.network, run.path / BEST)
         judgement = trainer.judge(trainer.network)
     outcome = Outcome(
         run=now, history=trainer.state.history, validation=None if held is None else held.folder,

@@ -22,7 +22,7 @@ from edgeresnext.progress import Progress
 from edgeresnext.spec import Epoch, ModelSpec, TrainingRecipe
 from edgeresnext.training.held_signals import held
 from edgeresnext.training.images import Images, order
-from edgeresnext.training.losses import Loss
+from edgeresnext.training.losses import Loss, distance
 from edgeresnext.training.network import frozen_parts, optimiser, parameter_groups, set_mode
 from edgeresnext.training.processes import Processes
 from edgeresnext.training.run_folder import STATE, RunFolder, State
@@ -37,12 +37,10 @@ class Judgement:
     Args:
         positions: Of the images in their folder, without those that cannot be read.
         logits: float32 `(N, classes)`.
-        loss: Mean cross-entropy with the labels; None without.
     """
 
     positions: NDArray[np.int64]
     logits: NDArray[np.float32]
-    loss: float | None
 
     @property
     def answers(self) -> NDArray[np.int64]:
@@ -115,12 +113,12 @@ class Trainer:
         return len(self.batches(0))
 
     @cached_property
-    def _taught(self) -> NDArray[np.int64]:
-        """What the teacher names of the validation images: always the same."""
+    def _taught(self) -> Judgement:
+        """What the teacher says of the validation images: always the same."""
         assert self.loss.teacher is not None
         said = self.judge(self.loss.teacher)
         assert said is not None
-        return said.answers
+        return said
 
     @property
     def judged(self) -> nn.Module:
@@ -270,16 +268,19 @@ class Trainer:
         """Return an epoch with what the validation images say of it."""
         if found is None:
             return epoch
-        values: dict[str, Any] = {"validation_loss": found.loss}
-        if found.loss is not None:
-            values["top1"] = float((found.answers == self._targets(found)).mean())
-        if self.loss.teacher is not None:
-            values["agreement"] = float((found.answers == self._taught).mean())
-        return msgspec.structs.replace(epoch, **values)
-
-    def _targets(self, found: Judgement) -> NDArray[np.int64]:
         assert self.validation is not None
-        return np.array(self.validation.folder.targets)[found.positions]
+        values: dict[str, float] = {}
+        logits = torch.from_numpy(found.logits)
+        if self.validation.folder.targets:
+            targets = np.array(self.validation.folder.targets)[found.positions]
+            values["top1"] = float((found.answers == targets).mean())
+            values["validation_loss"] = float(nn.functional.cross_entropy(logits, torch.from_numpy(targets)))
+        if self.loss.teacher is not None:  # whose distance is then the loss of training too
+            taught = self._taught
+            values["agreement"] = float((found.answers == taught.answers).mean())
+            away = distance(logits, torch.from_numpy(taught.logits), self.recipe.temperature)
+            values["validation_loss"] = float(away) / len(logits)
+        return msgspec.structs.replace(epoch, **values)
 
     def judge(self, network: nn.Module) -> Judgement | None:
         """Return what a network says of the validation images, or None where there are none."""
@@ -296,12 +297,7 @@ class Trainer:
                     logits.append(network(self.images(batch.pixels)).float().cpu())
                     positions.append(batch.positions)
         network.train(was_training)
-        joined, where = torch.cat(logits), np.concatenate(positions)
-        loss = None
-        if self.validation.folder.targets:
-            targets = torch.tensor(self.validation.folder.targets)[torch.from_numpy(where)]
-            loss = float(nn.functional.cross_entropy(joined, targets))
-        return Judgement(positions=where, logits=joined.numpy(), loss=loss)
+        return Judgement(positions=np.concatenate(positions), logits=torch.cat(logits).numpy())
 
     def _save(self, seconds: float) -> None:
         """Write a checkpoint."""

@@ -11,7 +11,7 @@ from edgeresnext import TrainingRecipe
 from edgeresnext.compiler.evaluate import Evaluator
 from edgeresnext.data import folder
 from edgeresnext.data.images import batches
-from edgeresnext.errors import RequestError
+from edgeresnext.errors import AccuracyError, RequestError
 from edgeresnext.model.catalogue import PREPROCESS
 from edgeresnext.training.network import parameter_groups
 
@@ -71,6 +71,27 @@ def test_labels_are_not_needed_where_the_network_in_floating_point_teaches(few_d
     assert run.network.fc.out_features == 10
     assert [one.top1 for one in run.history] == [None, None]
     assert all(one.agreement is not None for one in run.history)
+    assert all(one.validation_loss is not None for one in run.history)  # the distance to the teacher
+
+
+def test_folders_that_are_not_its_classes_are_images_for_a_teacher(three, digit_weights, tmp_path, caplog):
+    asked = {"weights": digit_weights, "preprocess": PREPROCESS["digits"], "recipe": RECIPE}
+    run = edgeresnext.train(three, output=tmp_path / "run", **asked)
+    assert "without labels" in caplog.text
+    assert run.run.classes == ()
+    assert run.network.fc.out_features == 10
+    assert [one.top1 for one in run.history] == [None, None]
+    edgeresnext.train(three, resume=tmp_path / "run")  # which is over, and takes them as it took them
+    with pytest.raises(RequestError, match="a new head"):
+        edgeresnext.train(three, output=tmp_path / "other", new_head=True, **asked)
+
+
+def test_the_page_of_a_run_that_became_worse_after_it_was_resumed_shows_its_best(quantised, few_digits, digit_weights):
+    pages = [(quantised.path / "report.html").read_text()]
+    edgeresnext.train(few_digits, validation=few_digits, resume=quantised.path)
+    pages.append((quantised.path / "report.html").read_text())
+    assert "Confusion matrix" in pages[1]
+    assert pages[0] == pages[1]
 
 
 def test_a_new_head_is_not_trained_in_int8_at_once(three, digit_weights, tmp_path):
@@ -91,3 +112,19 @@ def test_thresholds_have_a_rate_of_their_own(tiny):
     assert own["params"] == [tiny.log_thresholds]
     assert own["weight_decay"] == 0
     assert sum(len(group["params"]) for group in groups) == len([*tiny.parameters()])
+
+
+def test_trained_ranges_that_clip_everything_are_not_published(quantised, few_digits, tmp_path):
+    for beside in quantised.path.glob("best.*"):
+        (tmp_path / beside.name).write_bytes(beside.read_bytes())
+    path = tmp_path / "best.ranges.json"
+    ranges = msgspec.json.decode(path.read_bytes())
+    (trained,) = ranges["thresholds"].values()
+    ranges["thresholds"] = {"trained": {name: value / 30 for name, value in trained.items()}}
+    path.write_bytes(msgspec.json.encode(ranges))
+    with pytest.raises(AccuracyError, match="too far from PyTorch") as caught:
+        edgeresnext.build(
+            tmp_path / "best.safetensors", calibration=few_digits, output=tmp_path / "bundle", precisions=["int8"]
+        )
+    assert "Train in INT8 again" in caught.value.hint
+    assert not (tmp_path / "bundle").exists()

@@ -26,7 +26,7 @@ def outcome(three):
     logits = np.eye(3, dtype=np.float32)[list(held.targets)] * 4
     logits[0] = (0, 0, 9)  # a zero taken for a four, and very sure
     logits[9] = (0, 1, 1.5)
-    judgement = Judgement(positions=np.arange(24), logits=logits, loss=0.5)
+    judgement = Judgement(positions=np.arange(24), logits=logits)
     history = [
         Epoch(epoch=n, loss=1 / n, learning_rate=0.1, images=60, seconds=1.0, validation_loss=2 / n, top1=0.5 + n / 20)
         for n in (1, 2, 3)
@@ -64,7 +64,7 @@ def test_of_many_classes_the_pairs_are_shown_and_no_matrix(outcome):
     run = msgspec.structs.replace(outcome.run, classes=classes)
     logits = np.zeros((24, 60), np.float32)
     logits[:, 59] = 1
-    judged = Judgement(positions=np.arange(24), logits=logits, loss=1.0)
+    judged = Judgement(positions=np.arange(24), logits=logits)
     page = pictures(Outcome(run=run, history=outcome.history, validation=outcome.validation, judgement=judged))
     assert "Who was taken" not in page["report.html"].decode()
     assert "Most often mistaken" in page["report.html"].decode()

@@ -15,6 +15,8 @@ import edgeresnext
 from edgeresnext import TrainingRecipe
 from edgeresnext.errors import AccuracyError, CheckpointError, DataError, InputError, RequestError
 from edgeresnext.model.catalogue import PREPROCESS
+from edgeresnext.spec import Epoch
+from edgeresnext.training.images import split
 from edgeresnext.training.run_folder import read_run
 
 
@@ -154,6 +156,32 @@ def test_folders_that_cannot_train(three, tmp_path, one_class):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("names", "judged_by"), [(("Train", "valid"), "valid"), (("train",), "train"), (("train", "test"), "train")]
+)
+def test_the_parts_of_a_data_set_are_no_classes(three, tmp_path, names, judged_by, caplog):
+    for name, part in zip(names, ("train", "val"), strict=False):
+        shutil.copytree(three / part, tmp_path / "data" / name)
+    found = split(tmp_path / "data", None, RECIPE)
+    assert found.classes == ("0", "1", "4")
+    assert found.train.root == tmp_path / "data" / names[0]
+    assert found.validation.root.name == judged_by
+    assert ("is not touched" in caplog.text) is ("test" in names)
+
+
+def test_a_class_may_be_called_train(three, tmp_path):
+    shutil.copytree(three / "train", tmp_path / "vehicles")
+    (tmp_path / "vehicles" / "4").rename(tmp_path / "vehicles" / "train")
+    assert split(tmp_path / "vehicles", None, RECIPE).classes == ("0", "1", "train")
+
+
+def test_of_equally_right_epochs_the_one_with_less_loss_is_the_best():
+    one = Epoch(epoch=1, loss=1.0, learning_rate=0.1, images=1, seconds=1.0, validation_loss=0.5, top1=0.75)
+    later = msgspec.structs.replace(one, epoch=2, validation_loss=0.25)
+    worse = msgspec.structs.replace(one, epoch=3, top1=0.5, validation_loss=0.0)
+    assert max([one, later, worse], key=lambda epoch: epoch.merit) is later
+
+
 def test_labels_that_are_not_the_heads_need_a_new_one(three, tmp_path):
     first = trained(
         three,
@@ -164,8 +192,8 @@ def test_labels_that_are_not_the_heads_need_a_new_one(three, tmp_path):
     )
     other = tmp_path / "other"
     shutil.copytree(three, other)
-    for split in ("train", "val"):
-        (other / split / "4").rename(other / split / "seven")
+    for part in ("train", "val"):
+        (other / part / "4").rename(other / part / "seven")
     asked = {"model": None, "weights": first.weights, "preprocess": None, "recipe": TrainingRecipe(epochs=1, batch=16)}
     with pytest.raises(CheckpointError, match="'seven' for '4'"):
         trained(other, tmp_path / "second", **asked)
