@@ -159,7 +159,7 @@ class Bundle:
         INT8 must come near what its file says, not only near PyTorch: a runtime that saturates may halve the accuracy
         of a good file and still be over the limit of a poor one.
         """
-        found = fidelity.shortfall(artifact.precision)
+        found = fidelity.shortfall(artifact.precision, self.manifest.recipe.method)
         if found or artifact.precision != "int8" or fidelity.snr_db is None:
             return found
         name = artifact.file if artifact.engine is None else artifact.engine.onnx

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,13 +62,16 @@ def train(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     base = recipes.read(named) if named else usual
     recipe = replaced(base, asked)
     first = os.environ.get("RANK", "0") == "0"  # of the processes that torchrun starts, one speaks
+    if not first:
+        logging.getLogger("edgeresnext").setLevel(logging.ERROR)
     with console.progress() as bars:
         line = _line if first and not as_json else _silent
         progress = bars if first else silent
         try:
             done = edgeresnext.train(recipe=recipe, progress=progress, callbacks=(line,), **asked)
         except KeyboardInterrupt:
-            _say_how_to_go_on(options)
+            if first:
+                _say_how_to_go_on(options)
             raise
     best = done.best
     if not first:
@@ -76,9 +81,9 @@ def train(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
         return
     say(f"{done.weights}: {_merit(best)}, epoch {best.epoch} of {done.run.recipe.epochs}")
     page = done.path / "report.html"
-    look = [f"open {page}"] if page.exists() else []
-    build = f"edgeresnext build {done.run.model.name} --weights {done.weights}"
-    console.hint("Next:", *look, f"{build} --calibration {options['data']} --output build/mine")
+    look = [shlex.join(["open", str(page)])] if page.exists() else []
+    build = ["edgeresnext", "build", done.run.model.name, "--weights", str(done.weights)]
+    console.hint("Next:", *look, shlex.join([*build, "--calibration", str(options["data"]), "--output", "build/mine"]))
 
 
 def _merit(epoch: Epoch) -> str:
@@ -92,8 +97,9 @@ def _say_how_to_go_on(options: dict[str, Any]) -> None:
     """Say how to resume what was interrupted, where there is something to resume."""
     run = options["resume"] or options["output"]
     if run is not None and (run / "state.safetensors").exists():
-        validation = f" --validation {options['validation']}" if options["validation"] else ""
-        console.hint("Go on with:", f"edgeresnext train {options['data']}{validation} --resume {run}")
+        validation = ["--validation", str(options["validation"])] if options["validation"] else []
+        again = ["edgeresnext", "train", str(options["data"]), *validation, "--resume", str(run)]
+        console.hint("Go on with:", shlex.join(again))
 
 
 def _line(epoch: Epoch) -> None:

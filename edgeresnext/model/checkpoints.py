@@ -6,6 +6,7 @@ file -> what it holds -> one dictionary of tensors -> torchvision's names -> the
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from edgeresnext.model.resnext import Block, ResNeXt
 from edgeresnext.model.states import State, find_state
 from edgeresnext.spec import ModelSpec, Preprocess
 
-_COUNTER = ".num_batches_tracked"
+COUNTER = ".num_batches_tracked"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +195,7 @@ def _empty(spec: ModelSpec) -> nn.Module:
 
 def _shapes(network: nn.Module) -> dict[str, torch.Size]:
     """Return the shape of every tensor that a checkpoint must hold."""
-    return {name: tensor.shape for name, tensor in network.state_dict().items() if not name.endswith(_COUNTER)}
+    return {name: tensor.shape for name, tensor in network.state_dict().items() if not name.endswith(COUNTER)}
 
 
 def random_network(spec: ModelSpec, seed: int) -> ResNeXt:
@@ -232,6 +233,11 @@ def save_state(network: nn.Module, path: Path) -> None:
     """
     from safetensors.torch import save
 
-    state = network.state_dict()
-    # `save_file` would report a full disk as an error of its own kind, and make a file that its owner alone can read.
-    files.write(path, save({name: state[name].contiguous() for name in state if not name.endswith(_COUNTER)}))
+    state = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(COUNTER)}
+    # What is shared is written for each of its names. `save_file` would report a full disk as an error of its own kind,
+    # and make a file that its owner alone can read.
+    places = Counter(tensor.untyped_storage().data_ptr() for tensor in state.values())
+    shared = {name for name, tensor in state.items() if places[tensor.untyped_storage().data_ptr()] > 1}
+    files.write(
+        path, save({name: (one.clone() if name in shared else one).contiguous() for name, one in state.items()})
+    )

@@ -17,7 +17,7 @@ from edgeresnext import bundle as bundles
 from edgeresnext import directories, files
 from edgeresnext.bundle import Bundle, Golden
 from edgeresnext.compiler.plan import Keep
-from edgeresnext.data import calibration_set, folder
+from edgeresnext.data import calibration_set, folder, preprocessing
 from edgeresnext.data.calibration_set import CalibrationSet
 from edgeresnext.data.folder import ImageFolder
 from edgeresnext.extras import require
@@ -147,7 +147,8 @@ def build(
     validation = None if validation is None else match(validation, names, graph, kept)
     images = _images(photos, spec.preprocess, recipe, progress)
     if given_weights and photos is not None:
-        check_statistics(found, images, trusted=checkpoint_options.trust_network)
+        described = all(preprocessing.beside(Path(one)) is not None for one in given_weights)
+        check_statistics(found, images, trusted=checkpoint_options.trust_network, described=described)
 
     with keeping_freed_memory(), bundles.replacing(output, _log.warning) as staging:
         golden = _reference(network, spec, names, images, staging)
@@ -300,8 +301,11 @@ def _emit(
         files |= jury.judge({name: file for name, file in files.items() if is_int8(name)}, kept)
     for name, file in files.items():
         precision: Precision = "int8" if is_int8(name) else file.plan.floating
-        trained = is_int8(name) and writer.recipe.method == TRAINED
-        accept(file.file, "trained" if trained else precision, file.fidelity.shortfall(precision))
-        if file.saturated is not None and (reason := file.saturated.shortfall(precision)):
+        method = writer.recipe.method
+        trained = precision == "int8" and method == TRAINED
+        accept(file.file, "trained" if trained else precision, file.fidelity.shortfall(precision, method))
+        if trained and (reason := file.fidelity.shortfall(precision)):
+            _log.warning("%s is far from its weights in floating point, by its training: %s", file.file, reason)
+        if file.saturated is not None and (reason := file.saturated.shortfall(precision, method)):
             _log.warning("%s is of no use on CPUs without VNNI, where `load` passes it over: %s", file.file, reason)
     return tuple(files.values())

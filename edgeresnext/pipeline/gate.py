@@ -140,11 +140,14 @@ class Jury:
         for doubt in doubts(first, self.validation.gate, self.writer.spec.classes):
             _log.warning("%s", doubt)
         for name, file in found.items():
-            reason = shortfall(self.validation.gate, file)
+            reason = self._shortfall(file)
             if reason:
                 _log.warning("%s: %s; sensitive layers go back to floating point", file.file, reason)
                 found[name] = self._repaired(name, file, keep)
         return found
+
+    def _shortfall(self, file: OnnxFile) -> str:
+        return shortfall(self.validation.gate, file, self.writer.recipe.method)
 
     def _repaired(self, name: str, file: OnnxFile, keep: Mapping[str, Keep]) -> OnnxFile:
         """Return a file that passes with as few layers as possible in floating point.
@@ -154,7 +157,7 @@ class Jury:
             file: The file as it failed.
             keep: Layers that were kept by hand.
         """
-        before = shortfall(self.validation.gate, file)
+        before = self._shortfall(file)
         ranking = self._ranking(name, keep)
         closest, tries = file, 1
         passing: dict[tuple[str, ...], OnnxFile] = {}
@@ -170,7 +173,7 @@ class Jury:
             assert closest.verdict is not None
             if found.verdict.agreement >= closest.verdict.agreement:
                 closest = found
-            if shortfall(self.validation.gate, found):
+            if self._shortfall(found):
                 return False
             passing[layers] = found
             return True
@@ -181,7 +184,7 @@ class Jury:
             share = self._share(name, self.writer.plan(name, plan_with(tuple(ranking)[:most])))
             raise AccuracyError(
                 f"{file.file} cannot pass the gate: in INT8 {before}; the best of {tries} "
-                f"plans, down to {share:.0%} of the convolutions in INT8: {shortfall(self.validation.gate, closest)}. "
+                f"plans, down to {share:.0%} of the convolutions in INT8: {self._shortfall(closest)}. "
                 "Nothing was published.",
                 f"Allow more layers in floating point (min_int8 is {self.validation.gate.min_int8:g}), calibrate on "
                 "more or other images, try another method, or build fp32 and fp16 alone.",
@@ -261,13 +264,13 @@ def doubts(found: Verdict, gate: Gate, classes: int) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def shortfall(gate: Gate, file: OnnxFile) -> str:
-    """Return by how much a file with a verdict misses what a gate asks of it, or nothing."""
+def shortfall(gate: Gate, file: OnnxFile, method: str = "") -> str:
+    """Return by how much a file with a verdict, calibrated by a method, misses what a gate asks of it, or nothing."""
     found = file.verdict
     assert found is not None
-    parts = [file.fidelity.shortfall("int8")]
-    if file.saturated is not None and file.saturated.shortfall("int8"):
-        parts.append(f"on CPUs without VNNI {file.saturated.shortfall('int8')}")
+    parts = [file.fidelity.shortfall("int8", method)]
+    if file.saturated is not None and (saturated := file.saturated.shortfall("int8", method)):
+        parts.append(f"on CPUs without VNNI {saturated}")
     if found.int8_convolutions < gate.min_int8:
         parts.append(f"{found.int8_convolutions:.0%} of the convolutions are INT8 ({gate.min_int8:.0%} asked)")
     # A drop is a whole number of images: rounding must not turn 0.5 points into a little more than 0.5.

@@ -223,13 +223,15 @@ def _numbers(spec: ModelSpec) -> tuple[str, ...]:
     return tuple(map(str, range(spec.classes)))
 
 
-def check_statistics(source: Source, images: CalibrationSet, *, trusted: bool) -> None:
+def check_statistics(source: Source, images: CalibrationSet, *, trusted: bool, described: bool = False) -> None:
     """Refuse weights whose own statistics say that they belong to another network, or to other images.
 
     Args:
         source: The network.
         images: What it will be calibrated on.
         trusted: Whether the user knows better; then nothing is looked at.
+        described: Whether their preprocessing lies beside them, as training leaves it; then it is only said. A short
+            training, or one with frozen statistics, ends with weights that remember other variances.
 
     Raises:
         CheckpointError: They do, beyond doubt.
@@ -247,7 +249,7 @@ def check_statistics(source: Source, images: CalibrationSet, *, trusted: bool) -
         f"{whose}activations do not have the variances that the weights remember of their training (off by {gap:.2f}; "
         "right networks by 0.01 to 0.07)"
     )
-    if gap >= WRONG:
+    if gap >= WRONG and not described:
         raise CheckpointError(
             f"{what}: this is another network with the same names, or other images or preprocessing than in training",
             "Compare mean, std and the order of channels with the training's; networks with blur pooling, another "

@@ -146,7 +146,8 @@ def _onnx(bundle: Bundle, file: OnnxFile) -> Fidelity | str:
 
     written = Evaluator.parse(content)
     found = golden.compare(written.logits(golden.images))
-    if missed := found.shortfall("int8" if file.plan.inputs else file.plan.floating):
+    method = bundle.manifest.recipe.method
+    if missed := found.shortfall("int8" if file.plan.inputs else file.plan.floating, method):
         return missed
     said = file.fidelity.snr_db
     if file.plan.inputs:

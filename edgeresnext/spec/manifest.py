@@ -6,7 +6,7 @@ from typing import Literal
 
 from edgeresnext.spec.artifact import CPU, Artifact
 from edgeresnext.spec.network import ModelSpec
-from edgeresnext.spec.quantisation import Gate, Plan, Recipe, Verdict
+from edgeresnext.spec.quantisation import TRAINED, Gate, Plan, Recipe, Verdict
 from edgeresnext.spec.value import Precision, Value
 
 MANIFEST_SCHEMA = 3
@@ -29,6 +29,10 @@ FP32_MAX_ERROR = 1e-4
 MIN_SNR_DB: dict[Precision, float] = {"fp16": 35.0, "bf16": 20.0, "int8": 15.0}
 """Signal-to-noise ratio under which an artefact is taken for broken rather than quantised."""
 
+MIN_TRAINED_SNR_DB = 5.0
+"""The same of INT8 that was trained: its weights learned to be clipped, and say something else where they are not.
+Digits that were trained with labels have 10 dB, and as many images right as in floating point before."""
+
 
 class Fidelity(Value, frozen=True, kw_only=True):
     """How far logits are from PyTorch's on the same images.
@@ -41,13 +45,13 @@ class Fidelity(Value, frozen=True, kw_only=True):
     snr_db: float | None
     max_error: float | None
 
-    def shortfall(self, precision: Precision) -> str:
-        """Return by how much this misses what `precision` must reach, or nothing."""
+    def shortfall(self, precision: Precision, method: str = "") -> str:
+        """Return by how much this misses what `precision` must reach, by a method of calibration, or nothing."""
         if self.max_error is None:
             return "its logits are NaN or infinite"
         if precision == "fp32":
             return "" if self.max_error <= FP32_MAX_ERROR else f"logits differ by {self.max_error:.1e} of the largest"
-        floor = MIN_SNR_DB[precision]
+        floor = MIN_TRAINED_SNR_DB if precision == "int8" and method == TRAINED else MIN_SNR_DB[precision]
         if self.snr_db is None or self.snr_db >= floor:
             return ""
         return f"signal-to-noise of the logits is {self.snr_db:.1f} dB, below {floor:g} dB"

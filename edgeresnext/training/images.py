@@ -25,7 +25,8 @@ from edgeresnext.training.augment import as_source, augmented
 _REMEMBERED_BYTES = 1 << 30
 """Of decoded images that are kept; the others are decoded in every epoch."""
 _AHEAD = 2
-_VALIDATION = ("val", "valid", "validation")
+_TRAIN, _VALIDATION, _TEST = ("train", "training"), ("val", "valid", "validation", "dev", "eval"), ("test", "testing")
+"""What the folders of a data set's parts are called."""
 _ORDER, _IMAGE, _SPLIT = range(3)
 """What is drawn: each follows from the seed, this, and where it is, and from nothing that was drawn before."""
 _log = logging.getLogger("edgeresnext")
@@ -71,8 +72,8 @@ class Split:
 def split(data: str | Path, validation: str | Path | None, recipe: TrainingRecipe) -> Split:
     """Return the images of a folder, and those that judge: of another folder, or a share of each class.
 
-    Folders called `train` and `val`, `valid` or `validation` in `data` are taken for the two; so is `train` alone, or
-    with `test` beside it, which is not touched.
+    Folders of `data` that are called `train` and `val` (see `_TRAIN` and `_VALIDATION`) are taken for the two; so is
+    `train` alone, or with `test` beside it, which is not touched.
 
     Raises:
         DataError: A folder cannot be used, has no classes, fewer than two, or classes that the other lacks.
@@ -89,11 +90,20 @@ def split(data: str | Path, validation: str | Path | None, recipe: TrainingRecip
     if validation is None:
         return _drawn(found, recipe)
     held = folder.scan(validation)
-    if held.classes and not found.classes:  # a teacher judges: what these folders are called says nothing of logits
-        held = ImageFolder(root=held.root, images=held.images)
+    if found.root.resolve() in held.root.resolve().parents:
+        raise DataError(
+            f"validation folder '{held.root}' lies in '{found.root}', which would be learned from, and it with it",
+            "Put it beside the images of training: train/ and val/.",
+            values=("validation",),
+        )
+    known = {folder.comparable(name): index for index, name in enumerate(found.classes)}
+    strangers = [name for name in held.classes if folder.comparable(name) not in known]
+    if recipe.distil and (strangers or bool(held.classes) != bool(found.classes)):
+        # A teacher judges: what one of them calls its folders says nothing of logits.
+        _log.warning("'%s' and '%s' have other folders: images without labels", found.root, held.root)
+        found, held = (replace(one, classes=(), targets=()) for one in (found, held))
     elif held.classes:
-        known = {folder.comparable(name): index for index, name in enumerate(found.classes)}
-        if strangers := [name for name in held.classes if folder.comparable(name) not in known]:
+        if strangers:
             raise DataError(
                 f"class folders in '{held.root}' are none of the training's: {shortened(strangers)}",
                 f"Those of '{found.root}' are {shortened(found.classes)}.",
@@ -119,12 +129,14 @@ def _parts(root: Path, validation: str | Path | None) -> tuple[Path, str | Path 
     except OSError:  # which the one who lists the images says in words
         return root, validation
     inner = {path.name.lower(): path for path in folders}
-    judge = next((inner[name] for name in _VALIDATION if name in inner), None)
-    if "train" not in inner or not ((validation is None and judge is not None) or set(inner) <= {"train", "test"}):
+    learn, judge, other = (
+        next((inner[name] for name in names if name in inner), None) for names in (_TRAIN, _VALIDATION, _TEST)
+    )
+    if learn is None or (judge is None and not set(inner) <= {*_TRAIN, *_TEST}):
         return root, validation
-    if validation is None and judge is None and "test" in inner:
-        _log.warning("'%s' is not touched: what judges is drawn from '%s'", inner["test"], inner["train"])
-    return inner["train"], judge if validation is None else validation
+    if validation is None and judge is None and other is not None:
+        _log.warning("'%s' is not touched: what judges is drawn from '%s'", other, learn)
+    return learn, judge if validation is None else validation
 
 
 def _check_classes(found: ImageFolder) -> None:
@@ -169,14 +181,21 @@ def _drawn(found: ImageFolder, recipe: TrainingRecipe) -> Split:
 
 
 def order(found: ImageFolder, recipe: TrainingRecipe, epoch: int) -> NDArray[np.int64]:
-    """Return the images of an epoch, by position: each once, or all classes equally often where they are balanced."""
+    """Return the draws of an epoch: each image once, or all classes equally often where they are balanced.
+
+    The k-th draw of an image, k from 0, is its position plus k times the number of images: it is augmented otherwise.
+    """
     generator = np.random.default_rng([recipe.seed, _ORDER, epoch])
     count = len(found.images)
     if recipe.balance != "sampler" or not found.targets:
         return generator.permutation(count)
     targets = np.array(found.targets)
     chance = 1.0 / np.bincount(targets)[targets]
-    return generator.choice(count, count, p=chance / chance.sum())
+    chosen = generator.choice(count, count, p=chance / chance.sum())
+    by_image = np.argsort(chosen, kind="stable")
+    again = np.empty_like(chosen)
+    again[by_image] = np.arange(count) - np.searchsorted(chosen[by_image], chosen[by_image])
+    return chosen + count * again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +225,7 @@ class Images:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def stream(self, parts: Sequence[NDArray[np.int64]], epoch: int) -> Iterator[Batch]:
-        """Yield the images of each part, in order; one that cannot be read is left out, and named once.
+        """Yield the images of each part, draws of `order`; one that cannot be read is left out, and named once.
 
         Raises:
             DataError: More than 5 % of the folder cannot be read.
@@ -220,11 +239,12 @@ class Images:
                     positions, futures = ahead.popleft()
                     found = [future.result() for future in futures]
                     good = [image for image in found if image is not None]
-                    kept = positions[[image is not None for image in found]]
+                    kept = positions[[image is not None for image in found]] % len(self.folder.images)
                     yield Batch(pixels=np.array(good, np.uint8), positions=kept)
 
-    def _one(self, index: int, epoch: int) -> NDArray[np.uint8] | None:
+    def _one(self, draw: int, epoch: int) -> NDArray[np.uint8] | None:
         """Return one image as it is given to the network, or None where it cannot be read."""
+        index = draw % len(self.folder.images)
         if index in self.bad:
             return None
         try:
@@ -234,7 +254,7 @@ class Images:
                 self._remember(index, source)
             if self.recipe is None:
                 return source
-            generator = np.random.default_rng([self.recipe.seed, _IMAGE, epoch, index])
+            generator = np.random.default_rng([self.recipe.seed, _IMAGE, epoch, draw])
             return augmented(source, self.preprocess, self.recipe, generator)
         except DataError as error:
             self._note(index, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from typing import Any
 
 import msgspec
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from edgeresnext.data.folder import comparable
 from edgeresnext.data.labels import beside
 from edgeresnext.errors import CheckpointError, RequestError, shortened
 from edgeresnext.model.catalogue import specify
@@ -66,6 +68,8 @@ def begin(
         CheckpointError: Weights cannot be read, or are another network's, or for other classes of the same number.
     """
     if isinstance(model, nn.Module):
+        if new_head:
+            raise RequestError("a network of your own has its head", "Leave it out.", values=("new_head", "model"))
         return _own(model, weights, () if recipe.distil else classes, preprocess)
     if weights is None:
         if new_head:
@@ -107,7 +111,8 @@ def _loaded(
     found = by_weights(
         model, [weights], preprocess=preprocess, labels=None, options=CheckpointOptions(), progress=silent
     )
-    network, spec, names = found.network.requires_grad_(requires_grad=True), found.spec, beside(weights)
+    network, spec = found.network.requires_grad_(requires_grad=True), found.spec
+    names = () if found.labels == tuple(map(str, range(spec.classes))) and beside(weights) is None else found.labels
     if not isinstance(network, ResNeXt):
         raise CheckpointError(f"'{weights}' is no single network", "Train its members one by one.", values=("weights",))
     if recipe.distil:  # class folders that are not its classes say nothing then
@@ -129,14 +134,19 @@ def _loaded(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             network.fc = nn.Linear(network.fc.in_features, len(classes))
-    elif classes and names is not None and names != tuple(classes):
-        strangers = [f"'{mine}' for '{its}'" for mine, its in zip(classes, names, strict=True) if mine != its]
+    elif classes and names and (strangers := _others(classes, names)):
         raise CheckpointError(
             f"the classes of the images are not those of '{weights}', in its order: {shortened(strangers, 3)}",
             "Begin with a new head, or name the class folders as the weights' labels are.",
             values=("new_head",),
         )
-    return Start(network=network, spec=spec, weights=str(weights), labels=names or ())
+    return Start(network=network, spec=spec, weights=str(weights), labels=names)
+
+
+def _others(classes: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Return in words which classes are not those of the labels at their place."""
+    pairs = zip(classes, labels, strict=True)
+    return [f"'{mine}' for '{its}'" for mine, its in pairs if comparable(mine) != comparable(its)]
 
 
 def begin_again(spec: ModelSpec, model: str | nn.Module | None, preprocess: Preprocess | None) -> Start:
@@ -173,30 +183,54 @@ def _own(
             f"{what} cannot be trained", "Give the network with its weights loaded, and a Preprocess.",
             values=("weights", "preprocess"),
         )  # fmt: skip
-    was_training = network.training
-    with torch.inference_mode():
-        shape = network.eval()(torch.zeros(1, preprocess.channels, *preprocess.size)).shape
-    network.train(was_training)
-    if len(shape) != 2 or (classes and shape[1] != len(classes)):  # noqa: PLR2004 - (N, classes)
+    said = _logits_of_one(network, preprocess)
+    shape = tuple(said.shape) if isinstance(said, Tensor) else f"a {type(said).__name__}"
+    if not isinstance(said, Tensor) or said.ndim != 2 or (classes and said.shape[1] != len(classes)):  # noqa: PLR2004
         raise RequestError(
-            f"the network returns {tuple(shape)} for one image, and there are {len(classes)} classes",
+            f"the network returns {shape} for one image, and there are {len(classes)} classes",
             "Its last layer must return a logit a class.",
             values=("model",),
         )
     spec = ModelSpec(
         name=type(network).__name__, depths=(1,), cardinality=1, width_per_group=1, preprocess=preprocess,
-        classes=int(shape[1]), source=_OWN,
+        classes=said.shape[1], source=_OWN,
     )  # fmt: skip
     return Start(network=network, spec=spec)
+
+
+def _logits_of_one(network: nn.Module, preprocess: Preprocess) -> Any:  # noqa: ANN401 - whatever it returns
+    """Return what a network says of one black image.
+
+    Raises:
+        RequestError: It takes no such image.
+    """
+    was_training = network.training
+    tensors = itertools.chain(network.parameters(), network.buffers())
+    device = next((one.device for one in tensors), torch.device("cpu"))
+    try:
+        with torch.no_grad():
+            return network.eval()(torch.zeros(1, preprocess.channels, *preprocess.size, device=device))
+    except Exception as error:  # noqa: BLE001 - whatever a network of the user does
+        what = (str(error).splitlines() or [""])[0]
+        raise RequestError(
+            f"the network does not take an image of {preprocess.channels} x {preprocess.size}: "
+            f"{type(error).__name__}: {what}",
+            "Give the preprocessing that it was made for.",
+            values=("model", "preprocess"),
+        ) from None
+    finally:
+        network.train(was_training)
 
 
 def parts(network: nn.Module) -> dict[str, list[nn.Module]]:
     """Return the parts of a network in the order of the images' way: stem, layer1 and so on, and the head last.
 
     What stands before `layer1` is the stem, and what follows the last layer the head; of a network without such names
-    each child is a part, the first the stem and the last the head.
+    each child is a part, the first the stem and the last the head. A network in a wrapper has the parts of the network.
     """
     children = [(name, child) for name, child in network.named_children() if next(child.parameters(), None) is not None]
+    if len(children) == 1 and any(True for _ in children[0][1].children()):
+        return parts(children[0][1])
     layers = [name for name, _ in children if name.startswith("layer")]
     found: dict[str, list[nn.Module]] = {}
     for index, (name, child) in enumerate(children):
@@ -227,6 +261,11 @@ def frozen_parts(network: nn.Module, recipe: TrainingRecipe, epoch: int) -> list
             f"the network has no part '{recipe.freeze}' to freeze",
             f"Its parts are {', '.join(names)}.",
             values=("freeze",),
+        )
+    if not frozen or len(frozen) == len(names):
+        what = "all of it" if frozen else "nothing"
+        raise RequestError(
+            f"freezing '{recipe.freeze}' would freeze {what}", f"Its parts are {', '.join(names)}.", values=("freeze",)
         )
     joined = epoch // recipe.unfreeze_epochs if recipe.unfreeze_epochs else 0
     return frozen[: max(0, len(frozen) - joined)]

@@ -19,6 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
+from edgeresnext.errors import EdgeResNeXtError, RequestError
+
 T = TypeVar("T")
 
 
@@ -90,6 +92,12 @@ def joined() -> Iterator[Processes]:
     distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=timedelta(hours=6))
     try:
         yield Processes(rank=distributed.get_rank(), count=count)
+    except RuntimeError as error:
+        if "gloo" not in str(error).lower() and not isinstance(error, distributed.DistBackendError):
+            raise
+        raise EdgeResNeXtError(
+            "another process of this training has ended, and this one with it", "What it says is the reason."
+        ) from None
     finally:
         distributed.destroy_process_group()
 
@@ -112,39 +120,56 @@ class _Sum(torch.autograd.Function):
         return summed
 
 
-class SynchronisedBatchNorm2d(nn.BatchNorm2d):
+class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - there is no other root
     """BatchNorm over the images of all processes, on any device: PyTorch's own is for GPUs alone.
 
-    While its statistics are frozen it is `nn.BatchNorm2d`.
+    While its statistics are frozen it is PyTorch's.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x, NCHW, normalised by the means and variances of all processes' images."""
+        """Return x, channels in its second axis, normalised by the means and variances of all processes' images."""
         if not self.training:
             return super().forward(x)
-        axes = (0, 2, 3)
+        axes = tuple(axis for axis in range(x.ndim) if axis != 1)
+        shape = (1, -1, *[1] * (x.ndim - 2))
         count = torch.full((1,), float(x.numel() // x.shape[1]), device=x.device)
         summed: Tensor = _Sum.apply(torch.cat([x.float().sum(axes), count]))  # type: ignore[no-untyped-call]
         total = summed[-1].detach()
         mean = summed[:-1] / total
         # Around the mean, in a second sum: the mean of squares less the square of means loses digits.
-        squares: Tensor = _Sum.apply((x.float() - mean.view(1, -1, 1, 1)).square().sum(axes))  # type: ignore[no-untyped-call]
+        squares: Tensor = _Sum.apply((x.float() - mean.view(shape)).square().sum(axes))  # type: ignore[no-untyped-call]
         variance = squares / total
-        with torch.no_grad():
-            assert self.running_mean is not None
-            assert self.running_var is not None
+        if self.running_mean is not None and self.running_var is not None:
             assert self.momentum is not None
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * total / (total - 1), self.momentum)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        found: Tensor = x * scale.view(1, -1, 1, 1) + (self.bias - mean * scale).view(1, -1, 1, 1)
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.lerp_(variance * total / (total - 1), self.momentum)
+        scale = torch.rsqrt(variance + self.eps) * (1.0 if self.weight is None else self.weight)
+        shift = -mean * scale + (0.0 if self.bias is None else self.bias)
+        found: Tensor = x * scale.view(shape) + shift.view(shape)
         return found
 
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Take any: the class that it was has looked at the first image."""
 
-def synchronise(network: nn.Module, processes: Processes) -> None:
-    """Let every BatchNorm of a network see all processes' images."""
-    if processes.count == 1:
-        return
-    for module in network.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = SynchronisedBatchNorm2d  # parameters, buffers and names stay as they are
+
+@contextmanager
+def synchronised(network: nn.Module, processes: Processes) -> Iterator[None]:
+    """Let every BatchNorm of a network see all processes' images for a while.
+
+    Raises:
+        RequestError: One has no momentum, whose statistics are means over all batches.
+    """
+    usual = {module: type(module) for module in network.modules() if type(module) in _NORMS and processes.count > 1}
+    if any(module.momentum is None for module in usual):
+        raise RequestError("BatchNorm without momentum trains in one process alone", "Give it one, such as 0.1.")
+    for module in usual:
+        module.__class__ = SynchronisedBatchNorm  # parameters, buffers and names stay as they are
+    try:
+        yield
+    finally:
+        for module, kind in usual.items():
+            module.__class__ = kind
+
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -78,8 +78,14 @@ def check(recipe: TrainingRecipe) -> TrainingRecipe:
     """Return a recipe whose values are all within their limits.
 
     Raises:
-        RequestError: One is not, or two contradict each other.
+        RequestError: One is not, or of another kind, or two contradict each other.
     """
+    try:  # what is made in Python is of any kind until now
+        recipe = msgspec.convert(msgspec.to_builtins(recipe), TrainingRecipe)
+    except (msgspec.ValidationError, TypeError) as error:
+        raise RequestError(
+            f"the recipe of training does not fit: {error}", "Give values of the fields' types."
+        ) from None
     for name, (low, high) in _LIMITS.items():
         value = getattr(recipe, name)
         if value is not None and not low <= value <= high:  # NaN is not either
@@ -89,25 +95,46 @@ def check(recipe: TrainingRecipe) -> TrainingRecipe:
         raise RequestError(f"learning_rate is {rate}", "Give a positive number.", values=("learning_rate",))
     if recipe.freeze and recipe.freeze not in PARTS:
         raise unknown_name("part to freeze", recipe.freeze, PARTS, values=("freeze",))
-    if recipe.unfreeze_epochs and not recipe.freeze:
-        raise RequestError(
-            "unfreeze_epochs would change nothing: nothing is frozen", "Say what to freeze first.", values=("freeze",)
-        )
-    if recipe.distil and recipe.int8 is None:
-        raise RequestError(
+    for applies, what, hint, values in _contradictions(recipe):
+        if applies:
+            raise RequestError(what, hint, values=values)
+    return recipe
+
+
+def _contradictions(recipe: TrainingRecipe) -> tuple[tuple[bool, str, str, tuple[str, ...]], ...]:
+    """Return what would change nothing: whether it is so, what it is, what to do, and which values are meant."""
+    return (
+        (
+            bool(recipe.unfreeze_epochs and not recipe.freeze),
+            "unfreeze_epochs would change nothing: nothing is frozen",
+            "Say what to freeze first.",
+            ("freeze",),
+        ),
+        (
+            recipe.distil and recipe.int8 is None,
             "distil would change nothing: a network that is not quantised is its own teacher",
             "Quantise in training too.",
-            values=("distil", "int8"),
-        )
-    if recipe.distil and recipe.balance != "none":
-        raise RequestError(
-            "balance would change nothing: a teacher knows no classes", "Leave it out.", values=("balance",)
-        )
-    if (recipe.mixup or recipe.cutmix) and recipe.distil:
-        raise RequestError(
-            "mixed images would change what the teacher is asked", "Leave mixup and cutmix out.", values=("recipe",)
-        )
-    return recipe
+            ("distil", "int8"),
+        ),
+        (
+            recipe.distil and recipe.balance != "none",
+            "balance would change nothing: a teacher knows no classes",
+            "Leave it out.",
+            ("balance",),
+        ),
+        (
+            recipe.distil and bool(recipe.mixup or recipe.cutmix),
+            "mixed images would change what the teacher is asked",
+            "Leave mixup and cutmix out.",
+            ("recipe",),
+        ),
+        (
+            recipe.int8 is not None and recipe.frozen_statistics is False,
+            "frozen_statistics = false would change nothing: in INT8, BatchNorm is folded with those that it has",
+            "Leave it out.",
+            ("recipe",),
+        ),
+    )
 
 
 def decide(recipe: TrainingRecipe, spec: ModelSpec, *, fine_tuning: bool) -> TrainingRecipe:

@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from edgeresnext import files
 from edgeresnext.bundle.output import check_parent
 from edgeresnext.data import labels, preprocessing
-from edgeresnext.errors import CheckpointError, DataError, InputError, RequestError
-from edgeresnext.model.checkpoints import save_state
+from edgeresnext.errors import CheckpointError, DataError, InputError, RequestError, shortened
+from edgeresnext.model.checkpoints import COUNTER, save_state
 from edgeresnext.model.weight_files import parse_safetensors
 from edgeresnext.spec import Epoch, ModelSpec, TrainingRecipe, Value
 from edgeresnext.training.recipes import to_toml
@@ -35,6 +35,8 @@ RUN, RECIPE, METRICS = "run.json", "recipe.toml", "metrics.jsonl"
 START, STATE, BEST = "start.safetensors", "state.safetensors", "best.safetensors"
 LABELS, PREPROCESS = (files.beside(BEST, what).name for what in (labels.BESIDE, preprocessing.BESIDE))
 _LARGEST_STATE = 1 << 36
+_LONGEST = 300
+"""Characters of what PyTorch says of weights that do not fit."""
 
 
 class Run(Value, frozen=True, kw_only=True):
@@ -133,11 +135,16 @@ class RunFolder:
         """
         path = self.path / name
         try:
-            network.load_state_dict(parse_safetensors(files.read(path, _LARGEST_STATE), path), strict=False)
+            found = network.load_state_dict(parse_safetensors(files.read(path, _LARGEST_STATE), path), strict=False)
         except (OSError, RuntimeError) as error:
             raise CheckpointError(
-                f"'{path}' cannot be taken up: {_first_line(error)}", "Begin anew in another folder."
+                f"'{path}' cannot be taken up: {_first_lines(error)}",
+                "Give the network that it began with, or begin anew.",
             ) from None
+        if others := [one for one in (*found.missing_keys, *found.unexpected_keys) if not one.endswith(COUNTER)]:
+            raise CheckpointError(
+                f"'{path}' is of another network: {shortened(others, 3)}", "Give the network that it began with."
+            )
 
     def save(
         self, state: State, network: nn.Module, optimiser: torch.optim.Optimizer, average: nn.Module | None
@@ -179,15 +186,15 @@ class RunFolder:
             _restore_optimiser(optimiser, _below(tensors, "optimiser/"))
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, msgspec.MsgspecError) as error:
             raise CheckpointError(
-                f"the checkpoint '{path}' cannot be taken up: {_first_line(error)}",
+                f"the checkpoint '{path}' cannot be taken up: {_first_lines(error)}",
                 "Begin anew in another folder, with the best weights that are there.",
             ) from None
         return state
 
 
-def _first_line(error: Exception) -> str:
-    """Return what an error says, without what PyTorch lists behind it."""
-    return str(error).partition("\n")[0]
+def _first_lines(error: Exception) -> str:
+    """Return what an error says, with the first of what PyTorch lists behind it."""
+    return " ".join(line.strip() for line in str(error).splitlines()[:2])[:_LONGEST]
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -214,15 +221,21 @@ def check_folder(path: Path, *, resume: bool) -> None:
     if resume:
         read_run(path)
         return
-    if (path / RUN).exists():
+    try:
+        there = {one.name for one in path.iterdir()} if path.exists() else set()
+    except NotADirectoryError:
+        raise DataError(f"'{path}' is a file", "Give a new folder.", values=("output",)) from None
+    except OSError as error:
+        raise DataError(
+            f"cannot look into '{path}': {error.strerror}", "Give another folder.", values=("output",)
+        ) from None
+    if {RUN, STATE} <= there:
         raise RequestError(
             f"'{path}' holds a run already", "Resume it, or give another folder.", values=("resume", "output")
         )
-    if path.exists() and not path.is_dir():
-        raise DataError(f"'{path}' is a file", "Give a new folder.", values=("output",))
     check_parent(path)
-    # A run that was killed before it was one leaves what it began with.
-    others = [one.name for one in path.iterdir() if one.name not in (START, RECIPE)] if path.exists() else []
+    # A run that ended before its first checkpoint leaves what it would have begun with.
+    others = there - ({START, RECIPE, RUN} if START in there else set())
     if any(not name.startswith(".") for name in others):
         raise DataError(f"'{path}' exists and holds no run", "Give a new folder.", values=("output",))
 
@@ -266,10 +279,10 @@ def read_run(path: str | Path) -> Run:
         DataError: It is damaged or of another release.
     """
     file = Path(path) / RUN
-    if not file.exists():
-        raise RequestError(f"'{path}' holds no run to resume", "Give the folder of one.", values=("resume",))
     try:
         return files.from_json(files.read(file), Run)
+    except (FileNotFoundError, NotADirectoryError):
+        raise RequestError(f"'{path}' holds no run to resume", "Give the folder of one.", values=("resume",)) from None
     except (OSError, msgspec.MsgspecError, ValueError) as error:
         raise DataError(f"'{file}' cannot be read: {error}", "Begin anew in another folder.") from None
 
@@ -279,7 +292,9 @@ def differences(was: Run, now: Run) -> list[str]:
     found = []
     if was.classes != now.classes:
         found.append(f"classes: {len(was.classes)} then, {len(now.classes)} now, or others")
-    if was.data != now.data:
+    if was.validation != now.validation:
+        found.append(f"validation images: {was.about_validation} then, {now.about_validation} now")
+    elif was.data != now.data:
         found.append(f"images: {was.images} then, {now.images} now" if was.images != now.images else "other images")
     if was.model != now.model:
         found.append(f"network: {was.model.name} then, {now.model.name} now, or of other shape or images")

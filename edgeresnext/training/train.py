@@ -27,8 +27,8 @@ from edgeresnext.spec import Epoch, Preprocess, Recipe, TrainingRecipe
 from edgeresnext.training import recipes
 from edgeresnext.training.images import Images, Split, split
 from edgeresnext.training.losses import Loss, class_weights
-from edgeresnext.training.network import Start, begin, begin_again, frozen_parts
-from edgeresnext.training.processes import Processes, joined, synchronise
+from edgeresnext.training.network import Start, begin, begin_again, frozen_parts, set_mode
+from edgeresnext.training.processes import Processes, joined, synchronised
 from edgeresnext.training.run_folder import (
     BEST,
     LABELS,
@@ -126,6 +126,7 @@ def train(
     asked = recipes.read(recipe) if recipe is not None else was.recipe if was else recipes.RECIPES["standard"]
     if asked.tensorboard:
         require("tensorboard", "tensorboard", needed_by="events for TensorBoard")
+    _check_outside(path, data, validation)
     pictures = split(data, validation, asked)
     if was is not None:
         if new_head:
@@ -142,7 +143,7 @@ def train(
             "Leave it out, or begin anew in another folder.",
             values=("resume",),
         )
-    frozen_parts(start.network, now.recipe, 0)  # refuses what the network does not have
+    set_mode(start.network, now.recipe, frozen_parts(start.network, now.recipe, 0))  # refuses what it does not have
     with joined() as processes, _folder(path, processes, resume=was is not None) as run:
         if was is None and processes.first:
             weights_bytes = 4 * sum(one.numel() for one in start.network.parameters())
@@ -152,7 +153,7 @@ def train(
         run.load_weights(START, start.network)
         told = (*callbacks, *([_tensorboard(run)] if now.recipe.tensorboard else []))
         trainer = _trainer(start, pictures, now, run, processes, told, progress)
-        with keeping_freed_memory():
+        with keeping_freed_memory(), synchronised(trainer.network, processes):
             trainer.go()
         run.load_weights(BEST, start.network)
         if processes.first:
@@ -160,6 +161,17 @@ def train(
         return Training(
             network=start.network.eval(), path=path, run=now, history=tuple(trainer.state.history)
         )  # fmt: skip
+
+
+def _check_outside(path: Path, *sources: str | Path | None) -> None:
+    """Refuse a folder of a run that lies among the images: its pictures would be some of them."""
+    for source in (Path(one).resolve() for one in sources if one is not None):
+        if source == path.resolve() or source in path.resolve().parents:
+            raise RequestError(
+                f"the run '{path}' would lie among the images in '{source}', and its pictures be some of them",
+                "Give a folder beside them.",
+                values=("output",),
+            )
 
 
 def _known(folders: tuple[str, ...], start: Start, was: Run | None) -> bool:
@@ -220,7 +232,6 @@ def _trainer(  # noqa: PLR0917 - the values of a run, each of a kind of its own
     recipe, preprocess, plain = now.recipe, start.spec.preprocess, start.network
     teacher = deepcopy(plain).eval().to(processes.device) if recipe.distil else None
     network = plain if recipe.int8 is None else _quantised(start, pictures, recipe, progress)
-    synchronise(network, processes)
     weights = None
     if recipe.balance == "weights":
         weights = class_weights(np.array(pictures.train.targets), len(pictures.classes)).to(processes.device)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,9 +26,11 @@ from edgeresnext.training.images import Images, order
 from edgeresnext.training.losses import Loss, distance
 from edgeresnext.training.network import frozen_parts, optimiser, parameter_groups, set_mode
 from edgeresnext.training.processes import Processes
-from edgeresnext.training.run_folder import STATE, RunFolder, State
+from edgeresnext.training.run_folder import BEST, STATE, RunFolder, State
 
 _JUDGED_AT_ONCE = 64
+_NETWORK = 4
+"""What is drawn (see `images`): whatever the network itself draws."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,13 +200,17 @@ class Trainer:
                 continue
             draw = state.epoch, state.step * recipe.accumulate + number
             targets = self._targets_of_training[torch.from_numpy(batch.positions)].to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            with (
+                self._drawing(draw),
+                torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"),
+            ):
                 loss = self.loss(network, self.images(batch.pixels), targets, draw)
             (loss * (self.processes.count / planned)).backward()  # type: ignore[no-untyped-call]
             summed, seen = summed + float(loss.detach()), seen + len(batch.positions)
         summed, images = self.processes.total(summed, seen)
         if not math.isfinite(summed):
-            raise self._diverged(batches, summed, rate)
+            names = [str(self.train.folder.images[index]) for batch in batches for index in batch.positions]
+            raise self._diverged(f"the loss is {summed}, of {shortened(names, 3)}")
         if recipe.clip:
             nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
         self.optimiser.step()
@@ -212,13 +219,24 @@ class Trainer:
         state.loss += summed
         state.images += int(images)
 
-    def _diverged(self, batches: Sequence[Any], loss: float, rate: float) -> AccuracyError:
-        """Return the error of a loss that is no number."""
-        files = [str(self.train.folder.images[index]) for batch in batches for index in batch.positions]
+    @contextmanager
+    def _drawing(self, draw: tuple[int, int]) -> Iterator[None]:
+        """Let what a network itself draws, such as dropout, follow from the seed and its place too."""
+        gpus = [self.device] if self.device.type == "cuda" else []
+        source = [self.recipe.seed, _NETWORK, *draw, self.processes.rank]
+        with torch.random.fork_rng(devices=gpus):
+            torch.manual_seed(int(np.random.SeedSequence(source).generate_state(1)[0]))
+            yield
+
+    def _diverged(self, what: str) -> AccuracyError:
+        """Return the error of a training whose numbers are none any more."""
+        rate = self.rate(min(self.state.epoch * self.steps + self.state.step, self.recipe.epochs * self.steps - 1))
+        best = self.run.path / BEST
+        begin = f"its best weights, '{best}'" if best.exists() else "where it began"
         return AccuracyError(
-            f"training diverged in epoch {self.state.epoch + 1}, step {self.state.step + 1}: the loss is {loss}, of "
-            f"{shortened(files, 3)}; the last good checkpoint is '{self.run.path / STATE}'",
-            f"Train with a learning rate below {rate:.3g}, or clip gradients.",
+            f"training diverged in epoch {self.state.epoch + 1}, step {self.state.step + 1}: {what}; the last good "
+            f"checkpoint is '{self.run.path / STATE}'",
+            f"Begin again in another folder, from {begin}, with a learning rate below {rate:.3g}, or clip gradients.",
             values=("learning_rate",),
         )
 
@@ -253,6 +271,9 @@ class Trainer:
         if self.processes.first:
             found = self.judge(self.judged)
             finished = self._judged(finished, found)
+        (wrong,) = self.processes.total(found is not None and not np.isfinite(found.logits).all())
+        if wrong:
+            raise self._diverged("what it says of the validation images are no finite numbers")
         finished = self.processes.from_first(finished)
         better = state.best is None or finished.merit > state.best.merit
         state.history.append(finished)
@@ -276,10 +297,11 @@ class Trainer:
             values["top1"] = float((found.answers == targets).mean())
             values["validation_loss"] = float(nn.functional.cross_entropy(logits, torch.from_numpy(targets)))
         if self.loss.teacher is not None:  # whose distance is then the loss of training too
-            taught = self._taught
-            values["agreement"] = float((found.answers == taught.answers).mean())
-            away = distance(logits, torch.from_numpy(taught.logits), self.recipe.temperature)
-            values["validation_loss"] = float(away) / len(logits)
+            both = np.intersect1d(found.positions, self._taught.positions)  # an image may have become unreadable since
+            mine, its = (one.logits[np.isin(one.positions, both)] for one in (found, self._taught))
+            values["agreement"] = float((mine.argmax(1) == its.argmax(1)).mean())
+            away = distance(torch.from_numpy(mine), torch.from_numpy(its), self.recipe.temperature)
+            values["validation_loss"] = float(away) / len(both)
         return msgspec.structs.replace(epoch, **values)
 
     def judge(self, network: nn.Module) -> Judgement | None:
@@ -300,7 +322,13 @@ class Trainer:
         return Judgement(positions=np.concatenate(positions), logits=torch.cat(logits).numpy())
 
     def _save(self, seconds: float) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, of a network that is one.
+
+        Raises:
+            AccuracyError: A weight is NaN or infinite.
+        """
+        if not all(bool(one.isfinite().all()) for one in self.network.parameters()):
+            raise self._diverged("weights are no finite numbers")
         self.state.seconds += seconds
         if self.processes.first:
             self.run.save(self.state, self.network, self.optimiser, self.average)

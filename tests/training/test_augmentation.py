@@ -80,10 +80,25 @@ def test_balanced_all_classes_are_drawn_equally_often(three):
     )
     recipe = TrainingRecipe(balance="sampler")
     drawn = np.concatenate([order(uneven, recipe, epoch) for epoch in range(40)])
-    assert np.mean(np.array(uneven.targets)[drawn]) == pytest.approx(0.5, abs=0.05)
+    assert np.mean(np.array(uneven.targets)[drawn % 26]) == pytest.approx(0.5, abs=0.05)
     weights = class_weights(np.array(uneven.targets), 2)
     assert float((weights[torch.tensor(uneven.targets)]).mean()) == pytest.approx(1)
     assert float(weights[1] / weights[0]) == pytest.approx(20 / 6)
+
+
+def test_an_image_that_is_drawn_again_is_augmented_otherwise(three):
+    found = folder.scan(three / "train")
+    uneven = folder.ImageFolder(
+        root=found.root, images=found.images[:21], classes=found.classes[:2], targets=found.targets[:21]
+    )
+    recipe = TrainingRecipe(balance="sampler", geometry="crop", trivial=True)
+    draws = order(uneven, recipe, 0)
+    rare = draws[draws % 21 == 20]
+    assert sorted(rare.tolist()) == [20 + 21 * k for k in range(len(rare))]
+    assert len(rare) > 4
+    (batch,) = Images(folder=uneven, preprocess=WIDE, recipe=recipe).stream([rare], 0)
+    assert (batch.positions == 20).all()
+    assert len({image.tobytes() for image in batch.pixels}) == len(rare)
 
 
 def test_images_come_the_same_from_memory_and_from_disk(three, monkeypatch):

