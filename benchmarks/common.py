@@ -15,7 +15,7 @@ from PIL import Image
 from edgeresnext.machine.environment import environment, package_versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -61,6 +61,21 @@ def scratch() -> Iterator[Path]:
     """Yield a folder that is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="edgeresnext-") as name:
         yield Path(name)
+
+
+def some_images(
+    source: Path, target: Path, count: int | None = None, *, classes: Sequence[str] = (), flat: bool = False
+) -> Path:
+    """Copy the first images of each class folder, or of some, into folders of the same names; return `target`.
+
+    With `flat` they go into one folder, whose images say nothing of their classes.
+    """
+    for folder in sorted(source / name for name in classes) if classes else sorted(source.iterdir()):
+        into = target if flat else target / folder.name
+        into.mkdir(parents=True, exist_ok=True)
+        for image in sorted(folder.iterdir())[:count]:
+            (into / f"{folder.name}-{image.name}").write_bytes(image.read_bytes())
+    return target
 
 
 def make_photos(folder: Path, count: int, seed: int = 0) -> Path:

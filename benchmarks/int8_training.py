@@ -2,23 +2,25 @@
 
     python benchmarks/int8_training.py [--shapes WEIGHTS.safetensors --shapes-data DIR] [--only CASE ...]
 
-Accuracy is that of the emitted files: each result is built, and its files are computed operator by operator.
+Trained by the recipe `int8` as `edgeresnext train --int8` does it. The calibration images, on which no network was
+trained, choose the epoch: by labels or, without, by how often it agrees with the teacher. Accuracy is on other images
+still: of the simulated network, which is the signed file to the bit, where a case begins as no build would; with
+everything on, of the files that are built, computed operator by operator.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import torch
-from common import save_section, scratch
+from common import save_section, scratch, some_images
 from quantization import rescaled
 from tasks import PACKAGES, add_shapes, folder_images, trained_tasks
-from torch.nn import functional
 
 import edgeresnext
 from edgeresnext.compiler.calibrate import observe, thresholds
@@ -29,17 +31,27 @@ from edgeresnext.machine.allocator import keeping_freed_memory
 from edgeresnext.machine.environment import package_versions
 from edgeresnext.model import checkpoints
 from edgeresnext.model.resnext import normalise
+from edgeresnext.pipeline.ranges import preprocess_digest
+from edgeresnext.progress import silent
 from edgeresnext.spec import Activations, Ranges, Recipe
-from edgeresnext.training.int8 import equalise, quantised, save
+from edgeresnext.training import recipes
+from edgeresnext.training.images import Images, split
+from edgeresnext.training.int8 import equalise, restore_thresholds, save
+from edgeresnext.training.losses import Loss
+from edgeresnext.training.processes import Processes
 from edgeresnext.training.quantised import QuantisedNetwork
+from edgeresnext.training.run_folder import BEST, RunFolder
+from edgeresnext.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from tasks import Task
     from torch import Tensor, nn
 
 BATCH = 64
+RECIPE = recipes.RECIPES["int8"]
 MEASURABLE = 0.01
 """Top-1 that must be lost, as a share, before it makes sense to say how much of it is won back."""
 KINDS: tuple[Activations, ...] = ("signed", "unsigned")
@@ -54,7 +66,6 @@ class Case:
         factor: By which a quarter of the channels inside each block are rescaled, undone by their readers.
         images: Of the training images, on which it is calibrated.
         method: How.
-        train: Training images; None for all.
         equalised: Whether training starts from channels that are evened out.
         learned: Whether thresholds are trained.
     """
@@ -63,7 +74,6 @@ class Case:
     factor: float = 1.0
     images: int = 512
     method: str = "max"
-    train: int | None = None
     equalised: bool = False
     learned: bool = True
 
@@ -74,32 +84,19 @@ CASES = {
     "4 images, percentile:99, thresholds fixed": Case(task="digits", images=4, method="percentile:99", learned=False),
     "channels rescaled by 64, no repairs": Case(task="digits", factor=64.0, equalised=True),
     "channels rescaled by 64, left so": Case(task="digits", factor=64.0),
-    "signed, max thresholds": Case(task="shapes", train=1500),
-    "signed, max thresholds, channels rescaled by 16": Case(task="shapes", factor=16.0, train=1500),
+    "signed, max thresholds": Case(task="shapes"),
+    "signed, max thresholds, channels rescaled by 16": Case(task="shapes", factor=16.0),
+    "signed, max thresholds, channels rescaled by 16, evened out": Case(task="shapes", factor=16.0, equalised=True),
 }
+A_CLASS = {"digits": None, "shapes": 150}
+"""Training images of each class in the cases; None for all."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """How a network is trained in INT8: Adam, a warm-up of a twentieth of the steps, then half a cosine to zero."""
-
-    epochs: int = 2
-    learning_rate: float = 1e-4
-    threshold_rate: float = 3e-2
-    temperature: float = 2.0
-
-
-def read(path: Path, task: Task) -> tuple[Tensor, Tensor]:
-    """Return all images of a labelled folder and their classes."""
-    images, targets = folder_images(path, task.spec.preprocess)
-    return torch.from_numpy(images), torch.from_numpy(targets)
-
-
-def top1(network: nn.Module, task: Task, images: Tensor, targets: Tensor) -> float:
+def top1(network: nn.Module, task: Task, images: NDArray[Any], targets: NDArray[Any]) -> float:
     """Return the share of images that are classified right."""
     with torch.no_grad():
-        found = torch.cat([network(normalise(part, task.spec)).argmax(1) for part in images.split(BATCH)])
-    return float((found == targets).double().mean())
+        parts = [network(normalise(part, task.spec)).argmax(1) for part in torch.from_numpy(images).split(BATCH)]
+    return float((torch.cat(parts).numpy() == targets).mean())
 
 
 def start(network: nn.Module, task: Task, images: Tensor, method: str) -> Ranges:
@@ -107,59 +104,62 @@ def start(network: nn.Module, task: Task, images: Tensor, method: str) -> Ranges
     graph = trace(network, task.spec.preprocess.size)
     limits = thresholds(graph, observe(graph, normalise(images, task.spec).split(BATCH)), Method.parse(method))
     chosen = {kind: dict.fromkeys(limits, method) for kind in KINDS}
-    return Ranges(method=method, images=len(images), thresholds={method: limits}, chosen=chosen, digests={})
-
-
-def shifted(inputs: Tensor, generator: torch.Generator) -> Tensor:
-    """Move each image by up to a sixteenth of its size, repeating its edge."""
-    reach, edge = inputs.shape[-1] // 16, inputs.shape[-1]
-    padded = functional.pad(inputs, (reach,) * 4, mode="replicate")
-    offsets = torch.randint(0, 2 * reach + 1, (len(inputs), 2), generator=generator).tolist()
-    return torch.stack([image[:, y : y + edge, x : x + edge] for image, (y, x) in zip(padded, offsets, strict=True)])
+    digests = {"preprocess": preprocess_digest(task.spec.preprocess)}
+    return Ranges(method=method, images=len(images), thresholds={method: limits}, chosen=chosen, digests=digests)
 
 
 def train(
-    network: QuantisedNetwork, task: Task, images: Tensor, targets: Tensor | None, *, teacher: nn.Module, how: Schedule
+    network: QuantisedNetwork, task: Task, folders: dict[str, Path], root: Path, teacher: nn.Module | None
 ) -> None:
-    """Train with labels, or without by what the teacher says (Hinton et al. 2015, arXiv:1503.02531)."""
-    generator = torch.Generator().manual_seed(0)
-    thresholds = {"params": [network.log_thresholds], "lr": how.threshold_rate}
-    groups = [{"params": list(network.network.parameters())}, thresholds]
-    optimiser = torch.optim.Adam(groups, lr=how.learning_rate)
-    steps = how.epochs * -(-len(images) // BATCH)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1, (step + 1) / (0.05 * steps + 1)) * 0.5 * (1 + math.cos(math.pi * step / steps))
-    )
-    for _ in range(how.epochs):
-        for indices in torch.randperm(len(images), generator=generator).split(BATCH):
-            inputs = shifted(normalise(images[indices], task.spec), generator)
-            logits = network(inputs)
-            if targets is None:
-                with torch.no_grad():
-                    said = functional.log_softmax(teacher(inputs) / how.temperature, 1)
-                found = functional.log_softmax(logits / how.temperature, 1)
-                loss = functional.kl_div(found, said, log_target=True, reduction="batchmean") * how.temperature**2
-            else:
-                loss = functional.cross_entropy(logits, targets[indices])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
+    """Train a quantised network from where it is; it is left as it was best."""
+    learned = network.log_thresholds.requires_grad
+    recipe = msgspec.structs.replace(RECIPE, distil=teacher is not None, learned_ranges=learned)
+    recipe = recipes.decide(recipe, task.spec, fine_tuning=True)
+    pictures = split(folders["train"], folders["chooses"], recipe)
+    assert pictures.validation is not None
+    preprocess = task.spec.preprocess
+    root.mkdir(parents=True)
+    Trainer(
+        network=network, plain=network.network, spec=task.spec, recipe=recipe,
+        loss=Loss(recipe=recipe, classes=task.spec.classes, teacher=teacher),
+        train=Images(folder=pictures.train, preprocess=preprocess, recipe=recipe),
+        validation=Images(folder=pictures.validation, preprocess=preprocess, recipe=None),
+        run=RunFolder(path=root), processes=Processes(), best=lambda _: save(network, root / BEST),
+        callbacks=[lambda one: print(f"    epoch {one.epoch}: {one.top1 or one.agreement:.4f}", flush=True)],
+        progress=silent,
+    ).go()  # fmt: skip
+    network.network.load_state_dict(checkpoints.load_saved(task.spec, root / BEST).state_dict())
+    restore_thresholds(network, root / BEST)
 
 
-def measure(name: str, case: Case, task: Task, root: Path, how: Schedule) -> list[dict[str, Any]]:
+def files(task: Task, weights: Path, output: Path, tests: tuple[NDArray[Any], NDArray[Any]]) -> dict[str, float]:
+    """Build what was trained, and return the top-1 of each of its INT8 files."""
+    bundle = edgeresnext.build(
+        task.spec.name, weights=weights, calibration=task.calibration, precisions=["int8"], output=output,
+        preprocess=task.spec.preprocess, recipe=Recipe(samples=64),
+    )  # fmt: skip
+    assert bundle.manifest.onnx, "the build takes the trained ranges along"
+    found = {one.file: Evaluator.read(bundle.path / one.file).logits(tests[0]) for one in bundle.manifest.onnx}
+    return {name: float((logits.argmax(1) == tests[1]).mean()) for name, logits in found.items()}
+
+
+def measure(name: str, case: Case, task: Task, root: Path) -> list[dict[str, Any]]:
     """Return what calibration alone loses and what training wins back, in points of top-1 on the signed file."""
     task = task if case.factor == 1 else rescaled(task, root, case.factor)
-    images, targets = read(task.calibration.parent / "train", task)
-    tests = read(task.test, task)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    few, used = order[: case.images], order[: case.train]
+    folders = {
+        labels: learned_from(task, A_CLASS[case.task], root / f"{labels}", labels=labels) for labels in (True, False)
+    }
+    images = torch.from_numpy(folder_images(folders[False]["train"], task.spec.preprocess)[0])
+    images = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))]
+    tests = folder_images(task.test, task.spec.preprocess)
     exact = checkpoints.load_saved(task.spec, task.weights)
+    few = images[: case.images]
     fp32 = top1(exact, task, *tests)
-    before = top1(QuantisedNetwork(exact, task.spec, start(exact, task, images[few], case.method)), task, *tests)
+    before = top1(QuantisedNetwork(exact, task.spec, start(exact, task, few, case.method)), task, *tests)
     print(f"  FP32 {fp32:.4f}, calibrated {before:.4f}", flush=True)
     base = {
-        "case": name, "task": task.name, "images": len(used), "top1_fp32": fp32, "top1_calibrated": before, **asdict(how)
+        "case": name, "task": task.name, "images": len(images), "test_images": len(tests[0]), "top1_fp32": fp32,
+        "top1_calibrated": before,
     }  # fmt: skip
     lost = fp32 - before
     if lost < MEASURABLE:
@@ -168,52 +168,52 @@ def measure(name: str, case: Case, task: Task, root: Path, how: Schedule) -> lis
     for labels in (True, False):
         network = copy.deepcopy(exact).requires_grad_()
         if case.equalised:
-            equalise(network, task.spec, normalise(images[used[:BATCH]], task.spec))
-        begin = start(network, task, images[few], case.method)
+            equalise(network, task.spec, normalise(images[:BATCH], task.spec))
+        begin = start(network, task, few, case.method)
         trained = QuantisedNetwork(network, task.spec, begin, learned=case.learned)
         at_start = top1(trained, task, *tests)
         began = time.perf_counter()
-        train(trained, task, images[used], targets[used] if labels else None, teacher=exact, how=how)
+        train(trained, task, folders[labels], root / f"{name}-{labels}", None if labels else exact)
         seconds = time.perf_counter() - began
         after = top1(trained, task, *tests)
         rows.append(
             base | {
                 "labels": labels, "equalised": case.equalised, "top1_start": at_start, "top1": after,
-                "top1_fp32_after": top1(network.eval(), task, *tests),
-                "recovered": (after - before) / lost, "seconds": seconds,
+                "epochs": RECIPE.epochs, "recovered": (after - before) / lost, "seconds": seconds,
             }
         )  # fmt: skip
         print(f"  labels {labels}: {at_start:.4f} to {after:.4f} in {seconds:.0f} s", flush=True)
     return rows
 
 
-def everything(task: Task, root: Path, how: Schedule, count: int | None) -> list[dict[str, Any]]:
-    """Return the accuracy of both emitted files after distillation for each scheme, as a build makes them."""
-    images, _ = read(task.calibration.parent / "train", task)
-    tests = read(task.test, task)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    used = order[:count]
-    exact = checkpoints.load_saved(task.spec, task.weights)
-    fp32 = top1(exact, task, *tests)
+def learned_from(task: Task, count: int | None, target: Path, *, labels: bool) -> dict[str, Path]:
+    """Return the folders of images that are learned from and that choose; without class folders where there are no labels."""
+    return {
+        "train": some_images(task.calibration.parent / "train", target / "train", count, flat=not labels),
+        "chooses": some_images(task.calibration, target / "chooses", flat=not labels),
+    }
+
+
+def everything(task: Task, root: Path) -> list[dict[str, Any]]:
+    """Return the accuracy of both emitted files after `edgeresnext train --int8`, with labels and distilled, for each scheme."""
+    tests = folder_images(task.test, task.spec.preprocess)
+    fp32 = top1(checkpoints.load_saved(task.spec, task.weights), task, *tests)
     rows = []
-    for kind in KINDS:
-        network = copy.deepcopy(exact).requires_grad_()
-        trained = quantised(network, task.spec, task.images(), activations=kind)
-        train(trained, task, images[used], None, teacher=exact, how=how)
-        path = root / f"{kind}.safetensors"
-        save(trained, path)
-        bundle = edgeresnext.build(
-            task.spec.name, weights=path, calibration=task.calibration, precisions=["int8"], output=root / f"{kind}-bundle",
-            preprocess=task.spec.preprocess, recipe=Recipe(samples=64),
-        )  # fmt: skip
-        for file in bundle.manifest.onnx:
-            logits = Evaluator.read(bundle.path / file.file).logits(tests[0].numpy())
-            top = float((logits.argmax(1) == tests[1].numpy()).mean())
-            rows.append({
-                "task": task.name, "trained_for": kind, "file": file.file, "top1_fp32": fp32, "top1": top,
-                "top1_simulated": top1(trained, task, *tests), "wider_rows": sum(file.wider_rows.values()),
-            })  # fmt: skip
-            print(f"  trained {kind}, {file.file}: {top:.4f} of {fp32:.4f}", flush=True)
+    for labels in (True, False):
+        folders = learned_from(task, None, root / f"all-{labels}", labels=labels)
+        for kind in KINDS:
+            run = edgeresnext.train(
+                folders["train"], validation=folders["chooses"], model=task.spec.name, weights=task.weights, output=root / f"run-{kind}-{labels}",
+                preprocess=task.spec.preprocess,
+                recipe=msgspec.structs.replace(RECIPE, int8=kind, distil=not labels),
+            )  # fmt: skip
+            for file, top in files(task, run.weights, root / f"{kind}-{labels}-bundle", tests).items():
+                rows.append({
+                    "task": task.name, "trained_for": kind, "labels": labels, "file": file, "top1_fp32": fp32, "top1": top,
+                    "test_images": len(tests[0]), "best_epoch": run.best.epoch,
+                    "seconds": sum(one.seconds for one in run.history),
+                })  # fmt: skip
+                print(f"  trained {kind}, labels {labels}, {file}: {top:.4f} of {fp32:.4f}", flush=True)
     return rows
 
 
@@ -223,21 +223,17 @@ def main() -> None:
     add_shapes(parser)
     parser.add_argument("--only", nargs="*", choices=[*CASES, "everything"], default=[*CASES, "everything"])
     given = parser.parse_args()
-    with scratch() as root, keeping_freed_memory():
-        known = trained_tasks(root, given)
-        for name in given.only:
-            wanted = [one for one in known if name == "everything" or one == CASES[name].task]
-            for task in wanted:
+    for name in given.only:
+        with scratch() as root, keeping_freed_memory():
+            known = trained_tasks(root, given)
+            for task in [one for one in known if name == "everything" or one == CASES[name].task]:
                 print(name, known[task].name, flush=True)
                 where = root / task
                 where.mkdir(exist_ok=True)
                 if name == "everything":
-                    found = everything(
-                        known[task], where, Schedule(threshold_rate=1e-2), 3000 if task == "shapes" else None
-                    )
-                    key = f"everything, {task}"
+                    found, key = everything(known[task], where), f"everything, {task}"
                 else:
-                    found, key = measure(name, CASES[name], known[task], where, Schedule()), name
+                    found, key = measure(name, CASES[name], known[task], where), name
                 save_section("int8_training", key, found, **package_versions(*PACKAGES))
 
 

@@ -14,9 +14,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import torch
-from common import run_sections
+from common import run_sections, some_images
 
 import edgeresnext
 from edgeresnext.cli.demo import weights as digits_weights
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
 
 NETWORK = "resnext20_8x4d"
 KILLS = 10
-PRETRAINED_A_CLASS, FINE_TUNED_A_CLASS = 600, 300
+PRETRAINED_SHAPES = ("arrow", "circle", "crescent", "cross", "ellipse")
+FINE_TUNED_SHAPES = ("hexagon", "pentagon", "square", "star", "triangle")
+FINE_TUNED_A_CLASS = 300
+SEEDS = range(3)
 SHAPES = Preprocess(resize_px=32, crop_px=32)
 STEPS = 6
 
@@ -111,50 +115,45 @@ def _place(state: Path) -> tuple[int, int]:
     return about["epoch"], about["step"]
 
 
-def _some(source: Path, target: Path, fill: str, count: int) -> Path:
-    """Copy some images of the shapes with one filling."""
-    for folder in sorted(source.glob(f"{fill}-*")):
-        (target / folder.name).mkdir(parents=True)
-        for image in sorted(folder.iterdir())[:count]:
-            (target / folder.name / image.name).write_bytes(image.read_bytes())
-    return target
-
-
 def fine_tuned(root: Path) -> list[dict[str, Any]]:
-    """Learn ten striped shapes from 300 images each, in ten epochs: from nothing, from the digits, and from ten plain shapes."""
+    """Learn ten classes from 300 images each, in ten epochs: from nothing, from the digits, and from ten other classes.
+
+    What is learned are five drawn shapes, plain and striped; what was learned before are five others. Everything as the
+    recipe decides it: the rate from weights is a fifth of that from nothing.
+    """
     drawn = shapes.prepare(root / "shapes")
-    plain = _some(drawn["train"], root / "plain", "plain", PRETRAINED_A_CLASS)
-    few = _some(drawn["train"], root / "striped", "striped", FINE_TUNED_A_CLASS)
-    test = _some(drawn["validation"], root / "test", "striped", 1000)
-    pretrained = edgeresnext.train(
-        plain,
-        model=NETWORK,
-        output=root / "pretrained",
-        preprocess=SHAPES,
-        recipe=TrainingRecipe(epochs=16, precision="bf16"),
+    before, now = (
+        [f"{fill}-{name}" for fill in ("plain", "striped") for name in names]
+        for names in (PRETRAINED_SHAPES, FINE_TUNED_SHAPES)
     )
-    # The same rate for all: from weights the default is lower, for images that are more like those of before.
-    recipe = TrainingRecipe(epochs=10, precision="bf16", learning_rate=0.1)
+    recipe = TrainingRecipe(epochs=10, precision="bf16")
+    pretrained = edgeresnext.train(
+        some_images(drawn["train"], root / "before", classes=before),
+        validation=some_images(drawn["validation"], root / "before-test", classes=before),
+        model=NETWORK, output=root / "pretrained", preprocess=SHAPES, recipe=TrainingRecipe(epochs=24, precision="bf16"),
+    )  # fmt: skip
+    print(f"pretrained: {pretrained.best.top1:.4f}", flush=True)
+    few = some_images(drawn["train"], root / "now", FINE_TUNED_A_CLASS, classes=now)
+    test = some_images(drawn["validation"], root / "now-test", classes=now)
     found = []
     with digits_weights() as path:
         starts: dict[str, Any] = {
             "random weights": {"model": NETWORK},
             "trained on the digits": {"weights": path, "new_head": True},
-            "trained on plain shapes": {"weights": pretrained.weights, "new_head": True},
+            "trained on ten other classes": {"weights": pretrained.weights, "new_head": True},
         }
         for name, start in starts.items():
-            run = edgeresnext.train(
-                few,
-                validation=test,
-                output=root / name,
-                preprocess=SHAPES,
-                recipe=recipe,
-                **start,
-            )
+            runs = [
+                edgeresnext.train(
+                    few, validation=test, output=root / f"{name}-{seed}", preprocess=SHAPES,
+                    recipe=msgspec.structs.replace(recipe, seed=seed), **start,
+                )
+                for seed in SEEDS
+            ]  # fmt: skip
             found.append({
-                "start": name, "top1": 100 * (run.best.top1 or 0), "last_top1": 100 * (run.history[-1].top1 or 0),
-                "seconds": sum(one.seconds for one in run.history), "epochs": len(run.history),
-                "learning_rate": run.run.recipe.learning_rate,
+                "start": name, "top1": [100 * (run.history[-1].top1 or 0) for run in runs],
+                "seconds": [sum(one.seconds for one in run.history) for run in runs], "epochs": recipe.epochs,
+                "images": FINE_TUNED_A_CLASS * len(now), "learning_rate": runs[0].run.recipe.learning_rate,
             })  # fmt: skip
             print(found[-1], flush=True)
     return found

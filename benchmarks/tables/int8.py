@@ -215,7 +215,8 @@ def trained() -> str:
         for row in rows:
             images = row["task"].split(", ")[1]
             if name.startswith("everything"):
-                whole.append((images, row["trained_for"], row["file"].removeprefix("onnx/"), top1(row)))
+                by = "labels" if row["labels"] else "FP32 teaches"
+                whole.append((images, row["trained_for"], by, row["file"].removeprefix("onnx/"), top1(row)))
                 continue
             how = "n/a: too little is lost"
             if row["recovered"] is not None:
@@ -224,8 +225,8 @@ def trained() -> str:
                 )
             cells.append((
                 f"{images}: {name}", *(f"{100 * row[at]:.2f}" for at in ("top1_fp32", "top1_calibrated")), how,
-                cell(row.get("top1"), ".2f", 100), cell(row["recovered"], ".0f", 100),
+                *(cell(row.get(at), ".2f", 100) for at in ("top1_start", "top1")), cell(row["recovered"], ".0f", 100),
             ))  # fmt: skip
-    found = table(("case", "FP32, top-1 %", "calibrated", "trained by", "top-1, %", "% won back"), cells)
-    files = table(("with everything on", "trained for", "file", "top-1, % (against FP32)"), whole)
+    found = table(("case", "FP32, top-1 %", "calibrated", "trained by", "begins at", "top-1, %", "% won back"), cells)
+    files = table(("with everything on", "trained for", "by", "file", "top-1, % (against FP32)"), whole)
     return f"{found}\n\n{files}\n\n{machine(figures)}."

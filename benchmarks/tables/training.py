@@ -11,6 +11,11 @@ from tables.cells import cell, decibels, machine, table
 _UNTRIED = "n/a: not tried yet"
 
 
+def _spread(values: list[float], how: str) -> str:
+    """Return the least and the most of some runs."""
+    return f"{min(values):{how}} to {max(values):{how}}"
+
+
 def training() -> str:
     """What was asked of training, and what came of it."""
     figures: dict[str, Any] = load("training") if (RESULTS / "training.json").exists() else {}
@@ -37,8 +42,8 @@ def training() -> str:
     ]
     rows += [
         (
-            f"ten striped shapes, 3,000 images, {row['epochs']} epochs, from {row['start']}",
-            f"top-1 {row['top1']:.2f} % in {row['seconds']:.0f} s",
+            f"ten classes of shapes, {row['images']:,} images, {row['epochs']} epochs, {len(row['top1'])} seeds, from {row['start']}",
+            f"top-1 {_spread(row['top1'], '.1f')} % in {_spread(row['seconds'], '.0f')} s, rate {row['learning_rate']:g}",
         )
         for row in figures.get("fine_tuned", [])
     ]

@@ -219,7 +219,7 @@ def test_train_writes_weights_that_build_takes(run, tmp_path, photos):
 def test_bad_input_ends_with_its_exit_code_and_what_to_do(  # noqa: PLR0917 - fixtures beside what is tried
     run, built, photos, arguments, code, message
 ):
-    filled = [a.format(bundle=built.path, image="x.png", photos=photos, new=photos / "new") for a in arguments]
+    filled = [a.format(bundle=built.path, image="x.png", photos=photos, new=photos.parent / "new") for a in arguments]
     found, out, err = run(*filled)
     assert (found, message in err) == (code, True), err
     assert err.splitlines()[-1].startswith(("  ", "error: "))
