@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from edgeresnext.data.folder import ImageFolder
     from edgeresnext.spec import Epoch
+    from edgeresnext.training.judging import Judgement
     from edgeresnext.training.run_folder import Run
-    from edgeresnext.training.trainer import Judgement
 
 _WORST = 24
 _THUMBNAIL_PX = 96

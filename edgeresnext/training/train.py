@@ -307,12 +307,12 @@ def _draw(trainer: Trainer, now: Run, run: RunFolder) -> None:
     from edgeresnext.training.page import Outcome, pictures
 
     held, judgement = trainer.validation, trainer.judgement
-    if judgement is None:  # of a run that was resumed behind its best epoch
+    if judgement is None and trainer.judge is not None:  # of a run that was resumed behind its best epoch
         if now.recipe.int8 is not None:
             from edgeresnext.training.int8 import restore_thresholds
 
             restore_thresholds(trainer.network, run.path / BEST)
-        judgement = trainer.judge(trainer.network)
+        judgement = trainer.judge.ask(trainer.network)
     outcome = Outcome(
         run=now, history=trainer.state.history, validation=None if held is None else held.folder,
         judgement=judgement,

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -23,33 +22,14 @@ from edgeresnext.progress import Progress
 from edgeresnext.spec import Epoch, ModelSpec, TrainingRecipe
 from edgeresnext.training.held_signals import held
 from edgeresnext.training.images import Images, order
-from edgeresnext.training.losses import Loss, distance
+from edgeresnext.training.judging import Judge, Judgement
+from edgeresnext.training.losses import Loss
 from edgeresnext.training.network import frozen_parts, optimiser, parameter_groups, set_mode
 from edgeresnext.training.processes import Processes
 from edgeresnext.training.run_folder import BEST, STATE, RunFolder, State
 
-_JUDGED_AT_ONCE = 64
 _NETWORK = 4
 """What is drawn (see `images`): whatever the network itself draws."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judgement:
-    """What a network says of the validation images.
-
-    Args:
-        positions: Of the images in their folder, without those that cannot be read.
-        logits: float32 `(N, classes)`.
-    """
-
-    positions: NDArray[np.int64]
-    logits: NDArray[np.float32]
-
-    @property
-    def answers(self) -> NDArray[np.int64]:
-        """The class that is named of each image."""
-        found: NDArray[np.int64] = self.logits.argmax(1)
-        return found
 
 
 @dataclass(kw_only=True)
@@ -71,6 +51,7 @@ class Trainer:
         progress: Told of each step.
 
     Attributes:
+        judge: Asks about the validation images; None without.
         judgement: Of the best weights; None where they are those of an earlier process.
     """
 
@@ -104,6 +85,10 @@ class Trainer:
             self.run.save(self.state, self.network, self.optimiser, self.average)
         self.processes.wait()
         self._saved = time.monotonic()
+        teacher, temperature = self.loss.teacher, recipe.temperature
+        self.judge = None
+        if self.validation is not None:
+            self.judge = Judge(images=self.validation, prepare=self.images, teacher=teacher, temperature=temperature)
 
     @property
     def device(self) -> torch.device:
@@ -114,14 +99,6 @@ class Trainer:
     def steps(self) -> int:
         """Steps of every epoch."""
         return len(self.batches(0))
-
-    @cached_property
-    def _taught(self) -> Judgement:
-        """What the teacher says of the validation images: always the same."""
-        assert self.loss.teacher is not None
-        said = self.judge(self.loss.teacher)
-        assert said is not None
-        return said
 
     @property
     def judged(self) -> nn.Module:
@@ -268,10 +245,10 @@ class Trainer:
         """Judge the network, write it down where it is the best so far, and then that it was."""
         state = self.state
         found = None
-        if self.processes.first:
-            found = self.judge(self.judged)
-            finished = self._judged(finished, found)
-        (wrong,) = self.processes.total(found is not None and not np.isfinite(found.logits).all())
+        if self.processes.first and self.judge is not None:
+            found = self.judge.ask(self.judged)
+            finished = self.judge.judged(finished, found)
+        (wrong,) = self.processes.total(found is not None and not found.is_finite)
         if wrong:
             raise self._diverged("what it says of the validation images are no finite numbers")
         finished = self.processes.from_first(finished)
@@ -284,42 +261,6 @@ class Trainer:
             self._save(0.0)
         for callback in self.callbacks if self.processes.first else ():
             callback(finished)
-
-    def _judged(self, epoch: Epoch, found: Judgement | None) -> Epoch:
-        """Return an epoch with what the validation images say of it."""
-        if found is None:
-            return epoch
-        assert self.validation is not None
-        values: dict[str, float] = {}
-        logits = torch.from_numpy(found.logits)
-        if self.validation.folder.targets:
-            targets = np.array(self.validation.folder.targets)[found.positions]
-            values["top1"] = float((found.answers == targets).mean())
-            values["validation_loss"] = float(nn.functional.cross_entropy(logits, torch.from_numpy(targets)))
-        if self.loss.teacher is not None:  # whose distance is then the loss of training too
-            both = np.intersect1d(found.positions, self._taught.positions)  # an image may have become unreadable since
-            mine, its = (one.logits[np.isin(one.positions, both)] for one in (found, self._taught))
-            values["agreement"] = float((mine.argmax(1) == its.argmax(1)).mean())
-            away = distance(torch.from_numpy(mine), torch.from_numpy(its), self.recipe.temperature)
-            values["validation_loss"] = float(away) / len(both)
-        return msgspec.structs.replace(epoch, **values)
-
-    def judge(self, network: nn.Module) -> Judgement | None:
-        """Return what a network says of the validation images, or None where there are none."""
-        if self.validation is None:
-            return None
-        was_training = network.training
-        network.eval()
-        count = len(self.validation.folder.images)
-        parts = [np.arange(start, min(start + _JUDGED_AT_ONCE, count)) for start in range(0, count, _JUDGED_AT_ONCE)]
-        logits, positions = [], []
-        with torch.inference_mode():
-            for batch in self.validation.stream(parts, 0):
-                if len(batch.positions):
-                    logits.append(network(self.images(batch.pixels)).float().cpu())
-                    positions.append(batch.positions)
-        network.train(was_training)
-        return Judgement(positions=np.concatenate(positions), logits=torch.cat(logits).numpy())
 
     def _save(self, seconds: float) -> None:
         """Write a checkpoint, of a network that is one.

@@ -9,10 +9,10 @@ import pytest
 from edgeresnext.data import folder
 from edgeresnext.model.catalogue import specify
 from edgeresnext.spec import Epoch, TrainingRecipe
+from edgeresnext.training.judging import Judgement
 from edgeresnext.training.page import Outcome, confusion, pictures
 from edgeresnext.training.recipes import decide
 from edgeresnext.training.run_folder import Run
-from edgeresnext.training.trainer import Judgement
 
 
 @pytest.fixture
