@@ -31,7 +31,7 @@ MIN_SNR_DB: dict[Precision, float] = {"fp16": 35.0, "bf16": 20.0, "int8": 15.0}
 
 MIN_TRAINED_SNR_DB = 5.0
 """The same of INT8 that was trained: its weights learned to be clipped, and say something else where they are not.
-Digits that were trained with labels have 10 dB, and as many images right as in floating point before."""
+Digits that were trained with labels may have 10 dB, and all but one of 600 images as right as before."""
 
 
 class Fidelity(Value, frozen=True, kw_only=True):
