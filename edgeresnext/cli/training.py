@@ -83,7 +83,7 @@ def train(as_json: bool, **options: Any) -> None:  # noqa: ANN401, FBT001
     page = done.path / "report.html"
     look = [shlex.join(["open", str(page)])] if page.exists() else []
     build = ["edgeresnext", "build", done.run.model.name, "--weights", str(done.weights)]
-    console.hint("Next:", *look, shlex.join([*build, "--calibration", str(options["data"]), "--output", "build/mine"]))
+    console.hint("Next:", *look, shlex.join([*build, "--calibration", str(done.data), "--output", "build/mine"]))
 
 
 def _merit(epoch: Epoch) -> str:

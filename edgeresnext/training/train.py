@@ -58,12 +58,14 @@ class Training:
         path: The folder of the run.
         run: What was trained.
         history: Its epochs.
+        data: The folder of the images that it learned from.
     """
 
     network: nn.Module = field(repr=False)
     path: Path
     run: Run
     history: tuple[Epoch, ...]
+    data: Path
 
     @property
     def best(self) -> Epoch:
@@ -159,7 +161,8 @@ def train(
         if processes.first:
             _draw(trainer, now, run)
         return Training(
-            network=start.network.eval(), path=path, run=now, history=tuple(trainer.state.history)
+            network=start.network.eval(), path=path, run=now, history=tuple(trainer.state.history),
+            data=pictures.train.root,
         )  # fmt: skip
 
 
