@@ -24,6 +24,7 @@ from edgeresnext.spec import CheckpointOptions, ModelSpec, Preprocess, TrainingR
 
 _OWN = "the user"
 """Where a network of the user's own is from."""
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _log = logging.getLogger("edgeresnext")
 
 
@@ -279,7 +280,7 @@ def set_mode(network: nn.Module, recipe: TrainingRecipe, frozen: Sequence[str]) 
             if recipe.freeze:  # else what the user froze stays so
                 module.requires_grad_(name not in frozen)
             for child in module.modules():
-                if isinstance(child, nn.BatchNorm2d) and (recipe.frozen_statistics or name in frozen):
+                if isinstance(child, BATCH_NORMS) and (recipe.frozen_statistics or name in frozen):
                     child.eval()
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, distributed, nn
 
 from edgeresnext.errors import EdgeResNeXtError, RequestError
+from edgeresnext.training.network import BATCH_NORMS
 
 T = TypeVar("T")
 
@@ -149,8 +150,11 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):  # noqa: SLF001 - 
         found: Tensor = x * scale.view(shape) + shift.view(shape)
         return found
 
-    def _check_input_dim(self, x: Tensor) -> None:
-        """Take any: the class that it was has looked at the first image."""
+
+_SYNCHRONISED: dict[type[nn.Module], type[SynchronisedBatchNorm]] = {
+    kind: type(f"Synchronised{kind.__name__}", (SynchronisedBatchNorm, kind), {}) for kind in BATCH_NORMS
+}
+"""What each BatchNorm is while it sees all processes' images: still one of its kind."""
 
 
 @contextmanager
@@ -160,16 +164,15 @@ def synchronised(network: nn.Module, processes: Processes) -> Iterator[None]:
     Raises:
         RequestError: One has no momentum, whose statistics are means over all batches.
     """
-    usual = {module: type(module) for module in network.modules() if type(module) in _NORMS and processes.count > 1}
+    usual = {
+        module: type(module) for module in network.modules() if type(module) in _SYNCHRONISED and processes.count > 1
+    }
     if any(module.momentum is None for module in usual):
         raise RequestError("BatchNorm without momentum trains in one process alone", "Give it one, such as 0.1.")
-    for module in usual:
-        module.__class__ = SynchronisedBatchNorm  # parameters, buffers and names stay as they are
+    for module, kind in usual.items():
+        module.__class__ = _SYNCHRONISED[kind]  # parameters, buffers and names stay as they are
     try:
         yield
     finally:
         for module, kind in usual.items():
             module.__class__ = kind
-
-
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
