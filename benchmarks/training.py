@@ -60,7 +60,7 @@ def killed(root: Path) -> dict[str, Any]:
     """Kill a training ten times with SIGKILL at random moments, resume it each time, and compare its weights."""
     images = digits.prepare(root / "digits")
     (root / "often.toml").write_text(
-        "epochs = 12\ncheckpoint_minutes = 0.02\nema = 0.95\nmixup = 0.1\n", encoding="utf-8"
+        "epochs = 18\ncheckpoint_minutes = 0.02\nema = 0.95\nmixup = 0.1\n", encoding="utf-8"
     )
     command = [
         sys.executable,
