@@ -225,19 +225,29 @@ def random_network(spec: ModelSpec, seed: int) -> ResNeXt:
     return network.requires_grad_(requires_grad=False).eval()
 
 
-def save_state(network: nn.Module, path: Path) -> None:
-    """Write a network's weights as `.safetensors`, whole or not at all.
+def to_safetensors(network: nn.Module, about: dict[str, str] | None = None) -> bytes:
+    """Return a network's weights as the content of a `.safetensors` file.
 
-    Raises:
-        OSError: The file cannot be written.
+    Args:
+        network: Whose weights.
+        about: What the header says of them.
     """
     from safetensors.torch import save
 
     state = {name: tensor for name, tensor in network.state_dict().items() if not name.endswith(COUNTER)}
-    # What is shared is written for each of its names. `save_file` would report a full disk as an error of its own kind,
-    # and make a file that its owner alone can read.
     places = Counter(tensor.untyped_storage().data_ptr() for tensor in state.values())
-    shared = {name for name, tensor in state.items() if places[tensor.untyped_storage().data_ptr()] > 1}
-    files.write(
-        path, save({name: (one.clone() if name in shared else one).contiguous() for name, one in state.items()})
-    )
+    alone = {  # what is shared is written for each of its names
+        name: (tensor.clone() if places[tensor.untyped_storage().data_ptr()] > 1 else tensor).contiguous()
+        for name, tensor in state.items()
+    }
+    # `save_file` would report a full disk as an error of its own kind, and make a file that its owner alone can read.
+    return save(alone, about)
+
+
+def save_state(network: nn.Module, path: Path, about: dict[str, str] | None = None) -> None:
+    """Write what `to_safetensors` returns, whole or not at all.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    files.write(path, to_safetensors(network, about))

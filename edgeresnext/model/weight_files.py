@@ -106,6 +106,21 @@ def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"weights file '{path}' is damaged: {error}", _AGAIN) from None
 
 
+TRAINED_HERE = {"written_by": "edgeresnext train"}
+"""What the header of weights says that a training of ours wrote."""
+
+
+def is_trained_here(path: Path) -> bool:
+    """Return whether a training of ours wrote a file of weights."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return TRAINED_HERE.items() <= (file.metadata() or {}).items()
+    except (SafetensorError, OSError):  # pickles too
+        return False
+
+
 def parse_safetensors(content: bytes, path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a .safetensors file from its bytes.
 

@@ -17,7 +17,7 @@ from edgeresnext import bundle as bundles
 from edgeresnext import directories, files
 from edgeresnext.bundle import Bundle, Golden
 from edgeresnext.compiler.plan import Keep
-from edgeresnext.data import calibration_set, folder, preprocessing
+from edgeresnext.data import calibration_set, folder
 from edgeresnext.data.calibration_set import CalibrationSet
 from edgeresnext.data.folder import ImageFolder
 from edgeresnext.extras import require
@@ -147,8 +147,7 @@ def build(
     validation = None if validation is None else match(validation, names, graph, kept)
     images = _images(photos, spec.preprocess, recipe, progress)
     if given_weights and photos is not None:
-        described = all(preprocessing.beside(Path(one)) is not None for one in given_weights)
-        check_statistics(found, images, trusted=checkpoint_options.trust_network, described=described)
+        check_statistics(found, images, trusted=checkpoint_options.trust_network)
 
     with keeping_freed_memory(), bundles.replacing(output, _log.warning) as staging:
         golden = _reference(network, spec, names, images, staging)

@@ -18,7 +18,7 @@ from edgeresnext.data.calibration_set import CalibrationSet
 from edgeresnext.data.labels import read_labels
 from edgeresnext.errors import CheckpointError, DataError
 from edgeresnext.machine.cache import cache_directory
-from edgeresnext.model import checkpoints, ensemble, hub
+from edgeresnext.model import checkpoints, ensemble, hub, weight_files
 from edgeresnext.model.catalogue import PREPROCESS, find, name_of, specify, usually_preprocessed
 from edgeresnext.model.plausibility import IMAGES, SUSPICIOUS, WRONG, statistics_gap
 from edgeresnext.model.resnext import ResNeXt, normalise
@@ -38,12 +38,19 @@ class Source:
     Args:
         network: In evaluation mode.
         spec: What it is.
-        labels: The label of each logit.
+        names: The label of each logit, where somebody says them; else none.
+        trained_here: Whether the weights, with the preprocessing beside them, are as a training of ours left them.
     """
 
     network: nn.Module
     spec: ModelSpec
-    labels: tuple[str, ...]
+    names: tuple[str, ...]
+    trained_here: bool = False
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The label of each logit; its number where nobody says one."""
+        return self.names or tuple(map(str, range(self.spec.classes)))
 
 
 def by_name(
@@ -59,7 +66,7 @@ def by_name(
     spec = specify(model, classes=len(names) if names else None, preprocess=preprocess)
     spec = _sized(_shaped(spec, options), options)
     network = checkpoints.random_network(spec, seed)
-    return Source(network=network, spec=spec, labels=names or _numbers(spec))
+    return Source(network=network, spec=spec, names=names or ())
 
 
 def by_weights(
@@ -87,8 +94,8 @@ def by_weights(
         DataError: There are more or fewer labels than classes.
     """
     found = [_member(model, one, preprocess, options, progress) for one in weights]
-    names = read_labels(labels) if labels is not None else next((one.labels for one in found if one.labels), ())
-    named = {file: one.labels for file, one in zip(map(str, weights), found, strict=True) if one.labels}
+    names = read_labels(labels) if labels is not None else next((one.names for one in found if one.names), ())
+    named = {file: one.names for file, one in zip(map(str, weights), found, strict=True) if one.names}
     other = next((file for file, there in named.items() if labels is None and there != names), None)
     if other is not None:
         at, mine, its = next(_differences(names, named[other]))
@@ -109,7 +116,7 @@ def by_weights(
             "Give one label a line, in the order of the logits.",
             values=("labels",),
         )
-    return Source(network=network, spec=spec, labels=names or _numbers(spec))
+    return Source(network=network, spec=spec, names=names, trained_here=all(one.trained_here for one in found))
 
 
 def _member(
@@ -125,7 +132,8 @@ def _member(
         fetched = hub.fetch(str(weights), cache_directory(), progress)
         _tell(weights, fetched.notes)
     path = fetched.path if fetched else Path(weights)
-    said = preprocess or (fetched.preprocess if fetched else preprocessing.beside(path))
+    beside = None if fetched else preprocessing.beside(path)
+    said = preprocess or (fetched.preprocess if fetched else beside)
     if said is None and path.is_file() and (known_file := hub.torchvision_file(path)) is not None:
         name, said = known_file
         _tell(weights, [f"it is torchvision's {name}"])
@@ -160,7 +168,10 @@ def _member(
         spec = msgspec.structs.replace(spec, bn_eps=options.bn_eps)
     spec = _sized(spec, options)
     network = checkpoints.load_network(spec, checkpoint)
-    return Source(network=network, spec=spec, labels=(fetched.labels if fetched else label_files.beside(path)) or ())
+    return Source(
+        network=network, spec=spec, names=(fetched.labels if fetched else label_files.beside(path)) or (),
+        trained_here=beside is not None and said == beside and weight_files.is_trained_here(path),
+    )  # fmt: skip
 
 
 def _check_channels(weights: str | Path, channels: int, said: Preprocess | None) -> None:
@@ -218,20 +229,13 @@ def _differences(one: Sequence[str], other: Sequence[str]) -> Iterator[tuple[int
             yield index, mine, its
 
 
-def _numbers(spec: ModelSpec) -> tuple[str, ...]:
-    """Return the labels of a network whose classes have none."""
-    return tuple(map(str, range(spec.classes)))
-
-
-def check_statistics(source: Source, images: CalibrationSet, *, trusted: bool, described: bool = False) -> None:
+def check_statistics(source: Source, images: CalibrationSet, *, trusted: bool) -> None:
     """Refuse weights whose own statistics say that they belong to another network, or to other images.
 
     Args:
         source: The network.
         images: What it will be calibrated on.
         trusted: Whether the user knows better; then nothing is looked at.
-        described: Whether their preprocessing lies beside them, as training leaves it; then it is only said. A short
-            training, or one with frozen statistics, ends with weights that remember other variances.
 
     Raises:
         CheckpointError: They do, beyond doubt.
@@ -249,7 +253,8 @@ def check_statistics(source: Source, images: CalibrationSet, *, trusted: bool, d
         f"{whose}activations do not have the variances that the weights remember of their training (off by {gap:.2f}; "
         "right networks by 0.01 to 0.07)"
     )
-    if gap >= WRONG and not described:
+    # A short training, or one with frozen statistics, ends with weights that remember other variances.
+    if gap >= WRONG and not source.trained_here:
         raise CheckpointError(
             f"{what}: this is another network with the same names, or other images or preprocessing than in training",
             "Compare mean, std and the order of channels with the training's; networks with blur pooling, another "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import msgspec
@@ -16,8 +17,9 @@ from edgeresnext.compiler.equalise import IMAGES as TRIAL_IMAGES
 from edgeresnext.compiler.equalise import STATISTICS_IMAGES, channel_groups, find_exponents, per_input, powers
 from edgeresnext.compiler.execute import in_cache
 from edgeresnext.data.calibration_set import CalibrationSet
-from edgeresnext.model.checkpoints import save_state
+from edgeresnext.model.checkpoints import save_state, to_safetensors
 from edgeresnext.model.resnext import normalise
+from edgeresnext.model.weight_files import TRAINED_HERE
 from edgeresnext.pipeline.ranges import measured
 from edgeresnext.progress import Progress, silent
 from edgeresnext.spec import Activations, ModelSpec, Ranges, Recipe
@@ -105,8 +107,9 @@ def save(trained: QuantisedNetwork, path: Path) -> None:
     Raises:
         OSError: A file cannot be written.
     """
-    save_state(trained.network, path)
-    files.write(files.beside(path, bundles.RANGES), files.to_json(trained.ranges(files.digest(path))))
+    weights = hashlib.sha256(to_safetensors(trained.network)).hexdigest()  # as a bundle has them
+    save_state(trained.network, path, TRAINED_HERE)
+    files.write(files.beside(path, bundles.RANGES), files.to_json(trained.ranges(weights)))
 
 
 def restore_thresholds(trained: nn.Module, path: Path) -> None:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from edgeresnext.data.folder import comparable
-from edgeresnext.data.labels import beside
 from edgeresnext.errors import CheckpointError, RequestError, shortened
 from edgeresnext.model.catalogue import specify
 from edgeresnext.model.resnext import ResNeXt
@@ -43,6 +42,10 @@ class Start:
     spec: ModelSpec
     weights: str = ""
     labels: tuple[str, ...] = ()
+
+    def knows(self, folders: Sequence[str]) -> bool:
+        """Return whether class folders are the classes that the network tells apart."""
+        return len(folders) == self.spec.classes and not (self.labels and others(folders, self.labels))
 
 
 def begin(
@@ -112,8 +115,7 @@ def _loaded(
     found = by_weights(
         model, [weights], preprocess=preprocess, labels=None, options=CheckpointOptions(), progress=silent
     )
-    network, spec = found.network.requires_grad_(requires_grad=True), found.spec
-    names = () if found.labels == tuple(map(str, range(spec.classes))) and beside(weights) is None else found.labels
+    network, spec, names = found.network.requires_grad_(requires_grad=True), found.spec, found.names
     if not isinstance(network, ResNeXt):
         raise CheckpointError(f"'{weights}' is no single network", "Train its members one by one.", values=("weights",))
     if recipe.distil:  # class folders that are not its classes say nothing then
@@ -135,7 +137,7 @@ def _loaded(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             network.fc = nn.Linear(network.fc.in_features, len(classes))
-    elif classes and names and (strangers := _others(classes, names)):
+    elif classes and names and (strangers := others(classes, names)):
         raise CheckpointError(
             f"the classes of the images are not those of '{weights}', in its order: {shortened(strangers, 3)}",
             "Begin with a new head, or name the class folders as the weights' labels are.",
@@ -144,7 +146,7 @@ def _loaded(
     return Start(network=network, spec=spec, weights=str(weights), labels=names)
 
 
-def _others(classes: Sequence[str], labels: Sequence[str]) -> list[str]:
+def others(classes: Sequence[str], labels: Sequence[str]) -> list[str]:
     """Return in words which classes are not those of the labels at their place."""
     pairs = zip(classes, labels, strict=True)
     return [f"'{mine}' for '{its}'" for mine, its in pairs if comparable(mine) != comparable(its)]

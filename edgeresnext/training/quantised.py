@@ -265,7 +265,7 @@ class QuantisedNetwork(nn.Module):
         """Return what the files are to be emitted with: trained thresholds, and calibrated ones of all other tensors.
 
         Args:
-            weights_digest: SHA-256 of the file that `save_state` wrote of the network.
+            weights_digest: SHA-256 of the network by `to_safetensors`, as a bundle has it.
         """
         with torch.no_grad():
             trained = {name: float(threshold) for name, threshold in self._thresholds().items()}

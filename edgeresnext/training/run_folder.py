@@ -27,7 +27,7 @@ from edgeresnext.bundle.output import check_parent
 from edgeresnext.data import labels, preprocessing
 from edgeresnext.errors import CheckpointError, DataError, InputError, RequestError, shortened
 from edgeresnext.model.checkpoints import COUNTER, save_state
-from edgeresnext.model.weight_files import parse_safetensors
+from edgeresnext.model.weight_files import TRAINED_HERE, parse_safetensors
 from edgeresnext.spec import Epoch, ModelSpec, TrainingRecipe, Value
 from edgeresnext.training.recipes import to_toml
 
@@ -125,7 +125,7 @@ class RunFolder:
             InputError: As `write`.
         """
         with self.writing(name):
-            save_state(network, self.path / name)
+            save_state(network, self.path / name, TRAINED_HERE)
 
     def load_weights(self, name: str, network: nn.Module) -> None:
         """Give a network the weights of the file `name`.

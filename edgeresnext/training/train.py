@@ -181,7 +181,7 @@ def _known(folders: tuple[str, ...], start: Start, was: Run | None) -> bool:
     """Return whether class folders are the classes that a network names, by what it or its run says of them."""
     if was is not None:
         return bool(was.classes)
-    if len(folders) == start.spec.classes and (not start.labels or start.labels == folders):
+    if start.knows(folders):
         return True
     if folders:
         _log.warning("the folders are not the classes of the network: they are taken for images without labels")

@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from short_runs import RECIPE, Tiny, assert_equal, killed_at, state, trained
 from torch import nn
 
@@ -239,9 +240,12 @@ def test_weights_of_a_short_training_are_built_with_a_warning(three, tmp_path, c
     asked = {"calibration": three / "train", "precisions": ["fp32"]}
     edgeresnext.build(run.weights, output=tmp_path / "bundle", **asked)
     assert "variances that the weights remember" in caplog.text
-    (run.path / "best.preprocess.json").unlink()
+    # Other preprocessing than that of the training, or weights that another program wrote, are refused as ever.
     with pytest.raises(CheckpointError, match="another network with the same names"):
-        edgeresnext.build(run.weights, output=tmp_path / "other", preprocess=PREPROCESS["digits"], **asked)
+        edgeresnext.build(run.weights, output=tmp_path / "other", preprocess=PREPROCESS["cifar"], **asked)
+    save_file(load_file(run.weights), run.weights)
+    with pytest.raises(CheckpointError, match="another network with the same names"):
+        edgeresnext.build(run.weights, output=tmp_path / "other", **asked)
 
 
 def test_what_would_change_nothing_in_int8_is_refused(three, tmp_path):

@@ -108,8 +108,8 @@ def test_a_bundle_that_a_killed_build_moved_aside_comes_back(tmp_path):
     assert (output / "content").read_text() == "old"
 
 
-@pytest.mark.parametrize("failure", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
-def test_a_second_rename_that_fails_undoes_the_first(tmp_path, monkeypatch, failure):
+def replaced_but_for(count, failure, tmp_path, monkeypatch):
+    """Replace an old output by a new one where folders cannot be exchanged and one of the renames fails."""
     output = tmp_path / "out"
     with bundles.replacing(output, print) as staging:
         write_one(staging, "old")
@@ -118,39 +118,30 @@ def test_a_second_rename_that_fails_undoes_the_first(tmp_path, monkeypatch, fail
 
     def failing(self, target):
         done.append(target)
-        if len(done) == 2:
+        if len(done) == count:
             raise failure
-        return rename(self, target)
-
-    def replace():
-        with bundles.replacing(output, print) as staging:
-            write_one(staging)
-            monkeypatch.setattr(Path, "rename", failing)
-
-    with pytest.raises((EdgeResNeXtError, KeyboardInterrupt)):
-        replace()
-    assert (output / "content").read_text() == "old"
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "out"]
-
-
-def test_a_third_rename_that_fails_leaves_the_new_one_and_nothing_else(tmp_path, monkeypatch):
-    output = tmp_path / "out"
-    with bundles.replacing(output, print) as staging:
-        write_one(staging, "old")
-    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
-    rename, done = Path.rename, []
-
-    def failing(self, target):
-        done.append(target)
-        if len(done) == 3:
-            raise OSError(errno.EIO, "Input/output error")
         return rename(self, target)
 
     with bundles.replacing(output, print) as staging:
         write_one(staging)
         monkeypatch.setattr(Path, "rename", failing)
-    assert (output / "content").read_text() == "new"
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".out.lock", "out"]
+
+
+def assert_alone(output, content):
+    assert (output / "content").read_text() == content
+    assert sorted(p.name for p in output.parent.iterdir()) == [".out.lock", "out"]
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.EIO, "Input/output error"), KeyboardInterrupt()])
+def test_a_second_rename_that_fails_undoes_the_first(tmp_path, monkeypatch, failure):
+    with pytest.raises((EdgeResNeXtError, KeyboardInterrupt)):
+        replaced_but_for(2, failure, tmp_path, monkeypatch)
+    assert_alone(tmp_path / "out", "old")
+
+
+def test_a_third_rename_that_fails_leaves_the_new_one_and_nothing_else(tmp_path, monkeypatch):
+    replaced_but_for(3, OSError(errno.EIO, "Input/output error"), tmp_path, monkeypatch)
+    assert_alone(tmp_path / "out", "new")
 
 
 def test_a_bundle_inside_a_bundle_is_refused(bundle_copy):
