@@ -213,7 +213,7 @@ class Trainer:
         return AccuracyError(
             f"training diverged in epoch {self.state.epoch + 1}, step {self.state.step + 1}: {what}; the last good "
             f"checkpoint is '{self.run.path / STATE}'",
-            f"Begin again in another folder, from {begin}, with a learning rate below {rate:.3g}, or clip gradients.",
+            f"Begin again in another folder, from {begin}, with a learning rate of {rate / 10:.2g}, or clip gradients.",
             values=("learning_rate",),
         )
 
