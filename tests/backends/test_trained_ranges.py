@@ -19,7 +19,7 @@ from edgeresnext.compiler.quantise import quantise_weight
 from edgeresnext.data import calibration_set, folder
 from edgeresnext.errors import DataError
 from edgeresnext.model.catalogue import specify
-from edgeresnext.model.checkpoints import load_saved
+from edgeresnext.model.checkpoints import load_saved, save_state
 from edgeresnext.model.resnext import normalise
 from edgeresnext.pipeline import ranges
 from edgeresnext.spec import REPAIRS, Preprocess, Recipe
@@ -41,6 +41,7 @@ def trained(digit_folders, digit_weights, tmp_path_factory):
         network.fc.weight.mul_(1.01)
     path = tmp_path_factory.mktemp("trained") / "best.safetensors"
     save(found, path)
+    save_state(load_saved(SPEC, path), path.with_name("weights.safetensors"))  # as a build writes them into a bundle
     return SimpleNamespace(network=found, path=path, ranges=ranges.read(path.with_name("best.ranges.json")))
 
 
@@ -137,7 +138,7 @@ def _calibrate(trained, digit_folders, *, given, recipe=None, beside=None, spec=
     images = calibration_set.from_folder(folder.scan(digit_folders["calibration"]), spec.preprocess, 32, 0)
     return ranges.calibrate(
         trace(trained.network.network, spec.preprocess.size), spec, images, recipe or Recipe(samples=32),
-        weights_digest=files.digest(trained.path), given=given, beside=beside, output=trained.path.parent / "none",
+        weights_digest=files.digest(trained.path.with_name("weights.safetensors")), given=given, beside=beside, output=trained.path.parent / "none",
         progress=lambda *_: None,
     ).ranges  # fmt: skip
 
